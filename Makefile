@@ -1,0 +1,220 @@
+# vmsm. `make help` says what there is.
+#
+# Every variant has a build directory of its own: build, build-clang,
+# build-thread (SAN=thread), build-debug2 (DEBUG=2), and combinations.
+
+ifeq ($(origin CC),default)
+CC := gcc
+endif
+AR ?= ar
+PREFIX ?= /usr/local
+JOBS ?= $(shell nproc)
+# For the makes inside; nothing if the caller has said -j.
+PARALLEL = $(if $(filter -j%,$(MAKEFLAGS)),,-j$(JOBS))
+
+MAKEFLAGS += --no-print-directory
+Q := $(if $(V),,@)
+comma := ,
+empty :=
+space := $(empty) $(empty)
+
+SAN_WORDS := $(subst $(comma),$(space),$(SAN))
+ifneq ($(filter-out address undefined thread,$(SAN_WORDS)),)
+$(error SAN=$(SAN): choose address, undefined, thread, or address,undefined)
+endif
+ifneq ($(filter-out 0 1 2 3,$(DEBUG)),)
+$(error DEBUG=$(DEBUG): choose 0 (always-on assertions only), 1, 2 (with lock ranks) or 3 (expensive))
+endif
+
+CLANG := $(findstring clang,$(notdir $(CC)))
+BUILD := $(subst $(space),-,$(strip build $(if $(CLANG),clang) $(SAN_WORDS) \
+	$(if $(DEBUG),debug$(DEBUG))))
+
+# What is compiled with what.
+
+WARNINGS := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes \
+	-Wpointer-arith -Wcast-qual $(if $(WERROR),-Werror)
+# gcc's thread sanitizer warns of every fence, because it cannot follow them.
+SAN_FLAGS := $(if $(SAN),-fsanitize=$(SAN)) \
+	$(if $(filter undefined,$(SAN_WORDS)),-fno-sanitize-recover=undefined) \
+	$(if $(CLANG),,$(if $(filter thread,$(SAN_WORDS)),-Wno-tsan))
+CFLAGS ?= -O2 -g
+COMPILE := $(CC) -std=gnu17 -D_GNU_SOURCE $(CFLAGS) -fno-omit-frame-pointer -fvisibility=hidden \
+	-pthread -Isrc -Iinclude -DVMSM_DEBUG=$(or $(DEBUG),0) $(WARNINGS) $(SAN_FLAGS) -MMD -MP
+LINK := $(CC) $(CFLAGS) -pthread $(SAN_FLAGS) $(LDFLAGS)
+LIBS := -luring
+CLI_LIBS := -ljansson -lm
+
+VERSION := $(shell sed -n 's/^.define VMSM_VERSION "\(.*\)"/\1/p' include/vmsm.h)
+SONAME := libvmsm.so.0
+
+LIB_SOURCES := $(sort $(wildcard $(addsuffix /*.c,src/core src/mapper src/trap src/store \
+	src/platform src)))
+CLI_SOURCES := $(sort $(wildcard src/cli/*.c))
+HEADERS := $(sort $(wildcard include/*.h src/*.h src/*/*.h tests/*.h bench/*.h examples/*.h))
+PROGRAM_SOURCES := $(sort $(wildcard tests/test_*.c bench/*.c examples/*.c))
+ALL_SOURCES := $(LIB_SOURCES) $(CLI_SOURCES) $(PROGRAM_SOURCES)
+
+LIB_OBJECTS := $(LIB_SOURCES:%.c=$(BUILD)/obj/%.o)
+PIC_OBJECTS := $(LIB_SOURCES:%.c=$(BUILD)/pic/%.o)
+CLI_OBJECTS := $(CLI_SOURCES:%.c=$(BUILD)/obj/%.o)
+TESTS := $(patsubst %.c,$(BUILD)/%,$(sort $(wildcard tests/test_*.c)))
+BENCHES := $(patsubst %.c,$(BUILD)/%,$(sort $(wildcard bench/*.c)))
+EXAMPLES := $(patsubst %.c,$(BUILD)/%,$(sort $(wildcard examples/*.c)))
+MANUALS := $(BUILD)/vmsm.1 $(BUILD)/vmsm.3
+
+.DELETE_ON_ERROR:
+.SECONDARY:
+.PHONY: all libs cli tests bench examples man demo check check-core presubmit format \
+	format-check tidy valgrind install uninstall clean help
+
+all: libs cli bench examples man ## build the libraries, vmsm, benchmarks, examples, manual pages
+
+libs: $(BUILD)/libvmsm.a $(BUILD)/libvmsm.so
+cli: $(BUILD)/vmsm
+tests: $(TESTS) ## build the test programs
+bench: $(BENCHES)
+examples: $(EXAMPLES)
+man: $(MANUALS)
+
+# A stamp changes only when the text in it does: other flags, or another set of files. Goals that
+# build nothing themselves leave the stamps to the makes that they start.
+same = $(and $(findstring "$(strip $(1))","$(strip $(2))"),$(findstring "$(strip $(2))","$(strip $(1))"))
+stamp = $(if $(call same,$(2),$(file <$(1))),,$(shell mkdir -p $(dir $(1)))$(file >$(1),$(strip $(2))))
+GOALS := $(filter-out demo check check-core valgrind presubmit format format-check tidy uninstall \
+	clean help,$(or $(MAKECMDGOALS),all))
+ifneq ($(GOALS),)
+$(call stamp,$(BUILD)/flags,$(COMPILE) $(LINK))
+$(call stamp,$(BUILD)/files,$(LIB_SOURCES) $(CLI_SOURCES))
+endif
+
+$(BUILD)/obj/%.o: %.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	@echo "  CC    $<"
+	$(Q)$(COMPILE) -c $< -o $@
+
+$(BUILD)/pic/%.o: %.c $(BUILD)/flags
+	@mkdir -p $(@D)
+	@echo "  CC    $< (shared)"
+	$(Q)$(COMPILE) -fPIC -c $< -o $@
+
+$(BUILD)/libvmsm.a: $(LIB_OBJECTS) $(BUILD)/files
+	@echo "  AR    $@"
+	$(Q)rm -f $@ && $(AR) rcs $@ $(LIB_OBJECTS)
+
+$(BUILD)/$(SONAME): $(PIC_OBJECTS) $(BUILD)/files
+	@echo "  LINK  $@"
+	$(Q)$(LINK) -shared -Wl,-soname,$(SONAME) $(if $(SAN),,-Wl$(comma)-z$(comma)defs) \
+		$(PIC_OBJECTS) $(LIBS) -o $@
+
+$(BUILD)/libvmsm.so: $(BUILD)/$(SONAME)
+	$(Q)ln -sf $(SONAME) $@
+
+$(BUILD)/vmsm: $(CLI_OBJECTS) $(BUILD)/libvmsm.a $(BUILD)/files
+	@echo "  LINK  $@"
+	$(Q)$(LINK) $(CLI_OBJECTS) $(BUILD)/libvmsm.a $(LIBS) $(CLI_LIBS) -o $@
+
+$(TESTS) $(BENCHES) $(EXAMPLES): $(BUILD)/%: $(BUILD)/obj/%.o $(BUILD)/libvmsm.a
+	@mkdir -p $(@D)
+	@echo "  LINK  $@"
+	$(Q)$(LINK) $< $(BUILD)/libvmsm.a $(LIBS) -lm -o $@
+
+$(BUILD)/vmsm.1: $(BUILD)/vmsm
+	@echo "  MAN   $@"
+	$(Q)$(BUILD)/vmsm --man > $@
+
+$(BUILD)/vmsm.3: scripts/make-man3.sh include/vmsm.h $(BUILD)/flags
+	@echo "  MAN   $@"
+	$(Q)scripts/make-man3.sh include/vmsm.h > $@
+
+# Running it.
+
+demo: ## install what is missing (as root), build, and run the main job for 20 seconds
+	$(Q)scripts/install-deps.sh build
+	$(Q)$(MAKE) $(PARALLEL) all
+	$(BUILD)/vmsm sim --seconds 20
+
+# Thread-sanitized programs want their addresses in the usual places.
+WRAP_thread := $(if $(filter thread,$(SAN_WORDS)),setarch --addr-no-randomize)
+WRAP_valgrind := valgrind --quiet --fair-sched=yes --leak-check=full \
+	--errors-for-leak-kinds=definite$(comma)indirect$(comma)possible --error-exitcode=99
+
+check: ## install what is missing (as root), build, and run all tests
+	$(Q)scripts/install-deps.sh check
+	$(Q)$(MAKE) $(PARALLEL) all tests
+	$(Q)tests/run $(BUILD) all $(WRAP_thread)
+
+check-core: ## run the unit tests only (those of the core, on the soft mapper)
+	$(Q)$(MAKE) $(PARALLEL) tests
+	$(Q)tests/run $(BUILD) core $(WRAP_thread)
+
+valgrind: ## run the unit tests under Valgrind
+	$(Q)$(MAKE) $(PARALLEL) tests
+	$(Q)tests/run $(BUILD) core $(WRAP_valgrind)
+
+presubmit: ## every check but the end-to-end tests: format, tidy, both compilers, sanitizers, Valgrind
+	$(Q)scripts/install-deps.sh presubmit
+	$(Q)$(MAKE) format-check
+	$(Q)$(MAKE) $(PARALLEL) WERROR=1 CC=gcc all tests
+	$(Q)$(MAKE) $(PARALLEL) WERROR=1 CC=clang all tests
+	$(Q)$(MAKE) tidy
+	$(Q)$(MAKE) WERROR=1 CC=gcc DEBUG=3 check-core
+	$(Q)$(MAKE) WERROR=1 CC=gcc SAN=address,undefined check-core
+	$(Q)$(MAKE) WERROR=1 CC=gcc SAN=thread check-core
+	$(Q)$(MAKE) WERROR=1 CC=gcc valgrind
+
+format: ## lay out all sources with clang-format 14
+	$(Q)$(call llvm,clang-format) -i $(ALL_SOURCES) $(HEADERS)
+
+format-check:
+	@echo "  FORMAT"
+	$(Q)$(call llvm,clang-format) --dry-run --Werror $(ALL_SOURCES) $(HEADERS)
+
+tidy: ## run clang-tidy 14 over src
+	@echo "  TIDY"
+	$(Q)tidy=$(call llvm,clang-tidy) && printf '%s\n' $(LIB_SOURCES) $(CLI_SOURCES) | \
+		xargs -P $(JOBS) -I @ "$$tidy" --quiet @ -- \
+		$(filter-out -M% -DVMSM_DEBUG=%,$(wordlist 2,99,$(COMPILE))) -DVMSM_DEBUG=3
+
+# The name under which version 14 of an LLVM tool is installed; other versions judge differently.
+llvm = $$(for tool in $(1)-14 $(1); do \
+	"$$tool" --version 2>/dev/null | grep -q 'version 14\.' && echo "$$tool" && exit 0; \
+	done; echo "$(1) 14 is missing: run scripts/install-deps.sh presubmit" >&2; echo false)
+
+# Installing it.
+
+BIN_DIR := $(DESTDIR)$(PREFIX)/bin
+LIB_DIR := $(DESTDIR)$(PREFIX)/lib
+INCLUDE_DIR := $(DESTDIR)$(PREFIX)/include
+MAN_DIR := $(DESTDIR)$(PREFIX)/share/man
+# The loader's cache is the machine's, not the package's.
+LDCONFIG := $(if $(DESTDIR),true,if [ "$$(id -u)" = 0 ]; then ldconfig; fi)
+
+install: all ## install below PREFIX (/usr/local), or below DESTDIR for packaging
+	install -d $(BIN_DIR) $(LIB_DIR)/pkgconfig $(INCLUDE_DIR) $(MAN_DIR)/man1 $(MAN_DIR)/man3
+	install -m 755 $(BUILD)/vmsm $(BIN_DIR)/
+	install -m 644 $(BUILD)/libvmsm.a $(BUILD)/$(SONAME) $(LIB_DIR)/
+	ln -sf $(SONAME) $(LIB_DIR)/libvmsm.so
+	install -m 644 include/vmsm.h $(INCLUDE_DIR)/
+	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' vmsm.pc.in \
+		> $(LIB_DIR)/pkgconfig/vmsm.pc
+	install -m 644 $(BUILD)/vmsm.1 $(MAN_DIR)/man1/
+	install -m 644 $(BUILD)/vmsm.3 $(MAN_DIR)/man3/
+	@$(LDCONFIG)
+
+uninstall: ## remove what install put there (give the same PREFIX and DESTDIR)
+	rm -f $(BIN_DIR)/vmsm $(LIB_DIR)/libvmsm.a $(LIB_DIR)/$(SONAME) $(LIB_DIR)/libvmsm.so \
+		$(LIB_DIR)/pkgconfig/vmsm.pc $(INCLUDE_DIR)/vmsm.h $(MAN_DIR)/man1/vmsm.1 \
+		$(MAN_DIR)/man3/vmsm.3
+	@$(LDCONFIG)
+
+clean: ## remove all build directories
+	rm -rf build build-*
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+	@echo
+	@echo "  SAN=address|undefined|thread  DEBUG=0..3  CC=clang  WERROR=1  V=1  (each variant builds"
+	@echo "  in its own directory; this one in $(BUILD))"
+
+-include $(shell test -d $(BUILD) && find $(BUILD) -name '*.d')

@@ -1,0 +1,48 @@
+#!/bin/sh
+# Install the Debian packages that are missing, and do nothing if none is.
+#
+#   scripts/install-deps.sh [build|check|presubmit]
+#
+# build: to build and run; check: and to run the tests; presubmit: and for every
+# other check. Without root it prints the command to run, and fails.
+set -eu
+
+packages="gcc libc6-dev make pkg-config liburing-dev libxxhash-dev libjansson-dev"
+check="perl e2fsprogs strace util-linux mount"
+presubmit="clang libclang-rt-14-dev clang-format-14 clang-tidy-14 valgrind libc6-dbg"
+
+case ${1:-build} in
+build) ;;
+check) packages="$packages $check" ;;
+presubmit) packages="$packages $check $presubmit" ;;
+*)
+    echo "install-deps.sh: \"$1\" is unknown; choose build, check or presubmit" >&2
+    exit 2
+    ;;
+esac
+
+if ! command -v dpkg-query >/dev/null; then
+    echo "This is not a Debian system. What Debian calls $packages must be there." >&2
+    exit 0
+fi
+
+missing=
+for package in $packages; do
+    case $(dpkg-query -W -f='${db:Status-Status}' "$package" 2>/dev/null || true) in
+    installed*) ;;
+    *) missing="$missing $package" ;;
+    esac
+done
+[ -n "$missing" ] || exit 0
+
+if [ "$(id -u)" -ne 0 ]; then
+    echo "Packages are missing. As root, run:" >&2
+    echo "  apt-get update && apt-get install -y --no-install-recommends$missing" >&2
+    exit 1
+fi
+
+echo "Installing$missing"
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -q
+# shellcheck disable=SC2086 # a list of words
+apt-get install -y -q --no-install-recommends $missing

@@ -1,0 +1,96 @@
+/*
+ * The ager: how long ago was each valid page known to be used?
+ *
+ * A pass goes over all valid pages each time a quarter of the frames has been consumed: a page with
+ * its access bit set becomes age 0 and loses the bit; any other grows a step older, up to 7.
+ * The soft mapper sets the bit at each access; with the others it means that the page was mapped on demand,
+ * rescued, written while protected, passed by a stream that goes on, or found in use by a trim
+ * (docs/ageing.md). The pass counts pages by age, which is how the trimmer knows
+ * how old its victims must be.
+ */
+#include "core/check.h"
+#include "core/machine.h"
+
+/* Ages one page; returns its new age, or -1 if it is not valid or somebody is busy with it. */
+static int age_page(struct machine *m, pte_t *pte)
+{
+    uint64_t word = pte_load(pte);
+    unsigned age = pte_age(word);
+    uint64_t aged;
+
+    if ((word & (PTE_VALID | PTE_BUSY)) != PTE_VALID)
+        return -1;
+    if (word & PTE_ACCESSED)
+        age = 0;
+    else if (age < PTE_AGE_MAX)
+        age++;
+    aged = pte_with_age(word & ~PTE_ACCESSED, age);
+    if (aged != word && !pte_cas(&m->sync, pte, &word, aged))
+        return -1;
+    return (int)age;
+}
+
+static void age_section(struct machine *m, const struct region *region, size_t n, uint32_t *ages)
+{
+    const struct pagetable *table = region->table;
+    struct section *section = &table->sections[n];
+    size_t first = n * SECTION_PAGES, last = first + SECTION_PAGES;
+    size_t low = pagetable_index(table, region->start), high = pagetable_index(table, region->end);
+
+    if (atomic_load_explicit(&section->valid, memory_order_relaxed) <= 0)
+        return;
+    for (size_t i = first > low ? first : low; i < last && i < high; i++) {
+        int age = age_page(m, &table->ptes[i]);
+
+        if (age >= 0)
+            ages[age]++;
+    }
+    atomic_store_explicit(&section->rescues,
+                          atomic_load_explicit(&section->rescues, memory_order_relaxed) / 2,
+                          memory_order_relaxed);
+    atomic_store_explicit(&section->undone, 0, memory_order_relaxed);
+}
+
+bool age_step(struct machine *m)
+{
+    uint32_t ages[PTE_AGE_MAX + 1] = {0};
+    uint64_t consumed = atomic_load(&m->consumed);
+
+    if (consumed - atomic_load(&m->trimmer.aged_at) < m->active_max / 4 + 1)
+        return false;
+    sync_rwlock_read(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    for (unsigned r = 0; r < m->region_count; r++) {
+        const struct region *region = m->regions[r];
+        size_t n = pagetable_index(region->table, region->start) / SECTION_PAGES;
+        size_t end = (pagetable_index(region->table, region->end) + SECTION_PAGES - 1) /
+                     SECTION_PAGES;
+
+        while (pagetable_next_section(region->table, &n, end))
+            age_section(m, region, n++, ages);
+    }
+    sync_rwlock_unread(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    for (unsigned age = 0; age <= PTE_AGE_MAX; age++)
+        atomic_store_explicit(&m->trimmer.ages[age], ages[age], memory_order_relaxed);
+    atomic_store(&m->trimmer.aged_at, consumed);
+    count(m, COUNTER_ageing_passes, 1);
+    return false;
+}
+
+void age_range(struct machine *m, uintptr_t start, size_t length, unsigned age)
+{
+    uintptr_t end = start + length;
+
+    while (start < end) {
+        const struct region *region = region_find(m, start);
+
+        if (region == NULL)
+            return;
+        for (; start < region->end && start < end; start += PAGE_SIZE) {
+            pte_t *pte = pagetable_pte(region->table, start);
+            uint64_t word = pte_load(pte);
+
+            if ((word & (PTE_VALID | PTE_BUSY)) == PTE_VALID)
+                pte_cas(&m->sync, pte, &word, pte_with_age(word & ~PTE_ACCESSED, age));
+        }
+    }
+}

@@ -1,0 +1,86 @@
+#include "core/error.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#define LOG_LINE_MAX 1024
+
+/* Out of the way of programs that expect small numbers; under the usual limit of 1024. */
+#define LOG_DESCRIPTOR_FROM 900
+
+/* initial-exec: reached without a call, so it never allocates, not even on a thread's first use. */
+static _Thread_local char error_text[ERROR_TEXT_MAX] __attribute__((tls_model("initial-exec")));
+
+static _Atomic int log_fd = -1;
+
+/* Early, so that other constructors may log. */
+__attribute__((constructor(101))) static void log_open(void)
+{
+    int saved = errno;
+    int fd = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, LOG_DESCRIPTOR_FROM);
+
+    if (fd < 0)
+        fd = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+    /* Without a spare descriptor use 2 itself; if there is no standard error, be silent. */
+    if (fd < 0 && errno != EBADF)
+        fd = STDERR_FILENO;
+    atomic_store_explicit(&log_fd, fd, memory_order_relaxed);
+    errno = saved;
+}
+
+int error_set(int code, const char *format, ...)
+{
+    char text[ERROR_TEXT_MAX]; /* the arguments may point into error_text */
+    int saved = errno;
+    va_list args;
+
+    va_start(args, format);
+    vsnprintf(text, sizeof(text), format, args);
+    va_end(args);
+    memcpy(error_text, text, strnlen(text, sizeof(text) - 1) + 1);
+    errno = saved;
+    return code;
+}
+
+const char *error_last(void)
+{
+    return error_text;
+}
+
+void log_line(enum log_level level, const char *format, ...)
+{
+    char line[LOG_LINE_MAX];
+    int saved = errno;
+    int fd = log_descriptor();
+    va_list args;
+
+    if (fd < 0)
+        return;
+    size_t start =
+        (size_t)snprintf(line, sizeof(line), "vmsm: %s", level == LOG_WARNING ? "warning: " : "");
+    size_t room = sizeof(line) - start - 1; /* a byte is kept for the newline */
+    va_start(args, format);
+    int length = vsnprintf(line + start, room, format, args);
+    va_end(args);
+    size_t used = length < 0 ? 0 : (size_t)length < room ? (size_t)length : room - 1;
+    line[start + used] = '\n';
+    /* One call, so that lines of several threads or processes do not mix. */
+    while (write(fd, line, start + used + 1) < 0 && errno == EINTR)
+        continue;
+    errno = saved;
+}
+
+int log_descriptor(void)
+{
+    return atomic_load_explicit(&log_fd, memory_order_relaxed);
+}
+
+void log_use_descriptor(int fd)
+{
+    atomic_store_explicit(&log_fd, fd, memory_order_relaxed);
+}

@@ -1,0 +1,25 @@
+/*
+ * A thread's last failure, in words, and messages for the user.
+ *
+ * error_set() formats into a thread-local buffer and returns its code, so that
+ * failing is one line: return error_set(-ENOSPC, "pagefile %s: …", path).
+ * Nothing here allocates or locks.
+ */
+#ifndef VMSM_CORE_ERROR_H
+#define VMSM_CORE_ERROR_H
+
+#define ERROR_TEXT_MAX 512
+
+__attribute__((format(printf, 2, 3))) int error_set(int code, const char *format, ...);
+const char *error_last(void); /* "" if none */
+
+enum log_level { LOG_ERROR, LOG_WARNING, LOG_INFO };
+
+/* One line "vmsm: …" on the standard error that was open when the library started. */
+__attribute__((format(printf, 2, 3))) void log_line(enum log_level level, const char *format, ...);
+
+/* The descriptor that log_line() writes to; duplicated, so that closing 2 does not silence it. */
+int log_descriptor(void);
+void log_use_descriptor(int fd);
+
+#endif

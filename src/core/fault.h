@@ -1,0 +1,115 @@
+/*
+ * Resolving faults.
+ *
+ * A fault is begun, and if it needs I/O, finished later by the same thread, so that a handler
+ * can have many in flight: fault_begin() sends the read before anything else;
+ * fault_finish() verifies, maps and wakes. fault_resolve() does both and waits, for
+ * threads that resolve their own faults (signal handler, soft mapper, explicit calls).
+ *
+ * A fault_queue is what a thread needs for it: a store queue and a number of
+ * struct fault. It is used by one thread at a time.
+ */
+#ifndef VMSM_CORE_FAULT_H
+#define VMSM_CORE_FAULT_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/counters.h"
+#include "mapper/mapper.h"
+#include "store/store.h"
+
+struct machine;
+struct pagetable;
+
+#define FAULT_PIECES 8u /* most reads for one fault: slots that are apart are read at the same time */
+
+enum fault_flags {
+    FAULT_WRITE = 1,
+    FAULT_PROTECT = 2, /* the page is mapped, but protected against writes */
+    FAULT_TRAP = 4,    /* a thread sleeps in the fault: a busy page is marked WANTED_TRAP */
+    FAULT_EXPLICIT = 8 /* retry pages that could not be read before (BAD) */
+};
+
+enum fault_result {
+    FAULT_DONE,     /* the access can be repeated */
+    FAULT_PENDING,  /* reads are in flight: fault_finish() when all have been reaped */
+    FAULT_BUSY,     /* another thread has the page; it will wake the range (FAULT_TRAP), or pte_wait() */
+    FAULT_NO_FRAME, /* frame_wait() (holding nothing), then begin again */
+    FAULT_FAILED,   /* SIGBUS is due; words in error_last() */
+    FAULT_OUTSIDE   /* not ours: no region there */
+};
+
+struct fault {
+    struct fault *next;      /* free list of its queue */
+    struct pagetable *table;
+    uintptr_t va;            /* first page of the run */
+    unsigned count;          /* pages of the run, all BUSY by us */
+    unsigned wanted;         /* index of the page that was asked for; RUN_MAX: none (prefault) */
+    unsigned flags;
+    uint32_t thread;
+    unsigned pending;        /* reads not yet reaped */
+    unsigned tries;          /* reads repeated so far */
+    uint64_t started;        /* ns */
+    uint32_t frames[RUN_MAX];
+    uint32_t slots[RUN_MAX];
+    void *content[RUN_MAX];
+    bool broken[RUN_MAX];    /* could not be read or verified */
+    struct mapper_stage stage;
+    unsigned pieces;
+    struct store_io ios[FAULT_PIECES];
+    struct iovec iovs[RUN_MAX];
+};
+
+#define FAULT_QUEUE_DEPTH_MAX 64u
+
+struct fault_queue {
+    struct store_queue *store;
+    struct fault *faults;    /* FAULT_QUEUE_DEPTH_MAX of them */
+    struct fault *free;
+    unsigned in_flight;      /* faults begun and not finished */
+    bool gate_held;          /* the machine's gate is held shared while anything is in flight */
+    struct fault_queue *next; /* in the machine's pool */
+};
+
+int fault_queue_open(struct machine *m, struct fault_queue *queue);
+void fault_queue_close(struct machine *m, struct fault_queue *queue);
+
+/* The machine's gate: entered before a first fault is begun, left when none is in flight. */
+void fault_queue_enter(struct machine *m, struct fault_queue *queue);
+void fault_queue_leave(struct machine *m, struct fault_queue *queue);
+
+/* Begin the fault of `thread` at va. The queue must have a free struct fault. Never sleeps but for locks. */
+enum fault_result fault_begin(struct machine *m, struct fault_queue *queue, uintptr_t va,
+                              unsigned flags, uint32_t thread);
+
+/* Begin reading of the pages [va, va + pages) that are in the pagefile, as one run; prefault. */
+enum fault_result fault_begin_run(struct machine *m, struct fault_queue *queue, uintptr_t va,
+                                  unsigned pages, unsigned *passed);
+
+/*
+ * Reap what has completed (with wait: at least one, if any is in flight) and finish those
+ * faults. Returns the number finished. *failed, if not NULL, counts faults that failed.
+ */
+unsigned fault_reap(struct machine *m, struct fault_queue *queue, bool wait, unsigned *failed);
+
+/*
+ * Resolve completely, sleeping as needed. FAULT_DONE, FAULT_FAILED or FAULT_OUTSIDE. The queue comes from
+ * the pool; nothing may be held.
+ */
+enum fault_result fault_resolve(struct machine *m, uintptr_t va, unsigned flags, uint32_t thread);
+
+/* Sleep until whoever is busy with the page at va is done. Nothing may be held or in flight. */
+void fault_wait_busy(struct machine *m, uintptr_t va);
+
+/*
+ * A fault that cannot be served because frame_wait() failed: the page, whatever its content, stays as it is,
+ * and the thread asleep in the fault gets SIGBUS.
+ */
+void fault_give_up(struct machine *m, uintptr_t va);
+
+/* Queues for threads that have none of their own; waits for one if all are out. */
+struct fault_queue *fault_queue_get(struct machine *m);
+void fault_queue_put(struct machine *m, struct fault_queue *queue);
+
+#endif

@@ -1,0 +1,260 @@
+#include "core/frame.h"
+
+#include <errno.h>
+
+#include "core/check.h"
+#include "core/error.h"
+#include "core/framelist.h"
+#include "core/machine.h"
+
+#define WAIT_SLICE_NS UINT64_C(50000000)  /* how often a waiting fault looks at the writer's health */
+#define STAGE_WAIT_NS UINT64_C(1000000)
+
+static const char *const state_names[FRAME_STATE_COUNT] = {
+    "free", "zero", "transit", "active", "standby", "modified", "writing",
+};
+
+const char *frame_state_name(enum frame_state state)
+{
+    return state_names[state];
+}
+
+void frame_assert_state(const struct machine *m, const struct frame *frame)
+{
+    bool cached = m->mapper->has_cache;
+    uint8_t list = atomic_load(&frame->list);
+
+    (void)cached;
+    (void)list;
+    switch ((enum frame_state)frame->state) {
+    case FRAME_FREE:
+    case FRAME_ZERO:
+        check_debug(frame->pte == NULL && frame->slot == 0);
+        check_debug(!cached || frame->buffer == BUFFER_NONE);
+        check_debug(atomic_load(&frame->pins) == 0);
+        break;
+    case FRAME_TRANSIT:
+        check_debug(list == LIST_NONE && frame->slot == 0);
+        break;
+    case FRAME_ACTIVE:
+        check_debug(list == LIST_NONE && frame->pte != NULL);
+        check_debug(!cached || frame->buffer == BUFFER_NONE);
+        break;
+    case FRAME_STANDBY:
+        check_debug(list >= LIST_STANDBY && list < LIST_MODIFIED);
+        check_debug(frame->slot != 0 && frame->buffer != BUFFER_NONE && frame->pte != NULL);
+        break;
+    case FRAME_MODIFIED:
+        check_debug(list == LIST_MODIFIED && frame->slot == 0);
+        check_debug(frame->buffer != BUFFER_NONE && frame->pte != NULL);
+        break;
+    case FRAME_WRITING:
+        check_debug(list == LIST_NONE && frame->slot != 0 && frame->pte != NULL);
+        check_debug(frame->buffer != BUFFER_NONE);
+        break;
+    case FRAME_STATE_COUNT:
+        check_always(false);
+    }
+}
+
+/* Take up to want from a counter of rights. */
+static unsigned take_rights(_Atomic int64_t *rights, unsigned want)
+{
+    int64_t have = atomic_load_explicit(rights, memory_order_relaxed);
+
+    while (have > 0) {
+        int64_t got = have < (int64_t)want ? have : (int64_t)want;
+
+        if (atomic_compare_exchange_weak(rights, &have, have - got))
+            return (unsigned)got;
+    }
+    return 0;
+}
+
+static void give_rights(struct machine *m, _Atomic int64_t *rights, unsigned count)
+{
+    if (count == 0)
+        return;
+    atomic_fetch_add(rights, count);
+    if (rights == &m->available)
+        sync_event_signal(&m->sync, &m->frames_event);
+}
+
+unsigned frame_reserve(struct machine *m, unsigned want)
+{
+    unsigned got = take_rights(&m->available, want);
+
+    if (got == 0 && !m->mapper->has_cache && refill_standby(m, RUN_MAX) > 0)
+        got = take_rights(&m->available, want);
+    if (atomic_load_explicit(&m->available, memory_order_relaxed) <
+        atomic_load_explicit(&m->low, memory_order_relaxed))
+        worker_kick(&m->trim_worker);
+    return got;
+}
+
+void frame_unreserve(struct machine *m, unsigned count)
+{
+    give_rights(m, &m->available, count);
+}
+
+/* Has the pagefile refused writes for so long that a fault which has waited since must give up? */
+static int out_of_patience(struct machine *m, uint64_t since)
+{
+    uint64_t failing = atomic_load(&m->writer.failing_since);
+    uint64_t now = sync_now(&m->sync);
+
+    if (failing == 0 || now - failing < m->tunables.patience || now - since < m->tunables.patience)
+        return 0;
+    return atomic_load(&m->writer.error);
+}
+
+int frame_wait(struct machine *m)
+{
+    uint64_t since = sync_now(&m->sync);
+    int error = 0;
+
+    count(m, COUNTER_fault_waits, 1);
+    atomic_fetch_add(&m->waiting, 1);
+    if (atomic_load(&m->available) > 0) { /* it was stage that was short: given back very soon */
+        uint32_t key = sync_event_prepare(&m->frames_event);
+
+        sync_event_wait(&m->sync, &m->frames_event, key, STAGE_WAIT_NS);
+    }
+    while (atomic_load(&m->available) <= 0 && !atomic_load(&m->stopping)) {
+        uint32_t key;
+
+        error = out_of_patience(m, since);
+        if (error != 0)
+            break;
+        if (!m->tunables.workers) {
+            reclaim_inline(m);
+            continue;
+        }
+        key = sync_event_prepare(&m->frames_event);
+        machine_balance(m);
+        if (atomic_load(&m->available) > 0)
+            sync_event_cancel(&m->frames_event);
+        else
+            sync_event_wait(&m->sync, &m->frames_event, key, WAIT_SLICE_NS);
+    }
+    atomic_fetch_sub(&m->waiting, 1);
+    count(m, COUNTER_fault_wait_ns, sync_now(&m->sync) - since);
+    if (error != 0)
+        error_set(error,
+                  "no frame can be had: the pagefile %s has refused writes for %llu s (see above); "
+                  "pages stay in memory until it accepts them",
+                  m->pagefile.store->where,
+                  (unsigned long long)(m->tunables.patience / TUNABLE_SECOND));
+    return error;
+}
+
+void frame_take(struct machine *m, unsigned count, uint32_t *frames, bool zeroed)
+{
+    enum framelist_id first = zeroed ? LIST_ZERO : LIST_FREE;
+    enum framelist_id second = zeroed ? LIST_FREE : LIST_ZERO;
+    unsigned got = 0;
+
+    /* The rights guarantee that the frames are on these lists, or about to be pushed. */
+    for (unsigned round = 0; got < count; round++) {
+        if (list_count(m, first) > 0)
+            got += framelist_pop(m, first, FRAME_TRANSIT, count - got, frames + got, NULL);
+        if (got < count && list_count(m, second) > 0)
+            got += framelist_pop(m, second, FRAME_TRANSIT, count - got, frames + got, NULL);
+        if (got < count)
+            m->sync.backend->relax(&m->sync, round);
+    }
+    atomic_fetch_add(&m->active, count);
+    atomic_fetch_add_explicit(&m->consumed, count, memory_order_relaxed);
+}
+
+void frame_free(struct machine *m, unsigned count, const uint32_t *frames, bool active)
+{
+    if (count == 0)
+        return;
+    for (unsigned i = 0; i < count; i++) {
+        struct frame *frame = &m->frames[frames[i]];
+
+        sync_mutex_lock(&m->sync, &frame->lock, SYNC_FRAME);
+        check_always(atomic_load(&frame->pins) == 0);
+        frame->pte = NULL;
+        frame->va = 0;
+        frame->slot = 0;
+        frame->rescued = 0;
+        frame->state = FRAME_TRANSIT;
+        sync_mutex_unlock(&m->sync, &frame->lock, SYNC_FRAME);
+    }
+    if (active)
+        atomic_fetch_sub(&m->active, count);
+    if (m->mapper->has_cache && !active) {
+        uint32_t buffers[SECTION_PAGES];
+
+        for (unsigned i = 0; i < count; i++) {
+            buffers[i] = m->frames[frames[i]].buffer;
+            m->frames[frames[i]].buffer = BUFFER_NONE;
+        }
+        framelist_push(m, LIST_FREE, FRAME_FREE, count, frames);
+        for (unsigned i = 0; i < count; i++)
+            bitmap_release(&m->buffers, buffers[i], 1);
+        give_rights(m, &m->cache_room, count);
+        return;
+    }
+    framelist_push(m, LIST_FREE, FRAME_FREE, count, frames);
+    give_rights(m, &m->available, count);
+}
+
+void frame_deactivated(struct machine *m, unsigned count)
+{
+    atomic_fetch_sub(&m->active, count);
+    if (m->mapper->has_cache)
+        give_rights(m, &m->available, count);
+}
+
+void frame_activated(struct machine *m, struct frame *frame)
+{
+    atomic_fetch_add(&m->active, 1);
+    buffer_give(m, frame);
+}
+
+unsigned cache_reserve(struct machine *m, unsigned want)
+{
+    return m->mapper->has_cache ? take_rights(&m->cache_room, want) : want;
+}
+
+void cache_unreserve(struct machine *m, unsigned count)
+{
+    if (m->mapper->has_cache)
+        give_rights(m, &m->cache_room, count);
+}
+
+void buffer_take(struct machine *m, unsigned count, const uint32_t *frames, uint32_t *buffers)
+{
+    unsigned got = 0;
+
+    if (!m->mapper->has_cache) {
+        for (unsigned i = 0; i < count; i++)
+            buffers[i] = frames[i];
+        return;
+    }
+    for (unsigned round = 0; got < count; round++) {
+        uint64_t first;
+        unsigned run = bitmap_take_run(&m->buffers, count - got, &first);
+
+        for (unsigned i = 0; i < run; i++)
+            buffers[got + i] = (uint32_t)first + i;
+        got += run;
+        if (run == 0) /* room was reserved: somebody is about to release */
+            m->sync.backend->relax(&m->sync, round);
+    }
+    for (unsigned i = 0; i < count; i++)
+        m->frames[frames[i]].buffer = buffers[i];
+}
+
+void buffer_give(struct machine *m, struct frame *frame)
+{
+    if (!m->mapper->has_cache)
+        return;
+    check_always(frame->buffer != BUFFER_NONE);
+    bitmap_release(&m->buffers, frame->buffer, 1);
+    frame->buffer = BUFFER_NONE;
+    give_rights(m, &m->cache_room, 1);
+}

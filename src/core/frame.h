@@ -1,0 +1,122 @@
+/*
+ * The frame database: one entry for each page of the budget.
+ *
+ * States, and what holds in each:
+ *
+ *   FREE      on the free list. No page, no buffer (cache), no slot. Its memory may hold anything.
+ *   ZERO      on the zero list. As FREE, and its memory is zero (mappers with real frames).
+ *   TRANSIT   on no list. Taken by a fault, not yet under an address; owned by that fault alone.
+ *   ACTIVE    on no list. Under the address `va`; pte is V with this frame's number.
+ *             slot, if not 0, holds what the page held when it was last read or written back.
+ *   STANDBY   on a standby list. pte is T; the buffer has the content; slot has the same content.
+ *   MODIFIED  on the modified list. pte is T; the buffer has the only copy; slot is 0; hash is
+ *             the content's.
+ *   WRITING   on no list. pte is T; the buffer has the content; `slot` is being written with it.
+ *             A rescue sets slot to 0: the writer, when it is done, finds that the frame is no
+ *             longer WRITING with its slot, and gives the slot back.
+ *
+ *            fault_touch/_read         trim_publish (changed)
+ *   FREE/ZERO ──▶ TRANSIT ──▶ ACTIVE ─────────────────────────▶ MODIFIED
+ *      ▲             ▲          ▲ │                               │  ▲
+ *      │             │          │ └─ trim_publish (clean) ─┐ write│  │ write failed
+ *      │             └─ fault_rescue (from STANDBY,        ▼ begin▼  │
+ *      │                MODIFIED and WRITING) ────────  STANDBY ◀─ WRITING
+ *      │                                                   │   write done
+ *      └───────── refill_claim: repurposed ────────────────┘
+ *   ACTIVE, STANDBY, MODIFIED and WRITING go to FREE by region_discard_page() too, and
+ *   ACTIVE by trim_publish() when the page is all zero.
+ *
+ * Who may read and write a field:
+ *   (f) the frame's lock
+ *   (b) the owner of the page's BUSY bit while the frame is ACTIVE or TRANSIT; (f) otherwise
+ *   (l) for links: this frame's lock and the lock of the neighbour concerned, with the list
+ *       locked shared; or the list locked exclusive
+ *   (c) constant while a page is attached; changed under (b) and (f) when it changes
+ *
+ * The frame lock is held for as long as a page takes to copy, at most.
+ */
+#ifndef VMSM_CORE_FRAME_H
+#define VMSM_CORE_FRAME_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/hash.h"
+#include "core/pte.h"
+#include "core/sync.h"
+
+enum frame_state {
+    FRAME_FREE,
+    FRAME_ZERO,
+    FRAME_TRANSIT,
+    FRAME_ACTIVE,
+    FRAME_STANDBY,
+    FRAME_MODIFIED,
+    FRAME_WRITING,
+    FRAME_STATE_COUNT
+};
+
+#define FRAME_NONE UINT32_MAX
+#define BUFFER_NONE UINT32_MAX
+
+struct frame {
+    struct sync_mutex lock;
+    uint8_t state;          /* (f) enum frame_state */
+    _Atomic uint8_t list;   /* (f) enum framelist_id it is on, or LIST_NONE; read without lock as a hint */
+    uint8_t priority;       /* (b) standby list to go to: 0 is repurposed first */
+    uint8_t rescued;        /* (b) times rescued since it was read, saturating: it is worth keeping */
+    _Atomic uint32_t next;  /* (l) frame numbers */
+    _Atomic uint32_t prev;  /* (l) */
+    uint32_t slot;          /* (b) 0: none */
+    uint32_t buffer;        /* (b) number of the buffer that has the content, or BUFFER_NONE */
+    _Atomic uint32_t pins;  /* (b) pins of the page; changed only while BUSY */
+    uint32_t spare;
+    pte_t *pte;             /* (c) the PTE of the page it holds; NULL while FREE, ZERO or TRANSIT */
+    uintptr_t va;           /* (c) address of that page */
+    struct hash128 hash;    /* (f) of the content, while MODIFIED or WRITING */
+};
+
+_Static_assert(sizeof(struct frame) <= 64, "a frame entry is a cache line at most");
+
+struct machine;
+
+const char *frame_state_name(enum frame_state state);
+
+/* Assert what the table above says; the frame's lock is held or it is owned. */
+void frame_assert_state(const struct machine *m, const struct frame *frame);
+
+/*
+ * The right to make frames Active. frame_reserve() takes up to `want` at
+ * once and never waits; it returns how many. What is not used goes back by
+ * frame_unreserve(). docs/architecture.md, "Room".
+ */
+unsigned frame_reserve(struct machine *m, unsigned want);
+void frame_unreserve(struct machine *m, unsigned count);
+/* Sleep until a frame may be had; nothing may be held. -ENOSPC / -EIO after `patience` without one. */
+int frame_wait(struct machine *m);
+
+/* Turn reserved rights into TRANSIT frames; zeroed ones are preferred (or avoided) as said. */
+void frame_take(struct machine *m, unsigned count, uint32_t *frames, bool zeroed);
+/*
+ * Put frames on the free list: TRANSIT ones that turned out not to be needed and ACTIVE ones whose page
+ * is gone (active), or trimmed ones that were taken off their list (not active). Buffers and rights go
+ * back with them; their slots have been dealt with.
+ */
+void frame_free(struct machine *m, unsigned count, const uint32_t *frames, bool active);
+/* A frame ceases to be Active by a trim that keeps its content: its right goes back (cache only). */
+void frame_deactivated(struct machine *m, unsigned count);
+/* A trimmed frame becomes Active by a rescue; with a cache its right has been reserved. */
+void frame_activated(struct machine *m, struct frame *frame);
+
+/*
+ * Room in the mapper's cache, the counterpart for trimmed pages. Without a cache there is always
+ * room. buffer_take() turns it into buffers and cannot fail.
+ */
+unsigned cache_reserve(struct machine *m, unsigned want);
+void cache_unreserve(struct machine *m, unsigned count);
+void buffer_take(struct machine *m, unsigned count, const uint32_t *frames, uint32_t *buffers);
+/* Give back the buffer of a frame that becomes Active or free. */
+void buffer_give(struct machine *m, struct frame *frame);
+
+#endif

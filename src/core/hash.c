@@ -1,0 +1,32 @@
+#include "core/hash.h"
+
+#include <string.h>
+
+#define XXH_INLINE_ALL
+#define XXH_STATIC_LINKING_ONLY
+#include <xxhash.h>
+
+#define HASHED_PAGE 4096
+
+void hash_key_init(struct hash_key *key, uint64_t seed)
+{
+    XXH3_generateSecret_fromSeed(key->secret, seed);
+}
+
+struct hash128 hash_page(const struct hash_key *key, const void *page)
+{
+    XXH128_hash_t hash =
+        XXH3_128bits_withSecret(page, HASHED_PAGE, key->secret, sizeof(key->secret));
+
+    return (struct hash128){.low = hash.low64, .high = hash.high64};
+}
+
+/* Compares the page with itself, shifted by a word, after the first word proved zero. */
+bool page_is_zero(const void *page)
+{
+    const char *bytes = page;
+    uint64_t first;
+
+    memcpy(&first, bytes, sizeof(first));
+    return first == 0 && memcmp(bytes, bytes + sizeof(first), HASHED_PAGE - sizeof(first)) == 0;
+}

@@ -1,0 +1,531 @@
+#include "core/machine.h"
+
+#include <errno.h>
+#include <stdarg.h>
+#include <stdio.h>
+
+#include "core/check.h"
+#include "core/error.h"
+
+#define WRITE_SHARE 16u   /* of the budget, at most one part in so many is the writer's buffer */
+#define STAGE_SHARE 16u   /* and staging */
+#define STAGE_MAX 2048u   /* pages */
+#define STAGE_MIN 8u
+#define RECLAIM_PAUSE_NS UINT64_C(10000000)
+
+/* ---- workers ---- */
+
+void worker_kick(struct worker *worker)
+{
+    struct machine *m = worker->m;
+
+    if (worker->thread == NULL || atomic_exchange(&worker->kicked, 1) != 0)
+        return;
+    sync_event_signal(&m->sync, &worker->event);
+}
+
+static void worker_main(void *argument)
+{
+    struct worker *worker = argument;
+    struct machine *m = worker->m;
+
+    while (!atomic_load(&m->stopping)) {
+        uint32_t key;
+        bool more;
+
+        atomic_store(&worker->kicked, 0);
+        sync_rwlock_read(&m->sync, &m->gate, SYNC_GATE);
+        more = worker->step(m);
+        sync_rwlock_unread(&m->sync, &m->gate, SYNC_GATE);
+        if (more)
+            continue;
+        key = sync_event_prepare(&worker->event);
+        if (atomic_load(&worker->kicked) || atomic_load(&m->stopping))
+            sync_event_cancel(&worker->event);
+        else
+            sync_event_wait(&m->sync, &worker->event, key, 0);
+    }
+}
+
+static int worker_start(struct machine *m, struct worker *worker, const char *name,
+                        bool (*step)(struct machine *))
+{
+    worker->m = m;
+    worker->name = name;
+    worker->step = step;
+    return m->sync.backend->thread_start(&m->sync, name, worker_main, worker, &worker->thread);
+}
+
+static void worker_stop(struct machine *m, struct worker *worker)
+{
+    if (worker->thread == NULL)
+        return;
+    worker_kick(worker);
+    sync_event_signal(&m->sync, &worker->event);
+    m->sync.backend->thread_join(&m->sync, worker->thread);
+    worker->thread = NULL;
+}
+
+void machine_balance(struct machine *m)
+{
+    int64_t have = atomic_load(&m->available);
+
+    if (!m->mapper->has_cache)
+        have += standby_count(m);
+    if (have < atomic_load(&m->low))
+        worker_kick(&m->trim_worker);
+    if (refill_needed(m))
+        worker_kick(&m->refill_worker);
+    if (writer_needed(m))
+        worker_kick(&m->write_worker);
+    if (m->zero_worker.thread != NULL && zero_needed(m))
+        worker_kick(&m->zero_worker);
+    if (atomic_load(&m->consumed) - atomic_load(&m->trimmer.aged_at) > m->active_max / 4)
+        worker_kick(&m->age_worker);
+}
+
+void reclaim_inline(struct machine *m)
+{
+    sync_mutex_lock(&m->sync, &m->reclaim_lock, SYNC_RECLAIM);
+    if (atomic_load(&m->available) <= 0) {
+        unsigned freed = 0;
+
+        if (!m->mapper->has_cache)
+            freed = refill_standby(m, 1);
+        if (freed == 0)
+            trim_step(m);
+        while (atomic_load(&m->available) <= 0 && writer_step(m))
+            continue;
+        writer_drain(m);
+        refill_step(m);
+        if (m->mapper->real_frames)
+            zero_step(m);
+        if (atomic_load(&m->available) <= 0 && atomic_load(&m->writer.failing_since) != 0) {
+            uint32_t key = sync_event_prepare(&m->frames_event);
+
+            sync_event_wait(&m->sync, &m->frames_event, key, RECLAIM_PAUSE_NS);
+        }
+    }
+    sync_mutex_unlock(&m->sync, &m->reclaim_lock, SYNC_RECLAIM);
+}
+
+/* ---- making and ending ---- */
+
+static uint32_t at_most(uint64_t value, uint32_t most)
+{
+    return value < most ? (uint32_t)value : most;
+}
+
+/* Divide the budget: staging and the writer's buffer come off first, the rest is frames. */
+static int divide_budget(struct machine *m, struct mapper_options *mo)
+{
+    uint64_t pages = m->tunables.memory / PAGE_SIZE;
+    bool cached = m->tunables.mapper == MAPPER_COPY;
+    uint32_t batch = at_most(pages / WRITE_SHARE / m->tunables.write_depth,
+                             (uint32_t)m->tunables.write_batch);
+
+    if (batch < 1)
+        batch = 1;
+    if (!m->tunables.batching)
+        batch = 1;
+    m->stage_pages = 0;
+    if (cached)
+        m->stage_pages = at_most(pages / STAGE_SHARE, STAGE_MAX);
+    if (cached && m->stage_pages < STAGE_MIN)
+        m->stage_pages = STAGE_MIN;
+    pages -= m->stage_pages + batch * m->tunables.write_depth;
+    if (pages > UINT32_MAX - LIST_COUNT - 1)
+        return error_set(-EINVAL, "memory: more than %u frames cannot be managed", UINT32_MAX);
+    m->frame_count = (uint32_t)pages;
+    if (cached) {
+        m->buffer_count = (uint32_t)(pages * m->tunables.cache / 100);
+        if (m->buffer_count < 8)
+            m->buffer_count = 8;
+    }
+    m->active_max = m->frame_count - m->buffer_count;
+    /* A batch is no more than a part of what can be trimmed, or the writer would wait for it for ever. */
+    m->writer.batch_pages = at_most((cached ? m->buffer_count : m->frame_count) / 4, batch);
+    mo->frames = m->frame_count;
+    mo->buffers = m->buffer_count;
+    mo->stage = m->stage_pages;
+    mo->sigbus = m->tunables.trap == TRAP_SIGBUS;
+    mo->memory_lock = m->tunables.memory_lock;
+    return 0;
+}
+
+static int frames_init(struct machine *m)
+{
+    size_t entries = m->frame_count + LIST_COUNT;
+    uint32_t *all;
+
+    m->frames = m->platform->reserve(entries * sizeof(struct frame));
+    all = m->platform->reserve(m->frame_count * sizeof(*all));
+    if (m->frames == NULL || all == NULL)
+        goto no_memory;
+    for (uint32_t n = 0; n < entries; n++) {
+        struct frame *frame = &m->frames[n];
+
+        atomic_init(&frame->list, LIST_NONE);
+        frame->state = FRAME_TRANSIT;
+        frame->buffer = m->mapper->has_cache ? BUFFER_NONE : n;
+        if (n < m->frame_count)
+            all[n] = n;
+    }
+    for (unsigned id = 0; id < LIST_COUNT; id++)
+        framelist_init(m, id);
+    framelist_push(m, LIST_FREE, FRAME_FREE, m->frame_count, all);
+    m->platform->release(all, m->frame_count * sizeof(*all));
+    atomic_init(&m->available, m->active_max);
+    atomic_init(&m->cache_room, m->buffer_count);
+    atomic_init(&m->low, (int32_t)(m->active_max / 64 + 2));
+    atomic_init(&m->high, (int32_t)(m->active_max / 32 + 4));
+    if (!m->mapper->has_cache ||
+        bitmap_init(&m->buffers, m->platform, m->buffer_count, m->buffer_count) == 0)
+        return 0;
+    return error_set(-ENOMEM, "no memory for the table of the cache");
+no_memory:
+    if (all != NULL)
+        m->platform->release(all, m->frame_count * sizeof(*all));
+    return error_set(-ENOMEM, "no address space for the database of %u frames", m->frame_count);
+}
+
+static int pool_init(struct machine *m, unsigned queues)
+{
+    for (unsigned i = 0; i < queues && i < FAULT_POOL_MAX; i++) {
+        int error = fault_queue_open(m, &m->pool[i]);
+
+        if (error != 0)
+            return error;
+        m->pool[i].next = m->pool_free;
+        m->pool_free = &m->pool[i];
+        m->pool_count++;
+    }
+    return 0;
+}
+
+static int workers_start(struct machine *m)
+{
+    int error;
+
+    /* Workers that do not run keep their machine pointer: kicking them does nothing. */
+    m->trim_worker.m = m->age_worker.m = m->write_worker.m = m;
+    m->refill_worker.m = m->zero_worker.m = m;
+    if (!m->tunables.workers)
+        return 0;
+    error = worker_start(m, &m->trim_worker, "vmsm-trim", trim_step);
+    if (error == 0)
+        error = worker_start(m, &m->age_worker, "vmsm-age", age_step);
+    if (error == 0)
+        error = worker_start(m, &m->write_worker, "vmsm-write", writer_step);
+    if (error == 0 && m->tunables.more_workers)
+        error = worker_start(m, &m->refill_worker, "vmsm-refill", refill_step);
+    if (error == 0 && m->tunables.more_workers && m->mapper->real_frames)
+        error = worker_start(m, &m->zero_worker, "vmsm-zero", zero_step);
+    return error;
+}
+
+int machine_create(const struct machine_options *options, struct machine **out)
+{
+    const struct platform *platform = options->platform;
+    struct machine *m = platform->reserve(sizeof(*m));
+    struct mapper_options mo;
+    int error;
+
+    if (m == NULL) {
+        options->store->ops->close(options->store);
+        return error_set(-ENOMEM, "no memory for a manager");
+    }
+    m->platform = platform;
+    m->tunables = *options->tunables;
+    m->sync.backend = options->backend;
+    m->sync.spin = m->tunables.spinning_locks;
+    m->pagefile.store = options->store;
+    hash_key_init(&m->key, m->tunables.seed != 0 ? m->tunables.seed : platform->secret());
+    streams_init(&m->streams);
+    error = -ENOMEM;
+    m->counters = platform->reserve(sizeof(*m->counters));
+    if (m->counters == NULL) {
+        error_set(error, "no memory for counters");
+        goto fail;
+    }
+    error = divide_budget(m, &mo);
+    if (error == 0)
+        error = options->mapper_open(&m->sync, &mo, &m->mapper);
+    if (error == 0)
+        error = frames_init(m);
+    if (error == 0)
+        error = pagefile_init(m, options->store);
+    if (error == 0)
+        error = trim_init(m);
+    if (error == 0)
+        error = writer_init(m);
+    if (error == 0)
+        error = pool_init(m, options->pool_queues);
+    if (error == 0)
+        error = workers_start(m);
+    if (error == 0) {
+        *out = m;
+        return 0;
+    }
+fail:
+    machine_destroy(m);
+    return error;
+}
+
+static void workers_stop(struct machine *m)
+{
+    atomic_store(&m->stopping, true);
+    worker_stop(m, &m->trim_worker);
+    worker_stop(m, &m->age_worker);
+    worker_stop(m, &m->refill_worker);
+    worker_stop(m, &m->zero_worker);
+    worker_stop(m, &m->write_worker);
+    if (m->writer.queue != NULL)
+        writer_drain(m);
+}
+
+void machine_destroy(struct machine *m)
+{
+    const struct platform *platform = m->platform;
+
+    workers_stop(m);
+    if (m->region_count > 0)
+        region_unmap_all(m);
+    for (unsigned i = 0; i < m->pool_count; i++)
+        fault_queue_close(m, &m->pool[i]);
+    writer_fini(m);
+    trim_fini(m);
+    pagefile_fini(m);
+    if (m->mapper != NULL)
+        m->mapper->ops->close(m->mapper);
+    bitmap_fini(&m->buffers);
+    if (m->frames != NULL)
+        platform->release(m->frames, (m->frame_count + LIST_COUNT) * sizeof(struct frame));
+    if (m->counters != NULL)
+        platform->release(m->counters, sizeof(*m->counters));
+    m->pagefile.store->ops->close(m->pagefile.store);
+    platform->release(m, sizeof(*m));
+}
+
+/* ---- counters ---- */
+
+void machine_get_counters(struct machine *m, struct vmsm_counters *out)
+{
+    int64_t available = atomic_load(&m->available), touched = atomic_load(&m->touched);
+
+    counters_collect(m->counters, out);
+    out->frames_total = m->frame_count;
+    out->frames_active = (uint64_t)atomic_load(&m->active);
+    out->frames_standby = standby_count(m);
+    out->frames_modified = list_count(m, LIST_MODIFIED);
+    out->frames_writing = (uint64_t)atomic_load(&m->writing);
+    out->frames_free = list_count(m, LIST_FREE);
+    out->frames_zero = list_count(m, LIST_ZERO);
+    out->frames_available = available > 0 ? (uint64_t)available : 0;
+    out->slots_bad = atomic_load(&m->pagefile.bad);
+    out->slots_used = atomic_load(&m->pagefile.slots.used) - 1;
+    sync_mutex_lock(&m->sync, &m->pagefile.commit_lock, SYNC_COMMIT);
+    out->slots_total = m->pagefile.commit_slots;
+    out->commit_pages = m->pagefile.commit;
+    out->commit_limit = pagefile_commit_limit(m);
+    sync_mutex_unlock(&m->sync, &m->pagefile.commit_lock, SYNC_COMMIT);
+    out->pinned_pages = (uint64_t)atomic_load(&m->pinned);
+    out->touched_pages = touched > 0 ? (uint64_t)touched : 0;
+    out->mapped_pages = 0;
+    sync_rwlock_read(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    for (unsigned r = 0; r < m->region_count; r++)
+        out->mapped_pages += (m->regions[r]->end - m->regions[r]->start) >> PAGE_SHIFT;
+    sync_rwlock_unread(&m->sync, &m->regions_lock, SYNC_REGIONS);
+}
+
+/* ---- do the books balance? ---- */
+
+#define WRONG_LINES_MAX 20u
+
+struct audit {
+    unsigned wrong;
+    uint64_t slots;                   /* owned by a PTE or a frame */
+    uint64_t valid, transition, paged; /* PTEs by format */
+    uint64_t by_state[FRAME_STATE_COUNT];
+};
+
+__attribute__((format(printf, 2, 3))) static void wrong(struct audit *a, const char *format, ...)
+{
+    char text[200];
+    va_list args;
+
+    if (++a->wrong > WRONG_LINES_MAX)
+        return;
+    va_start(args, format);
+    vsnprintf(text, sizeof(text), format, args);
+    va_end(args);
+    log_line(LOG_ERROR, "check: %s", text);
+}
+
+static void audit_slot(struct machine *m, struct audit *a, uint32_t slot, const char *owner)
+{
+    a->slots++;
+    if (!bitmap_test(&m->pagefile.slots, slot))
+        wrong(a, "slot %u is owned by a %s but not taken", slot, owner);
+}
+
+static void audit_pte(struct machine *m, struct audit *a, const struct region *region, size_t i)
+{
+    pte_t *pte = &region->table->ptes[i];
+    uint64_t word = pte_load(pte);
+    const struct frame *frame;
+
+    if (word & PTE_BUSY)
+        wrong(a, "page %p is busy while nothing runs", (void *)(region->table->base + i * PAGE_SIZE));
+    if (word & PTE_PAGEFILE) {
+        a->paged++;
+        audit_slot(m, a, pte_number(word), "page");
+    }
+    if (!(word & (PTE_VALID | PTE_TRANSITION)))
+        return;
+    if (pte_number(word) >= m->frame_count) {
+        wrong(a, "page %p names frame %u", (void *)(region->table->base + i * PAGE_SIZE),
+              pte_number(word));
+        return;
+    }
+    frame = &m->frames[pte_number(word)];
+    a->valid += (word & PTE_VALID) != 0;
+    a->transition += (word & PTE_TRANSITION) != 0;
+    if (frame->pte != pte || frame->va != region->table->base + i * PAGE_SIZE)
+        wrong(a, "frame %u is named by page %p but belongs to %p", pte_number(word),
+              (void *)(region->table->base + i * PAGE_SIZE), (void *)frame->va);
+    if ((word & PTE_VALID) ? frame->state != FRAME_ACTIVE
+                           : frame->state != FRAME_STANDBY && frame->state != FRAME_MODIFIED)
+        wrong(a, "frame %u of page %p is %s", pte_number(word), (void *)frame->va,
+              frame_state_name(frame->state));
+    if (((word & PTE_PINNED) != 0) != (atomic_load(&frame->pins) > 0))
+        wrong(a, "page %p is marked pinned or not, unlike its frame", (void *)frame->va);
+}
+
+static void audit_pages(struct machine *m, struct audit *a)
+{
+    for (unsigned r = 0; r < m->region_count; r++) {
+        const struct region *region = m->regions[r];
+        size_t low = pagetable_index(region->table, region->start);
+        size_t high = pagetable_index(region->table, region->end);
+        size_t n = low / SECTION_PAGES, end = (high + SECTION_PAGES - 1) / SECTION_PAGES;
+
+        for (; pagetable_next_section(region->table, &n, end); n++) {
+            for (size_t i = n * SECTION_PAGES; i < (n + 1) * SECTION_PAGES; i++) {
+                if (i >= low && i < high)
+                    audit_pte(m, a, region, i);
+            }
+        }
+    }
+}
+
+static void audit_frames(struct machine *m, struct audit *a)
+{
+    uint64_t on_lists[FRAME_STATE_COUNT] = {0};
+
+    for (uint32_t n = 0; n < m->frame_count; n++) {
+        const struct frame *frame = &m->frames[n];
+
+        a->by_state[frame->state]++;
+        if (frame->slot != 0)
+            audit_slot(m, a, frame->slot, "frame");
+        if (frame->state == FRAME_TRANSIT || frame->state == FRAME_WRITING)
+            wrong(a, "frame %u is %s while nothing runs", n, frame_state_name(frame->state));
+    }
+    on_lists[FRAME_FREE] = list_count(m, LIST_FREE);
+    on_lists[FRAME_ZERO] = list_count(m, LIST_ZERO);
+    on_lists[FRAME_STANDBY] = standby_count(m);
+    on_lists[FRAME_MODIFIED] = list_count(m, LIST_MODIFIED);
+    on_lists[FRAME_ACTIVE] = (uint64_t)atomic_load(&m->active);
+    for (unsigned s = 0; s < FRAME_STATE_COUNT; s++) {
+        if (on_lists[s] != a->by_state[s])
+            wrong(a, "%llu frames are %s but %llu are counted so",
+                  (unsigned long long)a->by_state[s], frame_state_name(s),
+                  (unsigned long long)on_lists[s]);
+    }
+    for (unsigned id = 0; id < LIST_COUNT; id++) {
+        unsigned faults = framelist_check(m, id);
+
+        if (faults > 0)
+            wrong(a, "list %u is not whole (%u faults)", id, faults);
+    }
+}
+
+static void audit_rights(struct machine *m, struct audit *a)
+{
+    int64_t available = atomic_load(&m->available), room = atomic_load(&m->cache_room);
+    int64_t active = atomic_load(&m->active);
+    int64_t cached = (int64_t)(a->by_state[FRAME_STANDBY] + a->by_state[FRAME_MODIFIED]);
+    int64_t expected = m->mapper->has_cache
+                           ? (int64_t)m->active_max - active
+                           : (int64_t)(a->by_state[FRAME_FREE] + a->by_state[FRAME_ZERO]);
+
+    if (available != expected)
+        wrong(a, "%lld frames are available, should be %lld", (long long)available,
+              (long long)expected);
+    if (m->mapper->has_cache && room != (int64_t)m->buffer_count - cached)
+        wrong(a, "%lld buffers of the cache are free, should be %lld", (long long)room,
+              (long long)m->buffer_count - (long long)cached);
+    if (m->mapper->has_cache && atomic_load(&m->buffers.used) != (uint64_t)cached)
+        wrong(a, "%llu buffers are taken, should be %lld",
+              (unsigned long long)atomic_load(&m->buffers.used), (long long)cached);
+    if (a->valid != a->by_state[FRAME_ACTIVE])
+        wrong(a, "%llu pages are valid, but %llu frames active", (unsigned long long)a->valid,
+              (unsigned long long)a->by_state[FRAME_ACTIVE]);
+    if ((int64_t)a->transition != cached)
+        wrong(a, "%llu pages are in transition, but %lld frames trimmed",
+              (unsigned long long)a->transition, (long long)cached);
+    if ((int64_t)(a->valid + a->transition + a->paged) != atomic_load(&m->touched))
+        wrong(a, "%llu pages have content, but %lld are counted",
+              (unsigned long long)(a->valid + a->transition + a->paged),
+              (long long)atomic_load(&m->touched));
+}
+
+static void audit_slots(struct machine *m, struct audit *a)
+{
+    uint64_t used = atomic_load(&m->pagefile.slots.used);
+    uint64_t bad = atomic_load(&m->pagefile.bad);
+
+    if (used != a->slots + bad + 1)
+        wrong(a, "%llu slots are taken; %llu are owned, %llu bad, and slot 0",
+              (unsigned long long)used, (unsigned long long)a->slots, (unsigned long long)bad);
+}
+
+/* Stop everything: no fault in flight, no worker in a step, no write under way. */
+static void gate_close(struct machine *m)
+{
+    atomic_fetch_add(&m->gate_closing, 1);
+    for (;;) {
+        sync_rwlock_write(&m->sync, &m->gate, SYNC_GATE);
+        if (m->writer.in_flight == 0)
+            return;
+        sync_rwlock_unwrite(&m->sync, &m->gate, SYNC_GATE);
+        worker_kick(&m->write_worker);
+        m->sync.backend->relax(&m->sync, 15);
+    }
+}
+
+static void gate_open(struct machine *m)
+{
+    sync_rwlock_unwrite(&m->sync, &m->gate, SYNC_GATE);
+    atomic_fetch_sub(&m->gate_closing, 1);
+    machine_balance(m);
+}
+
+int machine_check(struct machine *m)
+{
+    struct audit a = {0};
+
+    gate_close(m);
+    slot_release_deferred(m);
+    sync_rwlock_write(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    audit_pages(m, &a);
+    sync_rwlock_unwrite(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    audit_frames(m, &a);
+    audit_rights(m, &a);
+    audit_slots(m, &a);
+    gate_open(m);
+    if (a.wrong > 0)
+        return error_set(-EUCLEAN, "the books do not balance: %u things are wrong", a.wrong);
+    return 0;
+}

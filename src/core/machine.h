@@ -1,0 +1,231 @@
+/*
+ * The machine: everything of one manager, and its workers.
+ *
+ * Room. Two rights are counted, and nothing sleeps while it holds a page BUSY and lacks one:
+ *   available   frames that may still become Active. With a cache: active_max - Active - reserved.
+ *               Without: frames on the free and zero lists, less those reserved.
+ *   cache_room  cache buffers that are free, less those reserved (with a cache only).
+ * They move like this (with a cache / without):
+ *   fault takes a frame          available - 1                 / available - 1
+ *   rescue                       available - 1, cache_room + 1 / nothing
+ *   trim                         available + 1, cache_room - 1 / nothing
+ *   trim of a zero page, discard of an Active page
+ *                                available + 1                 / available + 1
+ *   repurpose, discard of a trimmed page
+ *                                cache_room + 1                / available + 1
+ *
+ * Workers sleep on their event until machine_balance(), called where a level has changed, finds work for them:
+ *   trimmer   available (without a cache: with standby) under `low`; trims to `high`
+ *   refiller  stock (cache_room, or available) under its mark, and standby is not empty
+ *   writer    modified has a batch, or stock is short and modified is all there is
+ *   zeroer    real frames, zero list short, free list not
+ *   ager      a quarter of the frames has been consumed since the last pass
+ * low and high follow the measured rate of consumption and the time that a trim takes.
+ */
+#ifndef VMSM_CORE_MACHINE_H
+#define VMSM_CORE_MACHINE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/bitmap.h"
+#include "core/counters.h"
+#include "core/fault.h"
+#include "core/frame.h"
+#include "core/framelist.h"
+#include "core/hash.h"
+#include "core/pagefile.h"
+#include "core/platform.h"
+#include "core/region.h"
+#include "core/stream.h"
+#include "core/sync.h"
+#include "core/tunables.h"
+#include "mapper/mapper.h"
+
+#define TRIM_BEHIND_RING 64u
+#define SLOT_RING 1024u
+#define FAULT_POOL_MAX 64u
+
+struct worker {
+    struct machine *m;
+    const char *name;
+    bool (*step)(struct machine *m); /* does a piece of work; false: nothing left to do */
+    struct sync_event event;
+    _Atomic uint32_t kicked;
+    struct sync_thread *thread;      /* NULL: not running */
+};
+
+/* Ranges that sequential readers are done with; (h) handover_lock. */
+struct trim_behind {
+    struct sync_mutex lock;
+    unsigned head, tail;             /* (h) */
+    struct {
+        uintptr_t va;
+        uint32_t pages;
+    } ranges[TRIM_BEHIND_RING];      /* (h) */
+};
+
+/* Slots that wait to be released together. */
+struct slot_ring {
+    struct sync_mutex lock;
+    unsigned count;                  /* (h) */
+    uint32_t slots[SLOT_RING];       /* (h) */
+};
+
+struct write_batch;
+
+/* The writer's; used by one thread at a time (reclaim_lock where there are no workers). */
+struct writer {
+    struct store_queue *queue;
+    struct write_batch *batches;     /* write_depth of them */
+    unsigned batch_pages;            /* most pages in one */
+    char *buffer;                    /* staging: write_depth * batch_pages pages */
+    unsigned in_flight;              /* batches */
+    unsigned failures;               /* pages that failed alone since a write last succeeded */
+    uint64_t tried_at;               /* ns: when a batch was last begun */
+    _Atomic uint64_t failing_since;  /* ns; 0: writes succeed. Read by frame_wait() */
+    _Atomic int error;               /* the last write error while failing */
+};
+
+/* The trimmer's hand and what it needs for a section; one thread at a time. */
+struct trimmer {
+    uintptr_t hand;                  /* address where the search goes on */
+    _Atomic uint32_t ages[PTE_AGE_MAX + 1]; /* valid pages by age at the last pass, less those trimmed since */
+    _Atomic uint64_t aged_at;        /* consumed, at the last ageing pass; written by the ager */
+    struct trim_victims *victims;
+    uint64_t rate_at, rate_consumed; /* when, and at what `consumed`, the rate was last taken */
+    uint64_t rate;                   /* frames consumed a second, moving average */
+    uint64_t step_ns;                /* time of a trim step, moving average */
+};
+
+struct machine {
+    struct tunables tunables;        /* constant after start */
+    struct sync sync;
+    const struct platform *platform;
+    struct mapper *mapper;
+    struct counters *counters;
+    struct hash_key key;
+
+    struct frame *frames;            /* frame_count, then LIST_COUNT sentinels */
+    uint32_t frame_count;
+    uint32_t active_max;             /* most Active frames: all, less the cache's buffers */
+    uint32_t buffer_count;           /* cache buffers; 0 without a cache */
+    uint32_t stage_pages;
+    struct bitmap buffers;           /* with a cache */
+    struct framelist lists[LIST_COUNT];
+    _Atomic int64_t available;
+    _Atomic int64_t cache_room;
+    _Atomic int64_t active;          /* frames TRANSIT or ACTIVE */
+    _Atomic int64_t writing;         /* frames WRITING */
+    _Atomic int64_t pinned;          /* pages pinned */
+    _Atomic uint64_t consumed;       /* frames taken since start */
+    _Atomic int32_t low, high;       /* marks for `available` */
+    _Atomic uint32_t waiting;        /* faults that wait for a frame */
+
+    struct pagefile pagefile;
+    _Atomic int64_t touched;         /* pages with content */
+
+    struct sync_rwlock gate;         /* shared: the machine runs; exclusive: machine_check() */
+    _Atomic uint32_t gate_closing;   /* somebody wants it exclusive */
+    struct sync_rwlock regions_lock; /* guards the two below */
+    struct region *regions[REGIONS_MAX]; /* sorted by address */
+    unsigned region_count;
+
+    struct streams streams;
+    struct trim_behind trim_behind;
+    struct slot_ring slot_ring;
+    struct sync_event frames_event;  /* a frame, or stage, may be had */
+    struct sync_event queues_event;  /* a fault queue came back to the pool */
+    struct sync_mutex reclaim_lock;  /* one inline reclaimer at a time; also owns trimmer and writer then */
+    struct sync_mutex pool_lock;
+    struct fault_queue pool[FAULT_POOL_MAX];
+    struct fault_queue *pool_free;   /* pool_lock */
+    unsigned pool_count;
+
+    struct trimmer trimmer;
+    struct writer writer;
+    struct worker trim_worker, age_worker, write_worker, refill_worker, zero_worker;
+    _Atomic bool stopping;
+};
+
+struct machine_options {
+    const struct tunables *tunables;
+    const struct sync_backend *backend;
+    const struct platform *platform;
+    int (*mapper_open)(struct sync *sync, const struct mapper_options *options,
+                       struct mapper **mapper);
+    struct store *store; /* owned by the machine once machine_create() is called */
+    unsigned pool_queues; /* fault queues for threads without their own */
+};
+
+/* 0 or a negative errno with words. */
+int machine_create(const struct machine_options *options, struct machine **out);
+/* The trap must have stopped. Unmaps what is left. */
+void machine_destroy(struct machine *m);
+
+/* Stop, check the books, go on. 0 or -EUCLEAN; what is wrong is logged. */
+int machine_check(struct machine *m);
+void machine_get_counters(struct machine *m, struct vmsm_counters *out);
+
+/* Kick the workers that have something to do now. */
+void machine_balance(struct machine *m);
+void worker_kick(struct worker *worker);
+
+/* Counting, in one line. */
+static inline void count(struct machine *m, enum counter_id id, uint64_t n)
+{
+    counter_add(m->counters, &m->sync, id, n);
+}
+
+static inline uint32_t list_count(struct machine *m, enum framelist_id id)
+{
+    return atomic_load_explicit(&m->lists[id].count, memory_order_relaxed);
+}
+
+uint32_t standby_count(struct machine *m);
+
+/* trim.c */
+/* Trim about `want` pages; returns how many left their address. One thread at a time. */
+unsigned trim_pages(struct machine *m, unsigned want);
+int trim_init(struct machine *m);
+void trim_fini(struct machine *m);
+bool trim_step(struct machine *m);
+/* How many more frames the trimmer should make available now; 0: enough. */
+unsigned trim_need(struct machine *m);
+void trim_behind_add(struct machine *m, uintptr_t va, unsigned pages);
+
+/* age.c */
+bool age_step(struct machine *m);
+/* Make the pages of a range the oldest (advice, trim-behind). regions_lock held shared. */
+void age_range(struct machine *m, uintptr_t start, size_t length, unsigned age);
+
+/* writer.c */
+int writer_init(struct machine *m);
+void writer_fini(struct machine *m);
+bool writer_step(struct machine *m);
+bool writer_needed(struct machine *m);
+/* Nothing of the writer's is in flight. */
+void writer_drain(struct machine *m);
+
+/* refill.c */
+/* Free up to want standby frames, lowest priority first; returns how many. */
+unsigned refill_standby(struct machine *m, unsigned want);
+bool refill_step(struct machine *m);
+bool refill_needed(struct machine *m);
+bool zero_step(struct machine *m);
+bool zero_needed(struct machine *m);
+/* Release a slot, now or (deferred) with others. */
+void slot_release(struct machine *m, uint32_t slot);
+void slot_release_deferred(struct machine *m);
+
+/* Where there are no workers: trim, write and refill until a frame is available. */
+void reclaim_inline(struct machine *m);
+
+/* prefault.c: as in vmsm.h */
+int machine_prefault(struct machine *m, const struct iovec *ranges, int range_count);
+int machine_advise(struct machine *m, uintptr_t start, size_t length, enum vmsm_advice advice);
+int machine_pin(struct machine *m, uintptr_t start, size_t length);
+int machine_unpin(struct machine *m, uintptr_t start, size_t length);
+
+#endif

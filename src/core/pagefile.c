@@ -1,0 +1,210 @@
+#include "core/pagefile.h"
+
+#include <errno.h>
+
+#include "core/check.h"
+#include "core/error.h"
+#include "core/machine.h"
+
+#define GROW_STEP UINT64_C(16384)          /* slots: 64 MiB */
+
+static uint64_t round_up(uint64_t value, uint64_t step)
+{
+    return (value + step - 1) / step * step;
+}
+
+int pagefile_init(struct machine *m, struct store *store)
+{
+    struct pagefile *pf = &m->pagefile;
+    uint64_t fixed = m->tunables.pagefile_size / PAGE_SIZE;
+    uint64_t capacity, limit;
+    int error;
+
+    pf->store = store;
+    if (!store->can_grow)
+        fixed = store->slots;
+    pf->size_fixed = fixed;
+    /* The tables are address space only until they are used. */
+    capacity = fixed > 0 ? fixed : PAGEFILE_SLOTS_MAX;
+    if (capacity > PAGEFILE_SLOTS_MAX)
+        capacity = PAGEFILE_SLOTS_MAX;
+    limit = store->slots < capacity ? store->slots : capacity;
+    if (limit == 0)
+        limit = 1;
+    error = bitmap_init(&pf->slots, m->platform, capacity, limit);
+    if (error != 0)
+        return error_set(error, "no address space for the tables of the pagefile");
+    pf->hash_capacity = capacity;
+    pf->hashes = m->platform->reserve(capacity * sizeof(*pf->hashes));
+    if (pf->hashes == NULL)
+        return error_set(-ENOMEM, "no address space for the tables of the pagefile");
+    check_always(bitmap_take_bit(&pf->slots, 0));
+    pf->commit_slots = limit - 1;
+    return 0;
+}
+
+void pagefile_fini(struct machine *m)
+{
+    struct pagefile *pf = &m->pagefile;
+
+    bitmap_fini(&pf->slots);
+    if (pf->hashes != NULL)
+        m->platform->release(pf->hashes, pf->hash_capacity * sizeof(*pf->hashes));
+    pf->hashes = NULL;
+}
+
+/* Frames that may be counted on for commit: a quarter stays out, so that pages can always move. */
+static uint64_t frames_for_commit(const struct machine *m)
+{
+    return m->frame_count - m->frame_count / 4;
+}
+
+static uint64_t limit_with(const struct machine *m, uint64_t slots)
+{
+    uint64_t bad = atomic_load(&m->pagefile.bad);
+
+    return frames_for_commit(m) + (slots > bad ? slots - bad : 0);
+}
+
+uint64_t pagefile_commit_limit(const struct machine *m)
+{
+    return limit_with(m, m->pagefile.commit_slots);
+}
+
+/* Grow the store to `slots` usable ones. commit_lock held. */
+static int grow_to(struct machine *m, uint64_t slots)
+{
+    struct pagefile *pf = &m->pagefile;
+    int error;
+
+    if (slots + 1 > pf->slots.capacity)
+        return error_set(-ENOMEM, "the pagefile cannot have more than %llu slots",
+                         (unsigned long long)pf->slots.capacity);
+    error = pf->store->ops->grow(pf->store, slots + 1);
+    if (error != 0)
+        return error;
+    bitmap_grow(&pf->slots, slots + 1);
+    pf->commit_slots = slots;
+    return 0;
+}
+
+/*
+ * Make the limit at least `pages`. A log needs free space to be written in long runs, so half as
+ * much again is asked for first; what is strictly needed is enough.
+ */
+static int grow_for(struct machine *m, uint64_t pages)
+{
+    struct pagefile *pf = &m->pagefile;
+    uint64_t bad = atomic_load(&pf->bad);
+    uint64_t generous = round_up(pages + pages / 2 + bad, GROW_STEP);
+    uint64_t least = round_up(pages + bad - frames_for_commit(m), GROW_STEP / 16);
+
+    if (generous <= pf->commit_slots)
+        return 0;
+    if (generous + 1 <= pf->slots.capacity && grow_to(m, generous) == 0)
+        return 0;
+    return limit_with(m, pf->commit_slots) >= pages ? 0 : grow_to(m, least);
+}
+
+int pagefile_commit(struct machine *m, uint64_t pages)
+{
+    struct pagefile *pf = &m->pagefile;
+    uint64_t wanted, limit;
+    int error = 0;
+
+    sync_mutex_lock(&m->sync, &pf->commit_lock, SYNC_COMMIT);
+    wanted = pf->commit + pages;
+    /* Even what fits in frames alone is given slots, as long as the disk has room. */
+    if (pf->size_fixed == 0 && pf->store->can_grow && wanted > pf->commit_slots)
+        error = grow_for(m, wanted);
+    limit = limit_with(m, pf->commit_slots);
+    if (error == 0 && wanted > limit)
+        error = error_set(-ENOMEM,
+                          "%llu MiB more would make %llu MiB in use, but frames and pagefile %s can "
+                          "hold only %llu MiB: give more memory, or a larger pagefile_size",
+                          (unsigned long long)(pages >> 8), (unsigned long long)(wanted >> 8),
+                          pf->store->where, (unsigned long long)(limit >> 8));
+    if (error == 0)
+        pf->commit = wanted;
+    sync_mutex_unlock(&m->sync, &pf->commit_lock, SYNC_COMMIT);
+    return error;
+}
+
+void pagefile_uncommit(struct machine *m, uint64_t pages)
+{
+    struct pagefile *pf = &m->pagefile;
+
+    sync_mutex_lock(&m->sync, &pf->commit_lock, SYNC_COMMIT);
+    check_always(pf->commit >= pages);
+    pf->commit -= pages;
+    sync_mutex_unlock(&m->sync, &pf->commit_lock, SYNC_COMMIT);
+}
+
+unsigned pagefile_take(struct machine *m, unsigned want, uint32_t *first)
+{
+    struct pagefile *pf = &m->pagefile;
+    bool coarse = !m->tunables.fine_locks;
+    uint64_t bit = 0;
+    unsigned got;
+
+    if (coarse)
+        sync_mutex_lock(&m->sync, &pf->lock, SYNC_PAGEFILE);
+    got = bitmap_take_run(&pf->slots, want, &bit);
+    if (coarse)
+        sync_mutex_unlock(&m->sync, &pf->lock, SYNC_PAGEFILE);
+    *first = (uint32_t)bit;
+    return got;
+}
+
+void pagefile_release(struct machine *m, uint32_t slot)
+{
+    struct pagefile *pf = &m->pagefile;
+    bool coarse = !m->tunables.fine_locks;
+
+    check_always(slot != 0);
+    if (coarse)
+        sync_mutex_lock(&m->sync, &pf->lock, SYNC_PAGEFILE);
+    bitmap_release(&pf->slots, slot, 1);
+    if (coarse)
+        sync_mutex_unlock(&m->sync, &pf->lock, SYNC_PAGEFILE);
+    count(m, COUNTER_slots_released, 1);
+}
+
+void pagefile_mark_bad(struct machine *m, uint32_t slot)
+{
+    check_always(bitmap_test(&m->pagefile.slots, slot));
+    atomic_fetch_add(&m->pagefile.bad, 1);
+}
+
+unsigned pagefile_reclaim(struct machine *m, unsigned want)
+{
+    unsigned got = 0;
+
+    sync_rwlock_read(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    for (uint32_t n = 0; n < m->frame_count && got < want; n++) {
+        struct frame *frame = &m->frames[n];
+        pte_t *pte = NULL;
+        uint64_t word;
+        uint32_t slot;
+
+        /* The lock keeps pte from changing, and with it the page table alive. */
+        sync_mutex_lock(&m->sync, &frame->lock, SYNC_FRAME);
+        if (frame->state == FRAME_ACTIVE && frame->slot != 0)
+            pte = frame->pte;
+        word = pte != NULL ? pte_load(pte) : 0;
+        if (pte == NULL || (word & PTE_BUSY) || !(word & PTE_VALID) || pte_number(word) != n ||
+            (word & PTE_PROTECTED) || !pte_try_busy(&m->sync, pte, word))
+            pte = NULL;
+        sync_mutex_unlock(&m->sync, &frame->lock, SYNC_FRAME);
+        if (pte == NULL)
+            continue;
+        slot = frame->slot;
+        frame->slot = 0;
+        pte_release(m, pte, frame->va, word);
+        pagefile_release(m, slot);
+        got++;
+    }
+    sync_rwlock_unread(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    count(m, COUNTER_slots_reclaimed, got);
+    return got;
+}

@@ -1,0 +1,59 @@
+/*
+ * The pagefile: which slots are taken, and the hash of what each holds.
+ *
+ * A slot is owned by one page: by its PTE (pagefile format), or by its frame
+ * (frame.slot). It is taken by the writer before a write is sent, and released
+ * when the page's content changed or the page is gone. Slot 0 is never used. A
+ * slot whose write failed is bad: it stays taken for good.
+ *
+ * Commit: pages promised to regions never exceed the limit = usable slots + frames that can
+ * hold pages, less a reserve, so that a page that must leave its frame always finds a slot, if
+ * need be by taking back the slots that valid pages still own (pagefile_reclaim()).
+ */
+#ifndef VMSM_CORE_PAGEFILE_H
+#define VMSM_CORE_PAGEFILE_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/bitmap.h"
+#include "core/hash.h"
+#include "core/sync.h"
+#include "store/store.h"
+
+#define PAGEFILE_SLOTS_MAX UINT64_C(0xffffffff)
+
+struct pagefile {
+    struct store *store;
+    struct bitmap slots;
+    struct hash128 *hashes;    /* of each slot; written by the slot's owner before the write is sent */
+    uint64_t hash_capacity;    /* entries */
+    struct sync_mutex lock;    /* coarse_locks only: guards the bitmap */
+    _Atomic uint64_t bad;      /* slots withdrawn */
+
+    struct sync_mutex commit_lock; /* guards the three below and store growth */
+    uint64_t commit;               /* pages promised */
+    uint64_t commit_slots;         /* slots there is room for in the store, slot 0 not counted */
+    uint64_t size_fixed;           /* 0: grows */
+};
+
+struct machine;
+
+int pagefile_init(struct machine *m, struct store *store);
+void pagefile_fini(struct machine *m);
+
+/* Charge pages; grows the store where it may. -ENOMEM, -ENOSPC with words. */
+int pagefile_commit(struct machine *m, uint64_t pages);
+void pagefile_uncommit(struct machine *m, uint64_t pages);
+uint64_t pagefile_commit_limit(const struct machine *m);
+
+/* Take a run of at most want slots; 0 when there are none. */
+unsigned pagefile_take(struct machine *m, unsigned want, uint32_t *first);
+void pagefile_release(struct machine *m, uint32_t slot);
+/* Withdraw a slot that could not be written: it stays taken. */
+void pagefile_mark_bad(struct machine *m, uint32_t slot);
+/* Take back up to want slots that valid pages own beside their frame. Returns how many. */
+unsigned pagefile_reclaim(struct machine *m, unsigned want);
+
+#endif

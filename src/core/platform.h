@@ -1,0 +1,27 @@
+/*
+ * What the core needs of its surroundings besides synchronization: address
+ * space for its tables. Tables are reserved at their full size and cost memory
+ * only where they are touched, so a table for a terabyte is cheap.
+ */
+#ifndef VMSM_CORE_PLATFORM_H
+#define VMSM_CORE_PLATFORM_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+struct platform {
+    /* length bytes that read as zero and are populated when touched; NULL if there is no room. */
+    void *(*reserve)(size_t length);
+    /* As reserve(), but populated now, in huge pages where length allows it: buffers for I/O. */
+    void *(*buffer)(size_t length);
+    void (*release)(void *base, size_t length);
+    /* Any 64 bits that an outsider cannot guess. */
+    unsigned long (*secret)(void);
+};
+
+extern const struct platform platform_linux;
+
+struct sync_backend;
+extern const struct sync_backend sync_backend_linux;
+
+#endif

@@ -1,0 +1,280 @@
+/*
+ * Explicit control of what is in memory: prefault, advice, pins.
+ */
+#include <errno.h>
+
+#include "core/check.h"
+#include "core/error.h"
+#include "core/machine.h"
+
+/* ---- prefault ---- */
+
+/* The word of the page at va, or PTE_VALID where no region is (nothing to do there). */
+static uint64_t peek(struct machine *m, uintptr_t va)
+{
+    uint64_t word = PTE_VALID;
+    struct region *region;
+
+    sync_rwlock_read(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    region = region_find(m, va);
+    if (region != NULL)
+        word = pte_load(pagetable_pte(region->table, va));
+    sync_rwlock_unread(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    return word;
+}
+
+/* Begin what the page at va needs; returns how many pages have been dealt with (0: try again). */
+static unsigned prefault_begin(struct machine *m, struct fault_queue *queue, uintptr_t va,
+                               unsigned pages, unsigned *failed)
+{
+    uint64_t word = peek(m, va);
+    enum fault_result result;
+    unsigned passed = 1;
+
+    if ((word & PTE_VALID) && !(word & PTE_BUSY))
+        return 1;
+    if ((word & PTE_PAGEFILE) && !(word & (PTE_BUSY | PTE_BAD)))
+        result = fault_begin_run(m, queue, va, pages, &passed);
+    else
+        result = fault_begin(m, queue, va, FAULT_EXPLICIT, 0);
+    switch (result) {
+    case FAULT_DONE:
+    case FAULT_PENDING:
+    case FAULT_OUTSIDE:
+        return passed > 0 ? passed : 1;
+    case FAULT_FAILED:
+        ++*failed;
+        return 1;
+    case FAULT_BUSY:
+        if (fault_reap(m, queue, true, failed) == 0)
+            fault_wait_busy(m, va);
+        return 0;
+    case FAULT_NO_FRAME:
+        if (fault_reap(m, queue, true, failed) == 0 && frame_wait(m) != 0) {
+            ++*failed;
+            return 1;
+        }
+        return 0;
+    }
+    return 1;
+}
+
+int machine_prefault(struct machine *m, const struct iovec *ranges, int range_count)
+{
+    struct fault_queue *queue;
+    unsigned failed = 0;
+    int error = 0;
+
+    if (range_count < 0 || (range_count > 0 && ranges == NULL))
+        return error_set(-EINVAL, "prefault: %d ranges", range_count);
+    sync_rwlock_read(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    for (int i = 0; i < range_count && error == 0; i++) {
+        if (ranges[i].iov_len > 0 &&
+            !region_covers(m, (uintptr_t)ranges[i].iov_base, ranges[i].iov_len))
+            error = error_set(-EINVAL, "prefault: %zu bytes at %p are not all mapped by this manager",
+                              ranges[i].iov_len, ranges[i].iov_base);
+    }
+    sync_rwlock_unread(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    if (error != 0)
+        return error;
+    queue = fault_queue_get(m);
+    fault_queue_enter(m, queue);
+    for (int i = 0; i < range_count; i++) {
+        uintptr_t va = (uintptr_t)ranges[i].iov_base & ~(PAGE_SIZE - 1);
+        uintptr_t end = (uintptr_t)ranges[i].iov_base + ranges[i].iov_len;
+
+        while (va < end) {
+            size_t pages = (end - va + PAGE_SIZE - 1) >> PAGE_SHIFT;
+
+            if (queue->free == NULL)
+                fault_reap(m, queue, true, &failed);
+            va += PAGE_SIZE * prefault_begin(m, queue, va,
+                                             pages < RUN_MAX ? (unsigned)pages : RUN_MAX, &failed);
+        }
+    }
+    while (queue->in_flight > 0)
+        fault_reap(m, queue, true, &failed);
+    fault_queue_leave(m, queue);
+    fault_queue_put(m, queue);
+    return failed > 0 ? error_set(-EIO, "prefault: %u pages could not be had", failed) : 0;
+}
+
+/* ---- advice ---- */
+
+/* Whole tables get the advice in one word; parts get it section by section. */
+static void set_advice(struct machine *m, uintptr_t start, uintptr_t end, unsigned advice)
+{
+    while (start < end) {
+        const struct region *region = region_find(m, start);
+        struct pagetable *table = region->table;
+        uintptr_t stop = region->end < end ? region->end : end;
+
+        if (start == table->base && stop == table->base + table->pages * PAGE_SIZE) {
+            atomic_store(&table->advice, advice);
+        } else {
+            size_t last = pagetable_index(table, stop - 1) / SECTION_PAGES;
+
+            for (size_t n = pagetable_index(table, start) / SECTION_PAGES; n <= last; n++)
+                atomic_store(&table->sections[n].advice, (uint8_t)(advice + 1));
+        }
+        start = stop;
+    }
+}
+
+int machine_advise(struct machine *m, uintptr_t start, size_t length, enum vmsm_advice advice)
+{
+    struct iovec range = {.iov_base = (void *)start, .iov_len = length};
+    int error = 0;
+
+    if (start % PAGE_SIZE != 0 || length % PAGE_SIZE != 0)
+        return error_set(-EINVAL, "advise: %zu bytes at %p are not whole pages", length,
+                         (void *)start);
+    if (advice == VMSM_WILLNEED)
+        return machine_prefault(m, &range, 1);
+    sync_rwlock_read(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    if (!region_covers(m, start, length))
+        error = error_set(-EINVAL, "advise: %zu bytes at %p are not all mapped by this manager",
+                          length, (void *)start);
+    else if (advice == VMSM_DONTNEED)
+        age_range(m, start, length, PTE_AGE_MAX);
+    else if (advice == VMSM_NORMAL || advice == VMSM_RANDOM || advice == VMSM_SEQUENTIAL)
+        set_advice(m, start, start + length, advice);
+    else
+        error = error_set(-EINVAL, "advise: %d is no advice", (int)advice);
+    sync_rwlock_unread(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    return error;
+}
+
+/* ---- pins ---- */
+
+/* Pin the page if it is valid now. 0, -EAGAIN (not valid, or busy), -EOVERFLOW. */
+static int try_pin(struct machine *m, uintptr_t va)
+{
+    int error = -EAGAIN;
+    struct region *region;
+
+    sync_rwlock_read(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    region = region_find(m, va);
+    if (region == NULL) {
+        error = error_set(-EINVAL, "pin: %p is not mapped any more", (void *)va);
+    } else {
+        pte_t *pte = pagetable_pte(region->table, va);
+        uint64_t word = pte_load(pte);
+
+        if ((word & PTE_VALID) && !(word & PTE_BUSY) && pte_try_busy(&m->sync, pte, word)) {
+            struct frame *frame = &m->frames[pte_number(word)];
+            uint32_t pins = atomic_load(&frame->pins);
+
+            error = 0;
+            if (pins == UINT16_MAX) {
+                error = error_set(-EOVERFLOW, "pin: %p is pinned 65535 times", (void *)va);
+            } else {
+                atomic_store(&frame->pins, pins + 1);
+                /* A device may write to it: it is as good as changed. */
+                if (word & PTE_PROTECTED) {
+                    if (frame->slot != 0)
+                        slot_release(m, frame->slot);
+                    frame->slot = 0;
+                    word &= ~PTE_PROTECTED;
+                    m->mapper->ops->lift(m->mapper, va, PAGE_SIZE);
+                }
+                word |= PTE_PINNED;
+            }
+            pte_release(m, pte, va, word);
+        }
+    }
+    sync_rwlock_unread(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    return error;
+}
+
+static int pin_page(struct machine *m, uintptr_t va)
+{
+    for (;;) {
+        int error = try_pin(m, va);
+
+        if (error != -EAGAIN)
+            return error;
+        if (fault_resolve(m, va, FAULT_EXPLICIT, 0) == FAULT_FAILED)
+            return error_set(-EIO, "pin: the page at %p could not be had", (void *)va);
+    }
+}
+
+/* The page at va is pinned by us: take one pin off. regions_lock held shared. */
+static void unpin_page(struct machine *m, uintptr_t va)
+{
+    const struct region *region = region_find(m, va);
+    pte_t *pte = pagetable_pte(region->table, va);
+    struct frame *frame;
+    uint64_t word;
+
+    do {
+        word = pte_wait(m, pte);
+    } while (!pte_try_busy(&m->sync, pte, word));
+    frame = &m->frames[pte_number(word)];
+    check_always((word & PTE_PINNED) && atomic_load(&frame->pins) > 0);
+    if (atomic_fetch_sub(&frame->pins, 1) == 1)
+        word &= ~PTE_PINNED;
+    pte_release(m, pte, va, word | PTE_ACCESSED);
+    atomic_fetch_sub(&m->pinned, 1);
+}
+
+static int unpin_range(struct machine *m, uintptr_t start, uintptr_t end)
+{
+    int error = 0;
+
+    sync_rwlock_read(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    for (uintptr_t va = start; va < end && error == 0; va += PAGE_SIZE) {
+        const struct region *region = region_find(m, va);
+
+        if (region == NULL || !(pte_load(pagetable_pte(region->table, va)) & PTE_PINNED))
+            error = error_set(-EINVAL, "unpin: %p is not pinned", (void *)va);
+    }
+    for (uintptr_t va = start; va < end && error == 0; va += PAGE_SIZE)
+        unpin_page(m, va);
+    sync_rwlock_unread(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    return error;
+}
+
+int machine_pin(struct machine *m, uintptr_t start, size_t length)
+{
+    int64_t most = m->active_max - m->active_max / 8 - 1, pages;
+    uintptr_t end = (start + length + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1);
+    struct iovec range = {.iov_base = (void *)start, .iov_len = length};
+    uintptr_t va;
+    int error = 0;
+
+    start &= ~(PAGE_SIZE - 1);
+    pages = (int64_t)((end - start) >> PAGE_SHIFT);
+    if (length == 0)
+        return error_set(-EINVAL, "pin: 0 bytes at %p", (void *)start);
+    if (atomic_fetch_add(&m->pinned, pages) + pages > most) {
+        atomic_fetch_sub(&m->pinned, pages);
+        return error_set(-ENOMEM,
+                         "pin: %lld pages more would leave too few of %u frames to work with",
+                         (long long)pages, m->active_max);
+    }
+    error = machine_prefault(m, &range, 1);
+    if (error == -EINVAL) {
+        atomic_fetch_sub(&m->pinned, pages);
+        return error;
+    }
+    for (va = start, error = 0; va < end && error == 0; va += PAGE_SIZE)
+        error = pin_page(m, va);
+    if (error != 0) {
+        uintptr_t failed = va - PAGE_SIZE;
+
+        atomic_fetch_sub(&m->pinned, (int64_t)((end - failed) >> PAGE_SHIFT));
+        if (failed > start)
+            unpin_range(m, start, failed);
+    }
+    return error;
+}
+
+int machine_unpin(struct machine *m, uintptr_t start, size_t length)
+{
+    uintptr_t end = (start + length + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1);
+
+    if (length == 0)
+        return error_set(-EINVAL, "unpin: 0 bytes at %p", (void *)start);
+    return unpin_range(m, start & ~(PAGE_SIZE - 1), end);
+}

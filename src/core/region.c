@@ -1,0 +1,466 @@
+#include "core/region.h"
+
+#include <errno.h>
+
+#include "core/check.h"
+#include "core/error.h"
+#include "core/machine.h"
+
+#define REGION_PAGES_MAX (UINT64_C(1) << 34) /* 64 TiB */
+
+/* ---- finding ---- */
+
+/* Index of the first region that ends after va. */
+static unsigned lower_bound(struct machine *m, uintptr_t va)
+{
+    unsigned low = 0, high = m->region_count;
+
+    while (low < high) {
+        unsigned middle = (low + high) / 2;
+
+        if (m->regions[middle]->end > va)
+            high = middle;
+        else
+            low = middle + 1;
+    }
+    return low;
+}
+
+struct region *region_find(struct machine *m, uintptr_t va)
+{
+    unsigned at = lower_bound(m, va);
+
+    return at < m->region_count && m->regions[at]->start <= va ? m->regions[at] : NULL;
+}
+
+bool region_covers(struct machine *m, uintptr_t start, size_t length)
+{
+    uintptr_t end = start + length;
+
+    if (length == 0 || end < start)
+        return false;
+    while (start < end) {
+        const struct region *region = region_find(m, start);
+
+        if (region == NULL)
+            return false;
+        start = region->end;
+    }
+    return true;
+}
+
+/* ---- waiting for and ending ownership of a page ---- */
+
+/* The half of the word that has the flags. */
+static _Atomic uint32_t *pte_low(pte_t *pte)
+{
+    return (_Atomic uint32_t *)(uintptr_t)pte;
+}
+
+_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "pte_low() takes the first half");
+
+bool pte_want(struct machine *m, pte_t *pte, uint64_t mark)
+{
+    uint64_t word = pte_load(pte);
+
+    while (word & PTE_BUSY) {
+        if ((word & mark) == mark || pte_cas(&m->sync, pte, &word, word | mark))
+            return true;
+    }
+    return false;
+}
+
+uint64_t pte_wait(struct machine *m, pte_t *pte)
+{
+    for (;;) {
+        uint64_t word = pte_load(pte);
+
+        if (!(word & PTE_BUSY))
+            return word;
+        if (pte_want(m, pte, PTE_WANTED_PARK)) {
+            word = pte_load(pte);
+            if (word & PTE_WANTED_PARK)
+                m->sync.backend->park(&m->sync, pte_low(pte), (uint32_t)word, 0);
+        }
+    }
+}
+
+void pte_release(struct machine *m, pte_t *pte, uintptr_t va, uint64_t word)
+{
+    uint64_t old;
+
+    check_debug(!(word & (PTE_BUSY | PTE_WANTED)));
+    pte_assert_state(word);
+    sync_yield(&m->sync, SYNC_AT_PTE);
+    old = atomic_exchange_explicit(pte, word, memory_order_acq_rel);
+    check_always(old & PTE_BUSY);
+    if (old & PTE_WANTED_TRAP)
+        m->mapper->ops->wake(m->mapper, va, PAGE_SIZE);
+    if (old & PTE_WANTED_PARK)
+        m->sync.backend->unpark(&m->sync, pte_low(pte), INT32_MAX);
+}
+
+/* ---- page tables ---- */
+
+static size_t bitmap_bytes(const struct pagetable *table)
+{
+    return (table->section_count + 63) / 64 * sizeof(uint64_t);
+}
+
+static void pagetable_free(struct machine *m, struct pagetable *table)
+{
+    const struct platform *platform = m->platform;
+
+    if (table->ptes != NULL)
+        platform->release(table->ptes, table->pages * sizeof(pte_t));
+    if (table->sections != NULL)
+        platform->release(table->sections, table->section_count * sizeof(struct section));
+    if (table->populated != NULL)
+        platform->release(table->populated, bitmap_bytes(table));
+    platform->release(table, sizeof(*table));
+}
+
+static struct pagetable *pagetable_new(struct machine *m, size_t pages)
+{
+    const struct platform *platform = m->platform;
+    struct pagetable *table = platform->reserve(sizeof(*table));
+
+    if (table == NULL)
+        return NULL;
+    table->pages = pages;
+    table->section_count = (pages + SECTION_PAGES - 1) / SECTION_PAGES;
+    table->ptes = platform->reserve(pages * sizeof(pte_t));
+    table->sections = platform->reserve(table->section_count * sizeof(struct section));
+    table->populated = platform->reserve(bitmap_bytes(table));
+    if (table->ptes != NULL && table->sections != NULL && table->populated != NULL)
+        return table;
+    pagetable_free(m, table);
+    return NULL;
+}
+
+/* ---- mapping ---- */
+
+/* Insert in order. regions_lock held exclusive; there is room. */
+static void insert(struct machine *m, struct region *region)
+{
+    unsigned at = lower_bound(m, region->start);
+
+    for (unsigned i = m->region_count; i > at; i--)
+        m->regions[i] = m->regions[i - 1];
+    m->regions[at] = region;
+    m->region_count++;
+}
+
+static void take_out(struct machine *m, unsigned at)
+{
+    m->region_count--;
+    for (unsigned i = at; i < m->region_count; i++)
+        m->regions[i] = m->regions[i + 1];
+}
+
+int region_map(struct machine *m, size_t length, bool overcommit, uintptr_t *base)
+{
+    size_t pages = length / PAGE_SIZE + (length % PAGE_SIZE != 0);
+    struct pagetable *table = NULL;
+    struct region *region = NULL;
+    int error;
+
+    if (length == 0)
+        return error_set(-EINVAL, "a region of 0 bytes cannot be mapped");
+    if (pages > REGION_PAGES_MAX)
+        return error_set(-EINVAL, "a region of %zu bytes is larger than can be (64T)", length);
+    if (!overcommit) {
+        error = pagefile_commit(m, pages);
+        if (error != 0)
+            return error;
+    }
+    error = -ENOMEM;
+    table = pagetable_new(m, pages);
+    region = m->platform->reserve(sizeof(*region));
+    if (table == NULL || region == NULL) {
+        error_set(error, "no address space for the page table of %zu MiB", length >> 20);
+        goto out;
+    }
+    error = m->mapper->ops->region_open(m->mapper, pages * PAGE_SIZE, &region->start);
+    if (error != 0)
+        goto out;
+    region->end = region->start + pages * PAGE_SIZE;
+    region->table = table;
+    table->base = region->start;
+    table->references = 1;
+    table->overcommit = overcommit;
+    sync_rwlock_write(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    if (m->region_count < REGIONS_MAX - 1)
+        insert(m, region);
+    else
+        error = error_set(-ENOMEM, "more than %u regions", REGIONS_MAX - 2);
+    sync_rwlock_unwrite(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    if (error == 0) {
+        *base = region->start;
+        return 0;
+    }
+    m->mapper->ops->region_close(m->mapper, region->start, pages * PAGE_SIZE);
+out:
+    if (table != NULL)
+        pagetable_free(m, table);
+    if (region != NULL)
+        m->platform->release(region, sizeof(*region));
+    if (!overcommit)
+        pagefile_uncommit(m, pages);
+    return error;
+}
+
+/* ---- discarding content ---- */
+
+/* Pages of a section that are being discarded together. */
+struct discard {
+    unsigned busy;                     /* entries of pte[] and va[]: pages BUSY by us */
+    unsigned content;                  /* of those, pages that had content */
+    unsigned valid;                    /* entries of active[] */
+    unsigned cached;                   /* entries of trimmed[] */
+    pte_t *pte[SECTION_PAGES];
+    uintptr_t va[SECTION_PAGES];
+    uintptr_t valid_va[SECTION_PAGES];
+    uint32_t active[SECTION_PAGES];
+    uint32_t trimmed[SECTION_PAGES];
+};
+
+/* Own the page at va and note what must become of its frame; untouched pages are passed over. */
+static void region_discard_page(struct machine *m, struct pagetable *table, uintptr_t va,
+                                struct discard *d)
+{
+    pte_t *pte = pagetable_pte(table, va);
+    struct frame *frame;
+    uint64_t word;
+
+    do {
+        word = pte_wait(m, pte);
+        if (word == 0)
+            return;
+    } while (!pte_try_busy(&m->sync, pte, word));
+    d->pte[d->busy] = pte;
+    d->va[d->busy++] = va;
+    if (word & PTE_BAD)
+        m->mapper->ops->unfail(m->mapper, va);
+    if (!(word & PTE_FORMAT))
+        return;
+    d->content++;
+    if (word & PTE_PAGEFILE) {
+        slot_release(m, pte_number(word));
+        return;
+    }
+    frame = &m->frames[pte_number(word)];
+    if (word & PTE_VALID) {
+        d->valid_va[d->valid] = va;
+        d->active[d->valid++] = pte_number(word);
+        return;
+    }
+    framelist_remove(m, frame);
+    check_always(frame->pte == pte);
+    if (frame->state == FRAME_WRITING)
+        frame->slot = 0; /* the writer gives the slot back when the write is done */
+    frame->state = FRAME_TRANSIT;
+    sync_mutex_unlock(&m->sync, &frame->lock, SYNC_FRAME);
+    if (frame->slot != 0)
+        slot_release(m, frame->slot);
+    d->trimmed[d->cached++] = pte_number(word);
+}
+
+static void discard_flush(struct machine *m, struct pagetable *table, struct discard *d)
+{
+    if (d->busy == 0)
+        return;
+    if (d->valid > 0) {
+        m->mapper->ops->drop(m->mapper, d->valid, d->valid_va, d->active);
+        count(m, COUNTER_tlb_flushes, 1);
+    }
+    for (unsigned i = 0; i < d->valid; i++) {
+        struct frame *frame = &m->frames[d->active[i]];
+
+        if (frame->slot != 0)
+            slot_release(m, frame->slot);
+    }
+    atomic_fetch_sub(&pagetable_section(table, d->va[0])->valid, (int32_t)d->valid);
+    frame_free(m, d->valid, d->active, true);
+    frame_free(m, d->cached, d->trimmed, false);
+    atomic_fetch_sub(&m->touched, d->content);
+    if (table->overcommit)
+        pagefile_uncommit(m, d->content);
+    count(m, COUNTER_pages_decommitted, d->content);
+    for (unsigned i = 0; i < d->busy; i++)
+        pte_release(m, d->pte[i], d->va[i], 0);
+    d->busy = d->content = d->valid = d->cached = 0;
+}
+
+/* Discard [start, end) of one table, section by section, passing over sections never touched. */
+static void discard_range(struct machine *m, struct pagetable *table, uintptr_t start,
+                          uintptr_t end)
+{
+    struct discard d;
+    uintptr_t va = start;
+
+    d.busy = d.content = d.valid = d.cached = 0;
+    while (va < end) {
+        size_t n = pagetable_index(table, va) / SECTION_PAGES;
+        uint64_t bits = atomic_load(&table->populated[n / 64]) >> (n % 64);
+        uintptr_t section_end = table->base + (n + 1) * SECTION_PAGES * PAGE_SIZE;
+
+        if (bits == 0) { /* the rest of the word's sections */
+            va = table->base + (n / 64 + 1) * 64 * SECTION_PAGES * PAGE_SIZE;
+            continue;
+        }
+        if (!(bits & 1)) {
+            va = section_end;
+            continue;
+        }
+        for (; va < section_end && va < end; va += PAGE_SIZE)
+            region_discard_page(m, table, va, &d);
+        discard_flush(m, table, &d);
+    }
+}
+
+static bool pinned_inside(struct machine *m, uintptr_t start, uintptr_t end)
+{
+    if (atomic_load(&m->pinned) == 0)
+        return false;
+    while (start < end) {
+        const struct region *region = region_find(m, start);
+        uintptr_t stop = region->end < end ? region->end : end;
+
+        for (; start < stop; start += PAGE_SIZE) {
+            if (pte_load(pagetable_pte(region->table, start)) & PTE_PINNED)
+                return true;
+        }
+    }
+    return false;
+}
+
+/* The checks that decommit and unmap share. regions_lock held. */
+static int check_range(struct machine *m, const char *what, uintptr_t start, size_t length)
+{
+    if (start % PAGE_SIZE != 0 || length % PAGE_SIZE != 0 || length == 0)
+        return error_set(-EINVAL, "%s: %zu bytes at %p are not whole pages", what, length,
+                         (void *)start);
+    if (!region_covers(m, start, length))
+        return error_set(-EINVAL, "%s: %zu bytes at %p are not all mapped by this manager", what,
+                         length, (void *)start);
+    if (pinned_inside(m, start, start + length))
+        return error_set(-EBUSY, "%s: a page in the %zu bytes at %p is pinned", what, length,
+                         (void *)start);
+    return 0;
+}
+
+int region_decommit(struct machine *m, uintptr_t start, size_t length)
+{
+    uintptr_t end = start + length;
+    int error;
+
+    sync_rwlock_read(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    error = check_range(m, "decommit", start, length);
+    while (error == 0 && start < end) {
+        struct region *region = region_find(m, start);
+        uintptr_t stop = region->end < end ? region->end : end;
+
+        discard_range(m, region->table, start, stop);
+        start = stop;
+    }
+    sync_rwlock_unread(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    return error;
+}
+
+/*
+ * Cut [start, end), which lies in one region, out of the set. regions_lock held exclusive.
+ * *gone is what to free when nothing of the region is left.
+ */
+static struct pagetable *cut(struct machine *m, uintptr_t start, uintptr_t end,
+                             struct region **spare, struct region **gone)
+{
+    unsigned at = lower_bound(m, start);
+    struct region *region = m->regions[at];
+    struct pagetable *table = region->table;
+
+    *gone = NULL;
+    if (region->start == start && region->end == end) {
+        take_out(m, at);
+        *gone = region; /* its reference goes with the discard */
+    } else if (region->start == start) {
+        region->start = end;
+        table->references++;
+    } else if (region->end == end) {
+        region->end = start;
+        table->references++;
+    } else {
+        struct region *rest = *spare;
+
+        *spare = NULL;
+        rest->start = end;
+        rest->end = region->end;
+        rest->table = table;
+        region->end = start;
+        table->references += 2;
+        insert(m, rest);
+    }
+    return table;
+}
+
+/* Unmap [start, end) of one region that has been cut out: content, addresses, table. */
+static void unmap_cut(struct machine *m, struct pagetable *table, uintptr_t start, uintptr_t end)
+{
+    bool last;
+
+    discard_range(m, table, start, end);
+    m->mapper->ops->region_close(m->mapper, start, end - start);
+    if (!table->overcommit)
+        pagefile_uncommit(m, (end - start) / PAGE_SIZE);
+    sync_rwlock_write(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    last = --table->references == 0;
+    sync_rwlock_unwrite(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    if (last)
+        pagetable_free(m, table);
+}
+
+int region_unmap(struct machine *m, uintptr_t start, size_t length)
+{
+    uintptr_t end = start + length;
+    int error;
+
+    while (start < end || length == 0) {
+        struct region *spare = m->platform->reserve(sizeof(*spare)), *gone = NULL;
+        struct pagetable *table = NULL;
+        uintptr_t stop = start;
+
+        if (spare == NULL)
+            return error_set(-ENOMEM, "no memory to split a region");
+        sync_rwlock_write(&m->sync, &m->regions_lock, SYNC_REGIONS);
+        error = check_range(m, "unmap", start, end - start);
+        if (error == 0 && m->region_count >= REGIONS_MAX - 1)
+            error = error_set(-ENOMEM, "unmap: more than %u regions", REGIONS_MAX - 2);
+        if (error == 0) {
+            struct region *region = region_find(m, start);
+
+            stop = region->end < end ? region->end : end;
+            table = cut(m, start, stop, &spare, &gone);
+        }
+        sync_rwlock_unwrite(&m->sync, &m->regions_lock, SYNC_REGIONS);
+        if (spare != NULL)
+            m->platform->release(spare, sizeof(*spare));
+        if (error != 0)
+            return error;
+        unmap_cut(m, table, start, stop);
+        if (gone != NULL)
+            m->platform->release(gone, sizeof(*gone));
+        start = stop;
+    }
+    return 0;
+}
+
+void region_unmap_all(struct machine *m)
+{
+    while (m->region_count > 0) {
+        struct region *region = m->regions[m->region_count - 1];
+
+        take_out(m, m->region_count - 1);
+        unmap_cut(m, region->table, region->start, region->end);
+        m->platform->release(region, sizeof(*region));
+    }
+}

@@ -1,0 +1,132 @@
+/*
+ * Regions and their page tables.
+ *
+ * A region is a range of managed addresses. Its page table is one flat array
+ * of PTEs and one of sections, both of the platform's untouched memory, so that they cost only
+ * what is used. When part of a region is unmapped, what is left becomes one
+ * or two regions that share the page table; the last one to go frees it.
+ *
+ * A section is 512 pages (2 MiB aligned to the page table's start): the unit of trimming and of
+ * ageing. Bit n of `populated` is set before a page of section n first leaves the untouched format,
+ * and never cleared: what walks a vast sparse region walks only those sections.
+ *
+ * The set of regions is guarded by machine.regions_lock. A fault holds it shared
+ * until it has set BUSY; from then on BUSY keeps the page table alive, since an
+ * unmap waits for every BUSY in its range after it has taken the region off.
+ */
+#ifndef VMSM_CORE_REGION_H
+#define VMSM_CORE_REGION_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/pte.h"
+#include "core/sync.h"
+#include "mapper/mapper.h"
+
+struct section {
+    struct sync_mutex lock;       /* coarse locks only: guards the section's PTEs */
+    _Atomic uint32_t trimming;    /* 1: a trimmer owns the right to protect, lift and drop here */
+    _Atomic int32_t valid;        /* valid pages, for the ager and the trimmer; may lag */
+    _Atomic uint32_t rescues;     /* pages that came back soon after a trim; halved by the ager */
+    _Atomic uint32_t undone;      /* trims undone since the last ageing */
+    _Atomic uint8_t advice;       /* enum vmsm_advice + 1, or 0: as the table's */
+    uint8_t spare[11];
+};
+
+struct pagetable {
+    uintptr_t base;               /* address of page 0 */
+    size_t pages;
+    pte_t *ptes;
+    struct section *sections;
+    _Atomic uint64_t *populated;  /* a bit for each section (a) */
+    size_t section_count;
+    unsigned references;          /* regions that share it; regions_lock exclusive */
+    bool overcommit;              /* commit is charged at first touch */
+    _Atomic unsigned advice;      /* enum vmsm_advice for the whole table: NORMAL, RANDOM, SEQUENTIAL */
+};
+
+struct region {
+    uintptr_t start, end;         /* page-aligned; regions_lock */
+    struct pagetable *table;
+};
+
+#define REGIONS_MAX 4096u
+
+struct machine;
+
+static inline size_t pagetable_index(const struct pagetable *table, uintptr_t va)
+{
+    return (va - table->base) >> PAGE_SHIFT;
+}
+
+static inline pte_t *pagetable_pte(const struct pagetable *table, uintptr_t va)
+{
+    return &table->ptes[pagetable_index(table, va)];
+}
+
+static inline struct section *pagetable_section(const struct pagetable *table, uintptr_t va)
+{
+    return &table->sections[pagetable_index(table, va) / SECTION_PAGES];
+}
+
+/* Mark the section of va as one that has valid pages. */
+static inline void pagetable_populate(struct pagetable *table, uintptr_t va)
+{
+    size_t n = pagetable_index(table, va) / SECTION_PAGES;
+    uint64_t mask = UINT64_C(1) << (n % 64);
+
+    if (!(atomic_load_explicit(&table->populated[n / 64], memory_order_relaxed) & mask))
+        atomic_fetch_or(&table->populated[n / 64], mask);
+}
+
+/* Advance *n to the next section in [*n, end) that may have pages; false if there is none. */
+static inline bool pagetable_next_section(const struct pagetable *table, size_t *n, size_t end)
+{
+    while (*n < end) {
+        uint64_t bits = atomic_load_explicit(&table->populated[*n / 64], memory_order_relaxed) >>
+                        (*n % 64);
+
+        if (bits != 0) {
+            *n += (size_t)__builtin_ctzll(bits);
+            return *n < end;
+        }
+        *n = (*n / 64 + 1) * 64;
+    }
+    return false;
+}
+
+/* What the program said about the page at va: VMSM_NORMAL, _RANDOM or _SEQUENTIAL. */
+static inline unsigned pagetable_advice(const struct pagetable *table, uintptr_t va)
+{
+    unsigned own = atomic_load_explicit(&pagetable_section(table, va)->advice, memory_order_relaxed);
+
+    return own != 0 ? own - 1 : atomic_load_explicit(&table->advice, memory_order_relaxed);
+}
+
+/* The region that holds va, or NULL. regions_lock held, shared or exclusive. */
+struct region *region_find(struct machine *m, uintptr_t va);
+
+/* As the functions of vmsm.h. */
+int region_map(struct machine *m, size_t length, bool overcommit, uintptr_t *base);
+int region_unmap(struct machine *m, uintptr_t start, size_t length);
+int region_decommit(struct machine *m, uintptr_t start, size_t length);
+void region_unmap_all(struct machine *m);
+
+/* Is [start, start + length) wholly mapped? regions_lock held. */
+bool region_covers(struct machine *m, uintptr_t start, size_t length);
+
+/* Sleep until the PTE is no longer BUSY; returns a word without BUSY. Nothing may be held but BUSY of lower pages. */
+uint64_t pte_wait(struct machine *m, pte_t *pte);
+
+/* End ownership: store `word` (without BUSY) and wake who wants the page at va. */
+void pte_release(struct machine *m, pte_t *pte, uintptr_t va, uint64_t word);
+
+/*
+ * Leave a WANTED mark on a busy PTE. False if it is not busy any more.
+ */
+bool pte_want(struct machine *m, pte_t *pte, uint64_t mark);
+
+#endif

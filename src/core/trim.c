@@ -1,0 +1,525 @@
+/*
+ * The trimmer: takes pages from under their addresses, oldest first, a section at a time.
+ *
+ * A trim of a section:
+ *   1. trim_collect   room in the cache is reserved, then BUSY is set on each victim
+ *   2. protect        writes to the victims' range trap from here on, reads still hit (with a cache)
+ *   3. take           the victims' content comes into their buffers (without a cache: and they are unmapped)
+ *   4. trim_judge     zero, clean or modified? A victim that somebody has asked for meanwhile is let off
+ *   5. drop           victims are unmapped and their memory is given back (with a cache)
+ *   6. trim_publish   frames go to their lists; then the PTEs are released, and who waits is woken
+ *
+ * Protection catches pages of the range that are no victims; lift() frees them again after the drop. A section's
+ * `trimming` mark makes sure that no other trim relies on protection in the same
+ * section at that time; a fault's own lift is for one page that is BUSY by it, so never a victim.
+ */
+#include <errno.h>
+
+#include "core/check.h"
+#include "core/machine.h"
+
+#define BATCH_WORTH 32u  /* victims that make a section worth a TLB flush, as long as there are others */
+
+enum verdict { TRIM_UNDO, TRIM_ZERO, TRIM_CLEAN, TRIM_MODIFIED };
+
+struct trim_victims {
+    unsigned count;
+    unsigned bystanders;                /* valid pages between the victims that are none */
+    pte_t *pte[SECTION_PAGES];
+    uint64_t word[SECTION_PAGES];       /* as found, without BUSY */
+    uintptr_t va[SECTION_PAGES];
+    uint32_t frames[SECTION_PAGES];
+    uint32_t buffers[SECTION_PAGES];
+    int status[SECTION_PAGES];
+    uint8_t verdict[SECTION_PAGES];
+    /* Scratch: the victims that are dropped, or go to one list. */
+    uintptr_t some_va[SECTION_PAGES];
+    uint32_t some[SECTION_PAGES];
+};
+
+int trim_init(struct machine *m)
+{
+    m->trimmer.victims = m->platform->reserve(sizeof(struct trim_victims));
+    return m->trimmer.victims != NULL ? 0 : -ENOMEM;
+}
+
+void trim_fini(struct machine *m)
+{
+    if (m->trimmer.victims != NULL)
+        m->platform->release(m->trimmer.victims, sizeof(struct trim_victims));
+    m->trimmer.victims = NULL;
+}
+
+static bool is_victim(uint64_t word, unsigned min_age)
+{
+    return (word & (PTE_VALID | PTE_BUSY | PTE_PINNED)) == PTE_VALID && pte_age(word) >= min_age;
+}
+
+/* Pages [low, high) of a table that are in the section and the region. */
+struct span {
+    const struct pagetable *table;
+    struct section *section;
+    size_t low, high;
+};
+
+static unsigned count_victims(const struct span *span, unsigned min_age)
+{
+    unsigned n = 0;
+
+    for (size_t i = span->low; i < span->high; i++)
+        n += is_victim(pte_load(&span->table->ptes[i]), min_age);
+    return n;
+}
+
+static void trim_collect(struct machine *m, const struct span *span, unsigned min_age,
+                         unsigned room, struct trim_victims *v)
+{
+    unsigned others = 0;
+
+    v->count = v->bystanders = 0;
+    for (size_t i = span->low; i < span->high && v->count < room; i++) {
+        pte_t *pte = &span->table->ptes[i];
+        uint64_t word = pte_load(pte);
+
+        if (!is_victim(word, min_age) || !pte_try_busy(&m->sync, pte, word)) {
+            others += v->count > 0 && (word & PTE_VALID);
+            continue;
+        }
+        v->bystanders += others;
+        others = 0;
+        v->pte[v->count] = pte;
+        v->word[v->count] = word;
+        v->va[v->count] = span->table->base + i * PAGE_SIZE;
+        v->frames[v->count] = pte_number(word);
+        v->count++;
+    }
+}
+
+/* What becomes of victim i, now that its content is in its buffer? */
+static enum verdict trim_judge(struct machine *m, struct trim_victims *v, unsigned i)
+{
+    struct frame *frame = &m->frames[v->frames[i]];
+    const void *content = mapper_buffer(m->mapper, v->buffers[i]);
+    bool changed = true;
+
+    if (v->status[i] != 0 || (pte_load(v->pte[i]) & PTE_WANTED))
+        return TRIM_UNDO;
+    if ((v->word[i] & PTE_PROTECTED) && frame->slot != 0)
+        return TRIM_CLEAN;
+    if (page_is_zero(content))
+        return TRIM_ZERO;
+    frame->hash = hash_page(&m->key, content);
+    if (frame->slot != 0)
+        changed = !hash_equal(frame->hash, m->pagefile.hashes[frame->slot]);
+    return changed ? TRIM_MODIFIED : TRIM_CLEAN;
+}
+
+/* Select the victims of a verdict into v->some. */
+static unsigned select_verdict(struct trim_victims *v, enum verdict verdict)
+{
+    unsigned n = 0;
+
+    for (unsigned i = 0; i < v->count; i++) {
+        if (v->verdict[i] == verdict)
+            v->some[n++] = v->frames[i];
+    }
+    return n;
+}
+
+/* Step 5, and for mappers that unmap in take(): put back what is let off. */
+static void trim_drop(struct machine *m, struct trim_victims *v)
+{
+    unsigned n = 0;
+
+    if (!m->mapper->has_cache) {
+        for (unsigned i = 0; i < v->count; i++) {
+            void *content = mapper_buffer(m->mapper, v->buffers[i]);
+            unsigned done = 0;
+
+            if (v->verdict[i] != TRIM_UNDO || v->status[i] != 0)
+                continue;
+            m->mapper->ops->map(m->mapper, v->va[i], 1, &v->frames[i], &content, 0, &done);
+            if (done == 0) { /* it could not go back: then it is trimmed after all */
+                m->frames[v->frames[i]].hash = hash_page(&m->key, content);
+                v->verdict[i] = TRIM_MODIFIED;
+            }
+        }
+        return;
+    }
+    for (unsigned i = 0; i < v->count; i++) {
+        if (v->verdict[i] == TRIM_UNDO)
+            continue;
+        v->some_va[n] = v->va[i];
+        v->some[n++] = v->frames[i];
+    }
+    if (n > 0) {
+        m->mapper->ops->drop(m->mapper, n, v->some_va, v->some);
+        count(m, COUNTER_tlb_flushes, 1);
+    }
+}
+
+static uint8_t standby_priority(const struct frame *frame, uint64_t word)
+{
+    if ((word & PTE_READAHEAD) || pte_age(word) == PTE_AGE_MAX)
+        return 0;
+    return frame->rescued < STANDBY_PRIORITIES - 1 ? (uint8_t)(frame->rescued + 1)
+                                                   : STANDBY_PRIORITIES - 1;
+}
+
+/* Frames of a clean or modified verdict lose their address: slot and priority are set here. */
+static void detach(struct machine *m, struct trim_victims *v)
+{
+    for (unsigned i = 0; i < v->count; i++) {
+        struct frame *frame = &m->frames[v->frames[i]];
+
+        if (v->verdict[i] == TRIM_UNDO) {
+            if (m->mapper->has_cache)
+                buffer_give(m, frame);
+            continue;
+        }
+        frame->priority = standby_priority(frame, v->word[i]);
+        if (v->verdict[i] == TRIM_CLEAN)
+            continue;
+        if (frame->slot != 0)
+            slot_release(m, frame->slot);
+        frame->slot = 0;
+        if (v->verdict[i] == TRIM_ZERO)
+            buffer_give(m, frame);
+    }
+}
+
+static void push_clean(struct machine *m, struct trim_victims *v)
+{
+    for (unsigned priority = 0; priority < STANDBY_PRIORITIES; priority++) {
+        unsigned n = 0;
+
+        for (unsigned i = 0; i < v->count; i++) {
+            if (v->verdict[i] == TRIM_CLEAN && m->frames[v->frames[i]].priority == priority)
+                v->some[n++] = v->frames[i];
+        }
+        framelist_push(m, LIST_STANDBY + priority, FRAME_STANDBY, n, v->some);
+    }
+}
+
+static void trim_release(struct machine *m, struct trim_victims *v)
+{
+    for (unsigned i = 0; i < v->count; i++) {
+        uint64_t word = pte_make(PTE_TRANSITION, v->frames[i]);
+
+        if (v->verdict[i] == TRIM_ZERO)
+            word = 0;
+        else if (v->verdict[i] == TRIM_UNDO)
+            word = (v->word[i] & ~(PTE_AGE | PTE_READAHEAD)) | PTE_ACCESSED;
+        pte_release(m, v->pte[i], v->va[i], word);
+    }
+}
+
+static void count_trim(struct machine *m, const struct span *span, struct trim_victims *v,
+                       unsigned gone, unsigned zero, unsigned clean)
+{
+    unsigned waste = 0;
+
+    for (unsigned i = 0; i < v->count; i++) {
+        unsigned age = pte_age(v->word[i]);
+        uint32_t left = atomic_load_explicit(&m->trimmer.ages[age], memory_order_relaxed);
+
+        if (v->verdict[i] == TRIM_UNDO)
+            continue;
+        waste += (v->word[i] & PTE_READAHEAD) && v->verdict[i] != TRIM_ZERO;
+        if (left > 0)
+            atomic_store_explicit(&m->trimmer.ages[age], left - 1, memory_order_relaxed);
+    }
+    atomic_fetch_add_explicit(&span->section->undone, v->count - gone, memory_order_relaxed);
+    stream_waste(m, waste);
+    count(m, COUNTER_pages_trimmed, gone);
+    count(m, COUNTER_pages_trimmed_zero, zero);
+    count(m, COUNTER_pages_trimmed_clean, clean);
+    count(m, COUNTER_pages_trim_undone, v->count - gone);
+    count(m, COUNTER_trim_batches, 1);
+    batch_stats_add(&m->counters->trims, gone);
+}
+
+/* Step 6. Returns how many pages left their address. */
+static unsigned trim_publish(struct machine *m, const struct span *span, struct trim_victims *v)
+{
+    unsigned zero, clean = 0, modified, undone = 0;
+
+    detach(m, v);
+    for (unsigned i = 0; i < v->count; i++) {
+        clean += v->verdict[i] == TRIM_CLEAN;
+        undone += v->verdict[i] == TRIM_UNDO;
+    }
+    push_clean(m, v);
+    modified = select_verdict(v, TRIM_MODIFIED);
+    framelist_push(m, LIST_MODIFIED, FRAME_MODIFIED, modified, v->some);
+    zero = select_verdict(v, TRIM_ZERO);
+    frame_free(m, zero, v->some, true);
+    if (zero > 0) {
+        atomic_fetch_sub(&m->touched, zero);
+        if (span->table->overcommit)
+            pagefile_uncommit(m, zero);
+    }
+    frame_deactivated(m, clean + modified);
+    atomic_fetch_sub_explicit(&span->section->valid, (int32_t)(v->count - undone),
+                              memory_order_relaxed);
+    count_trim(m, span, v, v->count - undone, zero, clean);
+    return v->count - undone;
+}
+
+/* Bystanders and those let off may be written again; a page that must notice its first write may not. */
+static void trim_lift(struct machine *m, struct trim_victims *v, unsigned undone)
+{
+    uintptr_t first = v->va[0], last = v->va[v->count - 1];
+
+    if (!m->mapper->has_cache || (v->bystanders == 0 && undone == 0))
+        return;
+    if (m->tunables.dirty != DIRTY_PROTECT) {
+        m->mapper->ops->lift(m->mapper, first, last + PAGE_SIZE - first);
+        return;
+    }
+    for (unsigned i = 0; i < v->count; i++) {
+        if (v->verdict[i] == TRIM_UNDO && !(v->word[i] & PTE_PROTECTED))
+            m->mapper->ops->lift(m->mapper, v->va[i], PAGE_SIZE);
+    }
+}
+
+/*
+ * Trim victims of a span; *count_left says how many rights in the cache it lacked. Returns how
+ * many pages left. regions_lock held shared; the section's trimming mark is ours.
+ */
+static unsigned trim_span(struct machine *m, const struct span *span, unsigned min_age,
+                          unsigned limit)
+{
+    struct trim_victims *v = m->trimmer.victims;
+    unsigned room = cache_reserve(m, limit), gone;
+
+    trim_collect(m, span, min_age, room, v);
+    cache_unreserve(m, room - v->count);
+    if (v->count == 0)
+        return 0;
+    buffer_take(m, v->count, v->frames, v->buffers);
+    m->mapper->ops->protect(m->mapper, v->va[0], v->va[v->count - 1] + PAGE_SIZE - v->va[0]);
+    sync_yield(&m->sync, SYNC_AT_STEP);
+    m->mapper->ops->take(m->mapper, v->count, v->va, v->buffers, v->status);
+    sync_yield(&m->sync, SYNC_AT_STEP);
+    for (unsigned i = 0; i < v->count; i++)
+        v->verdict[i] = (uint8_t)trim_judge(m, v, i);
+    count(m, COUNTER_tlb_flushes, 1);
+    trim_drop(m, v);
+    gone = trim_publish(m, span, v);
+    trim_lift(m, v, v->count - gone);
+    trim_release(m, v);
+    return gone;
+}
+
+/* Trim one section (the part of it in [from, to)) if it has at least `worth` victims. */
+static unsigned trim_section(struct machine *m, const struct region *region, size_t n,
+                             uintptr_t from, uintptr_t to, unsigned min_age, unsigned worth,
+                             unsigned limit)
+{
+    struct pagetable *table = region->table;
+    struct span span = {.table = table, .section = &table->sections[n]};
+    uint32_t idle = 0;
+    unsigned gone;
+
+    span.low = n * SECTION_PAGES;
+    span.high = span.low + SECTION_PAGES;
+    if (span.low < pagetable_index(table, from))
+        span.low = pagetable_index(table, from);
+    if (span.high > pagetable_index(table, to))
+        span.high = pagetable_index(table, to);
+    if (atomic_load_explicit(&span.section->valid, memory_order_relaxed) <= 0 ||
+        count_victims(&span, min_age) < worth)
+        return 0;
+    if (!atomic_compare_exchange_strong(&span.section->trimming, &idle, 1))
+        return 0;
+    if (!m->tunables.fine_locks)
+        sync_mutex_lock(&m->sync, &span.section->lock, SYNC_SECTION);
+    gone = trim_span(m, &span, min_age, limit);
+    if (!m->tunables.fine_locks)
+        sync_mutex_unlock(&m->sync, &span.section->lock, SYNC_SECTION);
+    atomic_store(&span.section->trimming, 0);
+    return gone;
+}
+
+/* ---- which pages ---- */
+
+/* How old must victims be, so that there are at least `want` of them and a fair share to choose from? */
+static unsigned age_threshold(struct machine *m, unsigned want)
+{
+    uint32_t enough = want > m->active_max / 4 ? want : m->active_max / 4, sum = 0;
+
+    for (unsigned age = PTE_AGE_MAX; age > 0; age--) {
+        sum += atomic_load_explicit(&m->trimmer.ages[age], memory_order_relaxed);
+        if (sum >= enough)
+            return age;
+    }
+    return 0;
+}
+
+static unsigned section_limit(const struct machine *m, unsigned want)
+{
+    unsigned least = m->active_max / 8 > 0 ? m->active_max / 8 : 1;
+    unsigned limit = want > least ? want : least;
+
+    if (!m->tunables.batching)
+        return 1;
+    return limit < m->tunables.trim_batch ? limit : (unsigned)m->tunables.trim_batch;
+}
+
+/* Room in the cache for another trim, if need be by taking standby frames. */
+static bool have_room(struct machine *m)
+{
+    if (!m->mapper->has_cache || atomic_load(&m->cache_room) > 0)
+        return true;
+    return refill_standby(m, m->buffer_count / 4 + 1) > 0;
+}
+
+/* Ranges that readers have passed, and ranges that will not be used soon. */
+static unsigned trim_offered(struct machine *m, unsigned want)
+{
+    struct trim_behind *ring = &m->trim_behind;
+    unsigned gone = 0;
+
+    while (gone < want && have_room(m)) {
+        const struct region *region;
+        uintptr_t va = 0, end = 0;
+
+        sync_mutex_lock(&m->sync, &ring->lock, SYNC_HANDOVER);
+        if (ring->head != ring->tail) {
+            va = ring->ranges[ring->tail % TRIM_BEHIND_RING].va;
+            end = va + ring->ranges[ring->tail % TRIM_BEHIND_RING].pages * PAGE_SIZE;
+            ring->tail++;
+        }
+        sync_mutex_unlock(&m->sync, &ring->lock, SYNC_HANDOVER);
+        region = va != 0 ? region_find(m, va) : NULL;
+        if (va == 0)
+            break;
+        while (region != NULL && va < end && va < region->end) {
+            size_t n = pagetable_index(region->table, va) / SECTION_PAGES;
+            uintptr_t next = region->table->base + (n + 1) * SECTION_PAGES * PAGE_SIZE;
+            uintptr_t to = end < region->end ? end : region->end;
+
+            gone += trim_section(m, region, n, va, to < next ? to : next, 0, 1,
+                                 section_limit(m, want));
+            va = next;
+        }
+    }
+    return gone;
+}
+
+/* One lap of the hand over all sections. */
+static unsigned trim_lap(struct machine *m, unsigned want, unsigned min_age, unsigned worth)
+{
+    uintptr_t hand = m->trimmer.hand;
+    unsigned gone = 0, start = 0;
+
+    while (start < m->region_count && m->regions[start]->end <= hand)
+        start++;
+    /* The first region is visited twice: from the hand on, and at last up to the hand. */
+    for (unsigned i = 0; i <= m->region_count && m->region_count > 0; i++) {
+        const struct region *region = m->regions[(start + i) % m->region_count];
+        const struct pagetable *table = region->table;
+        size_t n = pagetable_index(table, region->start) / SECTION_PAGES;
+        size_t end = (pagetable_index(table, region->end) + SECTION_PAGES - 1) / SECTION_PAGES;
+
+        if (i == 0 && hand > region->start && hand < region->end)
+            n = pagetable_index(table, hand) / SECTION_PAGES;
+        while (pagetable_next_section(table, &n, end)) {
+            gone += trim_section(m, region, n, region->start, region->end, min_age, worth,
+                                 section_limit(m, want));
+            n++;
+            m->trimmer.hand = table->base + n * SECTION_PAGES * PAGE_SIZE;
+            if (gone >= want || !have_room(m))
+                return gone;
+        }
+    }
+    return gone;
+}
+
+unsigned trim_pages(struct machine *m, unsigned want)
+{
+    unsigned gone;
+
+    sync_rwlock_read(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    gone = trim_offered(m, want);
+    for (unsigned age = age_threshold(m, want); gone < want && have_room(m); age--) {
+        if (m->tunables.batching)
+            gone += trim_lap(m, want - gone, age, BATCH_WORTH);
+        if (gone < want && have_room(m))
+            gone += trim_lap(m, want - gone, age, 1);
+        if (age == 0)
+            break;
+    }
+    sync_rwlock_unread(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    return gone;
+}
+
+void trim_behind_add(struct machine *m, uintptr_t va, unsigned pages)
+{
+    struct trim_behind *ring = &m->trim_behind;
+
+    if (!sync_mutex_trylock(&m->sync, &ring->lock, SYNC_HANDOVER))
+        return;
+    if (ring->head - ring->tail == TRIM_BEHIND_RING)
+        ring->tail++; /* the oldest offer is the least useful */
+    ring->ranges[ring->head % TRIM_BEHIND_RING].va = va;
+    ring->ranges[ring->head % TRIM_BEHIND_RING].pages = pages;
+    ring->head++;
+    sync_mutex_unlock(&m->sync, &ring->lock, SYNC_HANDOVER);
+    count(m, COUNTER_trim_behind, pages);
+}
+
+/* ---- when ---- */
+
+static int64_t clamp(int64_t value, int64_t low, int64_t high)
+{
+    return value < low ? low : value > high ? high : value;
+}
+
+/* The marks follow what is consumed in the time that a trim step takes. */
+static void set_marks(struct machine *m, uint64_t step_ns)
+{
+    struct trimmer *t = &m->trimmer;
+    uint64_t now = sync_now(&m->sync), consumed = atomic_load(&m->consumed);
+    uint64_t elapsed = now - t->rate_at;
+    int64_t most = m->active_max / 8 + 1, least = m->active_max / 128 + 2, low;
+
+    t->step_ns = (t->step_ns * 7 + step_ns) / 8;
+    if (elapsed > 1000000) {
+        uint64_t rate = (consumed - t->rate_consumed) * 1000000 / (elapsed / 1000);
+
+        t->rate = (t->rate * 3 + rate) / 4;
+        t->rate_at = now;
+        t->rate_consumed = consumed;
+    }
+    low = clamp((int64_t)(2 * t->rate * (t->step_ns / 1000) / 1000000), least, most);
+    atomic_store(&m->low, (int32_t)low);
+    atomic_store(&m->high, (int32_t)(low + clamp(m->active_max / 32, 1, 512)));
+}
+
+unsigned trim_need(struct machine *m)
+{
+    int64_t have = atomic_load(&m->available);
+    int64_t high = atomic_load(&m->high);
+
+    /* Without a cache what is on standby is as good as free. */
+    if (!m->mapper->has_cache)
+        have += standby_count(m);
+    return have < high ? (unsigned)(high - have) : 0;
+}
+
+bool trim_step(struct machine *m)
+{
+    uint64_t started = sync_now(&m->sync);
+    unsigned need = trim_need(m), gone;
+
+    if (need == 0)
+        return false;
+    if (!m->tunables.workers)
+        age_step(m);
+    gone = trim_pages(m, need);
+    set_marks(m, sync_now(&m->sync) - started);
+    machine_balance(m);
+    return gone > 0;
+}

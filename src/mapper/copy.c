@@ -1,0 +1,253 @@
+/*
+ * The mapper `copy` (Linux 5.7): pages are copied under their addresses and out again.
+ *
+ * Page-in needs no TLB flush: a run is copied from staging by one UFFDIO_COPY. A trim costs two flushes
+ * a section: one to write-protect it, one to drop it. The cache and staging are
+ * buffers in huge pages, so that a large I/O is one physical piece.
+ */
+#include <errno.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "core/bitmap.h"
+#include "core/error.h"
+#include "core/platform.h"
+#include "mapper/uffd.h"
+
+struct copy_mapper {
+    struct mapper mapper;
+    struct uffd uffd;
+    struct bitmap stage_map; /* pages of staging that are taken */
+    char *stage;
+    uint32_t buffers, stage_pages;
+    bool vm_read; /* process_vm_readv() is allowed */
+};
+
+static struct copy_mapper *copy_of(struct mapper *mapper)
+{
+    return (struct copy_mapper *)(void *)mapper;
+}
+
+static int copy_region_open(struct mapper *mapper, size_t length, uintptr_t *base)
+{
+    return uffd_region_open(&copy_of(mapper)->uffd, length, true, base);
+}
+
+static void copy_region_close(struct mapper *mapper, uintptr_t base, size_t length)
+{
+    uffd_region_close(&copy_of(mapper)->uffd, base, length);
+}
+
+static unsigned copy_stage_take(struct mapper *mapper, unsigned want, const uint32_t *frames,
+                                struct mapper_stage *stage, void **content)
+{
+    struct copy_mapper *copy = copy_of(mapper);
+    uint64_t first = 0;
+
+    (void)frames;
+    stage->count = bitmap_take_run(&copy->stage_map, want, &first);
+    stage->first = (uint32_t)first;
+    for (unsigned i = 0; i < stage->count; i++)
+        content[i] = copy->stage + (first + i) * PAGE_SIZE;
+    return stage->count;
+}
+
+static void copy_stage_give(struct mapper *mapper, struct mapper_stage *stage)
+{
+    if (stage->count > 0)
+        bitmap_release(&copy_of(mapper)->stage_map, stage->first, stage->count);
+    stage->count = 0;
+}
+
+static int copy_map(struct mapper *mapper, uintptr_t va, unsigned count, const uint32_t *frames,
+                    void *const *content, unsigned flags, unsigned *done)
+{
+    struct copy_mapper *copy = copy_of(mapper);
+
+    (void)frames;
+    *done = 0;
+    while (*done < count) {
+        unsigned from = *done, to = from + 1;
+        size_t bytes;
+        int error;
+
+        while (to < count && (char *)content[to] == (char *)content[to - 1] + PAGE_SIZE)
+            to++;
+        error = uffd_copy(&copy->uffd, va + from * PAGE_SIZE, content[from],
+                          (to - from) * PAGE_SIZE, flags & MAP_PROTECTED, &bytes);
+        *done += (unsigned)(bytes / PAGE_SIZE);
+        if (error != 0)
+            return error;
+    }
+    return 0;
+}
+
+static int copy_map_zero(struct mapper *mapper, uintptr_t va, unsigned count,
+                         const uint32_t *frames, unsigned flags, unsigned *done)
+{
+    struct copy_mapper *copy = copy_of(mapper);
+    size_t bytes;
+    int error = uffd_copy(&copy->uffd, va, copy->uffd.zeroes, count * PAGE_SIZE,
+                          flags & MAP_PROTECTED, &bytes);
+
+    (void)frames;
+    *done = (unsigned)(bytes / PAGE_SIZE);
+    return error;
+}
+
+static int copy_protect(struct mapper *mapper, uintptr_t va, size_t length)
+{
+    return uffd_write_protect(&copy_of(mapper)->uffd, va, length, true);
+}
+
+static int copy_lift(struct mapper *mapper, uintptr_t va, size_t length)
+{
+    return uffd_write_protect(&copy_of(mapper)->uffd, va, length, false);
+}
+
+/* Copy pages [from, count) one by one: they are mapped, and stay so until the drop. */
+static void copy_singly(struct mapper *mapper, unsigned from, unsigned count, const uintptr_t *va,
+                        const uint32_t *buffers)
+{
+    for (unsigned i = from; i < count; i++)
+        memcpy(mapper_buffer(mapper, buffers[i]), (const void *)va[i], PAGE_SIZE);
+}
+
+static unsigned append(struct iovec *iov, unsigned n, void *base)
+{
+    if (n > 0 && (char *)iov[n - 1].iov_base + iov[n - 1].iov_len == base) {
+        iov[n - 1].iov_len += PAGE_SIZE;
+        return n;
+    }
+    iov[n] = (struct iovec){.iov_base = base, .iov_len = PAGE_SIZE};
+    return n + 1;
+}
+
+static void copy_take(struct mapper *mapper, unsigned count, const uintptr_t *va,
+                      const uint32_t *buffers, int *status)
+{
+    struct copy_mapper *copy = copy_of(mapper);
+    struct iovec from[SECTION_PAGES], to[SECTION_PAGES];
+    unsigned from_count = 0, to_count = 0;
+    ssize_t got = 0;
+
+    for (unsigned i = 0; i < count; i++) {
+        from_count = append(from, from_count, (void *)va[i]);
+        to_count = append(to, to_count, mapper_buffer(mapper, buffers[i]));
+        status[i] = 0;
+    }
+    /* The kernel reads through the page table; touching just-protected pages ourselves costs more. */
+    if (copy->vm_read)
+        got = process_vm_readv(getpid(), to, to_count, from, from_count, 0);
+    if (!copy->vm_read) {
+        copy_singly(mapper, 0, count, va, buffers);
+        return;
+    }
+    /* A page that cannot be read is one that the program unmapped behind our back. */
+    for (unsigned i = got > 0 ? (unsigned)((size_t)got / PAGE_SIZE) : 0; i < count; i++)
+        status[i] = -EFAULT;
+}
+
+static int copy_drop(struct mapper *mapper, unsigned count, const uintptr_t *va,
+                     const uint32_t *frames)
+{
+    (void)frames;
+    return uffd_drop(&copy_of(mapper)->uffd, count, va);
+}
+
+static int copy_fail(struct mapper *mapper, uintptr_t va)
+{
+    return uffd_fail(&copy_of(mapper)->uffd, va);
+}
+
+static void copy_unfail(struct mapper *mapper, uintptr_t va)
+{
+    uffd_unfail(&copy_of(mapper)->uffd, va);
+}
+
+static void copy_wake(struct mapper *mapper, uintptr_t va, size_t length)
+{
+    uffd_wake(&copy_of(mapper)->uffd, va, length);
+}
+
+static void copy_zero(struct mapper *mapper, uint32_t frame)
+{
+    (void)mapper;
+    (void)frame;
+}
+
+static void copy_close(struct mapper *mapper)
+{
+    struct copy_mapper *copy = copy_of(mapper);
+
+    if (copy->mapper.buffers != NULL)
+        platform_linux.release(copy->mapper.buffers, copy->buffers * PAGE_SIZE);
+    if (copy->stage != NULL)
+        platform_linux.release(copy->stage, copy->stage_pages * PAGE_SIZE);
+    bitmap_fini(&copy->stage_map);
+    uffd_close(&copy->uffd);
+    platform_linux.release(copy, sizeof(*copy));
+}
+
+static const struct mapper_ops copy_ops = {
+    .name = "copy",
+    .region_open = copy_region_open,
+    .region_close = copy_region_close,
+    .stage_take = copy_stage_take,
+    .stage_give = copy_stage_give,
+    .map = copy_map,
+    .map_zero = copy_map_zero,
+    .protect = copy_protect,
+    .lift = copy_lift,
+    .take = copy_take,
+    .drop = copy_drop,
+    .fail = copy_fail,
+    .unfail = copy_unfail,
+    .wake = copy_wake,
+    .zero = copy_zero,
+    .close = copy_close,
+};
+
+/* A container may forbid process_vm_readv() even on oneself. */
+static bool probe_vm_read(void)
+{
+    char source = 1, target = 0;
+    struct iovec from = {.iov_base = &source, .iov_len = 1};
+    struct iovec to = {.iov_base = &target, .iov_len = 1};
+
+    return process_vm_readv(getpid(), &to, 1, &from, 1, 0) == 1;
+}
+
+int mapper_copy_open(struct sync *sync, const struct mapper_options *options,
+                     struct mapper **mapper)
+{
+    struct copy_mapper *copy = platform_linux.reserve(sizeof(*copy));
+    int error;
+
+    if (copy == NULL)
+        return error_set(-ENOMEM, "no memory for the mapper copy");
+    error = uffd_open(&copy->uffd, sync, options, UFFD_FEATURE_PAGEFAULT_FLAG_WP,
+                      UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_POISON);
+    if (error != 0) {
+        platform_linux.release(copy, sizeof(*copy));
+        return error;
+    }
+    copy->mapper = (struct mapper){.ops = &copy_ops,
+                                   .sync = sync,
+                                   .has_cache = true,
+                                   .can_protect = true,
+                                   .fd = copy->uffd.fd};
+    copy->buffers = options->buffers;
+    copy->stage_pages = options->stage;
+    copy->vm_read = probe_vm_read();
+    copy->mapper.buffers = platform_linux.buffer(copy->buffers * PAGE_SIZE);
+    copy->stage = platform_linux.buffer(copy->stage_pages * PAGE_SIZE);
+    if (copy->mapper.buffers == NULL || copy->stage == NULL ||
+        bitmap_init(&copy->stage_map, &platform_linux, copy->stage_pages, copy->stage_pages) != 0) {
+        copy_close(&copy->mapper);
+        return error_set(-ENOMEM, "no memory for the cache of %u pages", options->buffers);
+    }
+    *mapper = &copy->mapper;
+    return 0;
+}

@@ -1,0 +1,126 @@
+/*
+ * A mapper puts frames under addresses and takes them away. The core decides
+ * what, when and in which order; a mapper only does it.
+ *
+ * A frame that is not Active has its content, if any, in a *buffer* that the
+ * mapper keeps mapped:
+ *   - with a cache (copy), buffers are fewer than frames; the core hands them out
+ *     (buffer numbers 0 to buffers - 1) and an Active frame has none;
+ *   - without (move, soft), buffer number f belongs to frame f for good.
+ *
+ * Who may call: the thread that holds the busy bit of every page in the range,
+ * except protect() and lift(), whose range may hold other pages too (docs/architecture.md,
+ * "Trim"). No call blocks on a fault, allocates, or takes a lock that
+ * the program could hold.
+ */
+#ifndef VMSM_MAPPER_H
+#define VMSM_MAPPER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "core/sync.h"
+
+#define PAGE_SIZE ((uintptr_t)4096)
+#define PAGE_SHIFT 12
+#define RUN_MAX 64u       /* most pages mapped, or read, at once */
+#define SECTION_PAGES 512u /* most pages trimmed at once */
+
+enum mapper_flags {
+    MAP_PROTECTED = 1, /* the first write faults */
+    MAP_ZEROED = 2,    /* map_zero: the frames' buffers are zero already */
+};
+
+/* A piece of staging memory: contiguous pages to read into before they are mapped. */
+struct mapper_stage {
+    uint32_t first;
+    uint32_t count; /* 0: none held */
+};
+
+struct mapper;
+
+struct mapper_ops {
+    const char *name;
+
+    /* Address space for a region. 0, -ENOMEM, -ENOSYS, … with words. */
+    int (*region_open)(struct mapper *mapper, size_t length, uintptr_t *base);
+    /* Give back any part of it; threads asleep in a fault there are woken to meet their SIGSEGV. */
+    void (*region_close)(struct mapper *mapper, uintptr_t base, size_t length);
+
+    /* Memory to read `want` pages into: fills content[], returns how many there is room for now. */
+    unsigned (*stage_take)(struct mapper *mapper, unsigned want, const uint32_t *frames,
+                           struct mapper_stage *stage, void **content);
+    void (*stage_give)(struct mapper *mapper, struct mapper_stage *stage);
+
+    /*
+     * Put count pages, content[i] each (frame frames[i]), under va, va + 4096, …
+     * and wake who waits for them. *done says how many are mapped, from the
+     * first on, when it fails: -ENOMEM (the system has no page for us now).
+     */
+    int (*map)(struct mapper *mapper, uintptr_t va, unsigned count, const uint32_t *frames,
+               void *const *content, unsigned flags, unsigned *done);
+    /* The same with pages of zeroes. */
+    int (*map_zero)(struct mapper *mapper, uintptr_t va, unsigned count, const uint32_t *frames,
+                    unsigned flags, unsigned *done);
+
+    /* Make writes to [va, va + length) trap (copy); nothing where take() unmaps atomically. */
+    int (*protect)(struct mapper *mapper, uintptr_t va, size_t length);
+    /* End that, and wake. */
+    int (*lift)(struct mapper *mapper, uintptr_t va, size_t length);
+    /*
+     * Bring the content of each va[i] into buffers[i]. status[i] is 0, or a negative errno if that
+     * page must stay (-EBUSY: a device uses it). With a cache the page stays mapped until
+     * drop(); without, it is unmapped by this call.
+     */
+    void (*take)(struct mapper *mapper, unsigned count, const uintptr_t *va,
+                 const uint32_t *buffers, int *status);
+    /* Unmap pages and give their memory back (after take() with a cache; decommit). */
+    int (*drop)(struct mapper *mapper, unsigned count, const uintptr_t *va,
+                const uint32_t *frames);
+
+    /* The page can't be had: whoever touches va gets SIGBUS. 0, or -ENOSYS. */
+    int (*fail)(struct mapper *mapper, uintptr_t va);
+    /* Undo fail(). */
+    void (*unfail)(struct mapper *mapper, uintptr_t va);
+    /* Wake threads asleep in a fault in the range: they look again. */
+    void (*wake)(struct mapper *mapper, uintptr_t va, size_t length);
+    /* Fill a frame's buffer with zeroes (mappers whose free frames are real). */
+    void (*zero)(struct mapper *mapper, uint32_t frame);
+
+    void (*close)(struct mapper *mapper);
+};
+
+struct mapper {
+    const struct mapper_ops *ops;
+    struct sync *sync;
+    bool has_cache;    /* Active memory is not the frame's own buffer */
+    bool real_frames;  /* free frames have memory: the zeroer has work */
+    bool can_protect;  /* MAP_PROTECTED works */
+    bool sets_access;  /* accesses set the PTE's access bit */
+    int fd;            /* userfaultfd, or -1 */
+    char *buffers;     /* buffer n is at buffers + n * 4096 */
+};
+
+static inline void *mapper_buffer(const struct mapper *mapper, uint32_t buffer)
+{
+    return mapper->buffers + (size_t)buffer * PAGE_SIZE;
+}
+
+struct mapper_options {
+    uint32_t frames;   /* frames of the machine */
+    uint32_t buffers;  /* cache: buffers wanted (ignored without one) */
+    uint32_t stage;    /* cache: pages of staging */
+    bool sigbus;       /* faults come as SIGBUS to the faulting thread */
+    bool memory_lock;
+};
+
+/* 0 or a negative errno with words: -ENOSYS (the kernel), -EPERM (the user), -ENOMEM, -EMFILE. */
+int mapper_copy_open(struct sync *sync, const struct mapper_options *options,
+                     struct mapper **mapper);
+int mapper_move_open(struct sync *sync, const struct mapper_options *options,
+                     struct mapper **mapper);
+int mapper_soft_open(struct sync *sync, const struct mapper_options *options,
+                     struct mapper **mapper);
+
+#endif

@@ -1,0 +1,292 @@
+#include "mapper/uffd.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "core/check.h"
+#include "core/error.h"
+
+#ifndef MADV_DONTNEED_LOCKED
+#define MADV_DONTNEED_LOCKED 24
+#endif
+#define PIDFD_SELF_THREAD_GROUP (-10000) /* Linux 6.14; older kernels need a real pidfd */
+#define NO_MEMORY_TRIES 100u
+#define USERFAULTFD_IOC_NEW_NR _IO(0xAA, 0x00)
+
+static int open_descriptor(bool sigbus)
+{
+    int flags = O_CLOEXEC | O_NONBLOCK, error, device;
+    int fd = (int)syscall(SYS_userfaultfd, flags);
+
+    if (fd >= 0)
+        return fd;
+    error = errno;
+    if (error == EMFILE || error == ENFILE)
+        return error_set(-error, "too few file descriptors for userfaultfd: raise `ulimit -n`");
+    if (error == ENOSYS)
+        return error_set(-ENOSYS, "this kernel (or container) has no userfaultfd: use a kernel with "
+                                  "CONFIG_USERFAULTFD, or the mapper soft; see `vmsm doctor`");
+    device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+    if (device >= 0) {
+        fd = ioctl(device, USERFAULTFD_IOC_NEW_NR, flags);
+        close(device);
+        if (fd >= 0)
+            return fd;
+    }
+    /* Faults of user code only: enough for SIGBUS, which cannot serve system calls anyway. */
+    if (sigbus) {
+        fd = (int)syscall(SYS_userfaultfd, flags | UFFD_USER_MODE_ONLY);
+        if (fd >= 0)
+            return fd;
+        error = errno;
+    }
+    return error_set(error == ENOSYS ? -ENOSYS : -EPERM,
+                     "userfaultfd is not permitted (%s): run as root, or let root run "
+                     "`sysctl vm.unprivileged_userfaultfd=1`, or use --trap sigbus, or the mapper "
+                     "soft; see `vmsm doctor`",
+                     strerror(error));
+}
+
+/* The features that the kernel offers; a descriptor can be asked only once, so this one is thrown away. */
+static int offered(int fd, uint64_t *features)
+{
+    struct uffdio_api api = {.api = UFFD_API};
+
+    if (ioctl(fd, UFFDIO_API, &api) != 0)
+        return error_set(-errno, "userfaultfd refused its interface version: %s", strerror(errno));
+    *features = api.features;
+    return 0;
+}
+
+static const char *feature_name(uint64_t missing)
+{
+    if (missing & UFFD_FEATURE_MOVE)
+        return "UFFDIO_MOVE (Linux 6.8): use the mapper copy";
+    if (missing & UFFD_FEATURE_PAGEFAULT_FLAG_WP)
+        return "write protection (Linux 5.7)";
+    if (missing & UFFD_FEATURE_SIGBUS)
+        return "UFFD_FEATURE_SIGBUS (Linux 4.14): use --trap thread";
+    return "a feature that is needed";
+}
+
+/* Can a vector of ranges be dropped with one call? Tried on a page of our own. */
+static bool probe_vector_drop(void)
+{
+    char *page = mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    struct iovec range = {.iov_base = page, .iov_len = PAGE_SIZE};
+    bool works;
+
+    if (page == MAP_FAILED)
+        return false;
+    page[0] = 1;
+    works = syscall(SYS_process_madvise, PIDFD_SELF_THREAD_GROUP, &range, 1, MADV_DONTNEED, 0) ==
+                (long)PAGE_SIZE &&
+            *(volatile char *)page == 0;
+    munmap(page, PAGE_SIZE);
+    return works;
+}
+
+int uffd_open(struct uffd *uffd, struct sync *sync, const struct mapper_options *options,
+              uint64_t needed, uint64_t optional)
+{
+    struct uffdio_api api = {.api = UFFD_API};
+    uint64_t features = 0;
+    int fd, error;
+    void *zeroes;
+
+    if (options->sigbus)
+        needed |= UFFD_FEATURE_SIGBUS;
+    fd = open_descriptor(options->sigbus);
+    if (fd < 0)
+        return fd;
+    error = offered(fd, &features);
+    close(fd);
+    if (error != 0)
+        return error;
+    if ((features & needed) != needed)
+        return error_set(-ENOSYS, "this kernel's userfaultfd lacks %s; see `vmsm doctor`",
+                         feature_name(needed & ~features));
+    fd = open_descriptor(options->sigbus);
+    if (fd < 0)
+        return fd;
+    api.features = needed | (features & optional);
+    if (ioctl(fd, UFFDIO_API, &api) != 0) {
+        error = error_set(-errno, "userfaultfd refused its features: %s", strerror(errno));
+        close(fd);
+        return error;
+    }
+    /* Only ever read, so that the kernel backs all of it with its one page of zeroes. */
+    zeroes = mmap(NULL, RUN_MAX * PAGE_SIZE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (zeroes == MAP_FAILED) {
+        close(fd);
+        return error_set(-ENOMEM, "no address space for a page of zeroes");
+    }
+    madvise(zeroes, RUN_MAX * PAGE_SIZE, MADV_NOHUGEPAGE);
+    uffd->fd = fd;
+    uffd->features = needed | (features & optional);
+    uffd->memory_lock = options->memory_lock;
+    uffd->sigbus = options->sigbus;
+    uffd->vector_drop = !options->memory_lock && probe_vector_drop();
+    uffd->zeroes = zeroes;
+    uffd->sync = sync;
+    return 0;
+}
+
+void uffd_close(struct uffd *uffd)
+{
+    munmap((void *)(uintptr_t)uffd->zeroes, RUN_MAX * PAGE_SIZE);
+    close(uffd->fd);
+}
+
+int uffd_region_open(struct uffd *uffd, size_t length, bool protect, uintptr_t *base)
+{
+    struct uffdio_register registration = {.mode = UFFDIO_REGISTER_MODE_MISSING};
+    void *memory = mmap(NULL, length, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    int error;
+
+    if (memory == MAP_FAILED)
+        return error_set(-ENOMEM,
+                         "no address space for %zu MiB (is `ulimit -v` set, or "
+                         "vm.overcommit_memory 2?)",
+                         length >> 20);
+    madvise(memory, length, MADV_NOHUGEPAGE);
+    madvise(memory, length, MADV_DONTDUMP);
+    madvise(memory, length, MADV_DONTFORK);
+    if (uffd->memory_lock && mlock2(memory, length, MLOCK_ONFAULT) != 0) {
+        error = error_set(-errno, "cannot lock %zu MiB of memory: raise `ulimit -l`", length >> 20);
+        goto fail;
+    }
+    registration.range.start = (uintptr_t)memory;
+    registration.range.len = length;
+    if (protect)
+        registration.mode |= UFFDIO_REGISTER_MODE_WP;
+    if (ioctl(uffd->fd, UFFDIO_REGISTER, &registration) != 0) {
+        error = error_set(-errno, "userfaultfd cannot watch %zu MiB: %s", length >> 20,
+                          strerror(errno));
+        goto fail;
+    }
+    *base = (uintptr_t)memory;
+    return 0;
+fail:
+    munmap(memory, length);
+    return error;
+}
+
+void uffd_region_close(struct uffd *uffd, uintptr_t base, size_t length)
+{
+    munmap((void *)base, length);
+    uffd_wake(uffd, base, length);
+}
+
+int uffd_copy(struct uffd *uffd, uintptr_t va, const void *content, size_t length, bool protect,
+              size_t *done)
+{
+    unsigned tries = 0;
+
+    *done = 0;
+    while (*done < length) {
+        struct uffdio_copy copy = {.dst = va + *done,
+                                   .src = (uintptr_t)content + *done,
+                                   .len = length - *done,
+                                   .mode = protect ? UFFDIO_COPY_MODE_WP : 0};
+        int error = ioctl(uffd->fd, UFFDIO_COPY, &copy) == 0 ? 0 : errno;
+
+        if (copy.copy > 0)
+            *done += (size_t)copy.copy;
+        if (error == 0 || error == EAGAIN || error == EINTR)
+            continue;
+        if (error == ENOENT || error == ESRCH || error == EINVAL) {
+            *done = length; /* the program unmapped it behind our back, or is ending */
+            return 0;
+        }
+        check_always(error != EEXIST); /* a page is there that the page table knows nothing of */
+        if (error != ENOMEM || ++tries == NO_MEMORY_TRIES)
+            return -ENOMEM;
+        uffd->sync->backend->relax(uffd->sync, 15);
+    }
+    return 0;
+}
+
+int uffd_write_protect(struct uffd *uffd, uintptr_t va, size_t length, bool protect)
+{
+    struct uffdio_writeprotect wp = {.range = {.start = va, .len = length},
+                                     .mode = protect ? UFFDIO_WRITEPROTECT_MODE_WP : 0};
+
+    while (ioctl(uffd->fd, UFFDIO_WRITEPROTECT, &wp) != 0) {
+        if (errno != EAGAIN && errno != EINTR)
+            return -errno;
+    }
+    return 0;
+}
+
+void uffd_wake(struct uffd *uffd, uintptr_t va, size_t length)
+{
+    struct uffdio_range range = {.start = va, .len = length};
+
+    while (ioctl(uffd->fd, UFFDIO_WAKE, &range) != 0 && (errno == EAGAIN || errno == EINTR))
+        continue;
+}
+
+static int drop_runs(const struct uffd *uffd, const struct iovec *runs, unsigned count)
+{
+    int advice = uffd->memory_lock ? MADV_DONTNEED_LOCKED : MADV_DONTNEED, error = 0;
+
+    for (unsigned i = 0; i < count; i++) {
+        if (madvise(runs[i].iov_base, runs[i].iov_len, advice) != 0)
+            error = -errno;
+    }
+    return error;
+}
+
+int uffd_drop(struct uffd *uffd, unsigned count, const uintptr_t *va)
+{
+    struct iovec runs[SECTION_PAGES];
+    unsigned n = 0;
+    size_t total = 0;
+
+    for (unsigned i = 0; i < count; i++) {
+        if (n > 0 && (uintptr_t)runs[n - 1].iov_base + runs[n - 1].iov_len == va[i])
+            runs[n - 1].iov_len += PAGE_SIZE;
+        else
+            runs[n++] = (struct iovec){.iov_base = (void *)va[i], .iov_len = PAGE_SIZE};
+        total += PAGE_SIZE;
+    }
+    /* Dropping twice is harmless, so a vector that was not taken whole is done again run by run. */
+    if (n > 1 && uffd->vector_drop &&
+        syscall(SYS_process_madvise, PIDFD_SELF_THREAD_GROUP, runs, n, MADV_DONTNEED, 0) ==
+            (long)total)
+        return 0;
+    return drop_runs(uffd, runs, n);
+}
+
+int uffd_fail(struct uffd *uffd, uintptr_t va)
+{
+    struct uffdio_poison poison = {.range = {.start = va, .len = PAGE_SIZE}};
+    int result = -ENOSYS;
+
+    if (uffd->sigbus)
+        return 0; /* the faulting thread is in the signal handler and learns it there */
+    if (uffd->features & UFFD_FEATURE_POISON)
+        result = ioctl(uffd->fd, UFFDIO_POISON, &poison) == 0 ? 0 : -errno;
+    /* Linux before 6.6: a signal still, if the wrong one. */
+    if (result != 0)
+        result = mprotect((void *)va, PAGE_SIZE, PROT_NONE) == 0 ? 0 : -errno;
+    uffd_wake(uffd, va, PAGE_SIZE);
+    return result;
+}
+
+void uffd_unfail(struct uffd *uffd, uintptr_t va)
+{
+    if (uffd->sigbus)
+        return;
+    if (!(uffd->features & UFFD_FEATURE_POISON))
+        mprotect((void *)va, PAGE_SIZE, PROT_READ | PROT_WRITE);
+    uffd_drop(uffd, 1, &va);
+}

@@ -1,0 +1,199 @@
+/*
+ * The core's surroundings on Linux: futexes, POSIX threads, the monotonic
+ * clock and anonymous memory.
+ */
+#include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/random.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "core/error.h"
+#include "core/platform.h"
+#include "core/sync.h"
+
+#define HUGE_PAGE (2UL * 1024 * 1024)
+#define SPINS_BEFORE_YIELD 16
+
+struct sync_thread {
+    pthread_t id;
+    void (*run)(void *);
+    void *argument;
+    char name[16];
+};
+
+static void linux_park(struct sync *s, _Atomic uint32_t *word, uint32_t expected,
+                       uint64_t timeout_ns)
+{
+    struct timespec timeout = {.tv_sec = (time_t)(timeout_ns / 1000000000),
+                               .tv_nsec = (long)(timeout_ns % 1000000000)};
+    int saved = errno;
+
+    (void)s;
+    syscall(SYS_futex, word, FUTEX_WAIT_PRIVATE, expected, timeout_ns > 0 ? &timeout : NULL);
+    errno = saved;
+}
+
+static void linux_unpark(struct sync *s, _Atomic uint32_t *word, int count)
+{
+    int saved = errno;
+
+    (void)s;
+    syscall(SYS_futex, word, FUTEX_WAKE_PRIVATE, count);
+    errno = saved;
+}
+
+static void linux_relax(struct sync *s, unsigned round)
+{
+    (void)s;
+    if (round % SPINS_BEFORE_YIELD == SPINS_BEFORE_YIELD - 1)
+        sched_yield();
+    else
+        __builtin_ia32_pause();
+}
+
+static uint64_t linux_now(struct sync *s)
+{
+    struct timespec now;
+
+    (void)s;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+/* A number for each thread, drawn when it first asks. */
+static unsigned linux_shard(struct sync *s)
+{
+    static _Atomic unsigned next;
+    static _Thread_local unsigned mine __attribute__((tls_model("initial-exec")));
+
+    (void)s;
+    if (mine == 0)
+        mine = 1 + atomic_fetch_add_explicit(&next, 1, memory_order_relaxed) % SYNC_SHARDS;
+    return mine - 1;
+}
+
+static void *thread_main(void *argument)
+{
+    struct sync_thread *thread = argument;
+
+    prctl(PR_SET_NAME, thread->name);
+    thread->run(thread->argument);
+    return NULL;
+}
+
+static int linux_thread_start(struct sync *s, const char *name, void (*run)(void *),
+                              void *argument, struct sync_thread **out)
+{
+    struct sync_thread *thread;
+    sigset_t all, old;
+    int error;
+
+    (void)s;
+    thread = platform_linux.reserve(sizeof(*thread));
+    if (thread == NULL)
+        return error_set(-ENOMEM, "no memory for the thread %s", name);
+    thread->run = run;
+    thread->argument = argument;
+    for (unsigned i = 0; i < sizeof(thread->name) - 1 && name[i] != '\0'; i++)
+        thread->name[i] = name[i];
+    /* The program's signals are for the program's threads. */
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old);
+    error = pthread_create(&thread->id, NULL, thread_main, thread);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (error != 0) {
+        platform_linux.release(thread, sizeof(*thread));
+        return error_set(-error, "cannot start the thread %s: %s (is `ulimit -u` too low?)", name,
+                         strerrordesc_np(error));
+    }
+    *out = thread;
+    return 0;
+}
+
+static void linux_thread_join(struct sync *s, struct sync_thread *thread)
+{
+    (void)s;
+    pthread_join(thread->id, NULL);
+    platform_linux.release(thread, sizeof(*thread));
+}
+
+static void *linux_reserve(size_t length)
+{
+    void *base = mmap(NULL, length, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    if (base == MAP_FAILED)
+        return NULL;
+    madvise(base, length, MADV_NOHUGEPAGE);
+    madvise(base, length, MADV_DONTDUMP);
+    return base;
+}
+
+/* Huge pages need an aligned start: map more, and give back what sticks out. */
+static void *linux_buffer(size_t length)
+{
+    bool huge = length >= HUGE_PAGE;
+    size_t extra = huge ? HUGE_PAGE : 0;
+    char *base = mmap(NULL, length + extra, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    if (base == MAP_FAILED)
+        return NULL;
+    if (huge) {
+        size_t front = (HUGE_PAGE - (uintptr_t)base % HUGE_PAGE) % HUGE_PAGE;
+
+        if (front > 0)
+            munmap(base, front);
+        base += front;
+        if (extra > front)
+            munmap(base + length, extra - front);
+        /* Only whole huge pages, so that no more is populated than was asked for. */
+        madvise(base, length / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
+    }
+    madvise(base, length, MADV_DONTDUMP);
+    for (size_t at = 0; at < length; at += 4096)
+        *(volatile char *)(base + at) = 0;
+    return base;
+}
+
+static void linux_release(void *base, size_t length)
+{
+    if (base != NULL)
+        munmap(base, length);
+}
+
+static unsigned long linux_secret(void)
+{
+    unsigned long secret = 0;
+
+    if (getrandom(&secret, sizeof(secret), 0) != (ssize_t)sizeof(secret))
+        secret = (unsigned long)linux_now(NULL) ^ (unsigned long)(uintptr_t)&secret;
+    return secret;
+}
+
+const struct platform platform_linux = {
+    .reserve = linux_reserve,
+    .buffer = linux_buffer,
+    .release = linux_release,
+    .secret = linux_secret,
+};
+
+const struct sync_backend sync_backend_linux = {
+    .park = linux_park,
+    .unpark = linux_unpark,
+    .relax = linux_relax,
+    .now = linux_now,
+    .thread_start = linux_thread_start,
+    .thread_join = linux_thread_join,
+    .shard = linux_shard,
+};

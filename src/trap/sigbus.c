@@ -1,0 +1,152 @@
+/*
+ * Faults resolved by the faulting thread in its SIGBUS handler (UFFD_FEATURE_SIGBUS).
+ *
+ * One handler serves all managers of the process. The list of machines is an array of
+ * atomic pointers, so that the handler takes no lock to read it; a count of handlers at work
+ * keeps a machine from being destroyed under one.
+ *
+ * The signal handler runs on the thread's own stack (or its alternate one): it needs about 16 KiB.
+ */
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include "core/error.h"
+#include "trap/trap.h"
+
+/* Of the page fault's error code on x86. */
+#define FAULT_CODE_PRESENT 1
+#define FAULT_CODE_WRITE 2
+
+/* Process-wide, as signal handlers are. `lock` guards the changes. */
+static struct {
+    pthread_mutex_t lock;
+    _Atomic(struct machine *) machines[TRAP_SIGBUS_MACHINES];
+    _Atomic unsigned users[TRAP_SIGBUS_MACHINES]; /* handlers that are looking at the entry */
+    unsigned count;
+    struct sigaction before;
+} sigbus = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static unsigned fault_flags(const void *context)
+{
+    const ucontext_t *uc = context;
+    unsigned flags = 0;
+
+#if defined(__x86_64__)
+    long long code = uc->uc_mcontext.gregs[REG_ERR];
+
+    if (code & FAULT_CODE_WRITE)
+        flags |= FAULT_WRITE;
+    if ((code & FAULT_CODE_WRITE) && (code & FAULT_CODE_PRESENT))
+        flags |= FAULT_PROTECT;
+#else
+    (void)uc;
+    flags = FAULT_WRITE | FAULT_PROTECT; /* what a write to a protected page needs does no harm */
+#endif
+    return flags;
+}
+
+/* The default action: put it back and let the instruction fault again. */
+static void die(void)
+{
+    struct sigaction standard = {.sa_handler = SIG_DFL};
+
+    sigaction(SIGBUS, &standard, NULL);
+}
+
+static void hand_on(int signal, siginfo_t *info, void *context)
+{
+    if (sigbus.before.sa_flags & SA_SIGINFO)
+        sigbus.before.sa_sigaction(signal, info, context);
+    else if (sigbus.before.sa_handler == SIG_DFL || sigbus.before.sa_handler == SIG_IGN)
+        die();
+    else
+        sigbus.before.sa_handler(signal);
+}
+
+static void on_sigbus(int signal, siginfo_t *info, void *context)
+{
+    uintptr_t va = (uintptr_t)info->si_addr;
+    int saved = errno;
+
+    for (unsigned i = 0; i < TRAP_SIGBUS_MACHINES && info->si_code > 0; i++) {
+        enum fault_result result = FAULT_OUTSIDE;
+        struct machine *m;
+
+        if (atomic_load_explicit(&sigbus.machines[i], memory_order_relaxed) == NULL)
+            continue;
+        atomic_fetch_add(&sigbus.users[i], 1);
+        m = atomic_load(&sigbus.machines[i]);
+        if (m != NULL)
+            result = fault_resolve(m, va, fault_flags(context),
+                                   (uint32_t)syscall(SYS_gettid));
+        atomic_fetch_sub(&sigbus.users[i], 1);
+        if (result == FAULT_DONE) {
+            errno = saved;
+            return;
+        }
+        if (result == FAULT_FAILED) {
+            log_line(LOG_ERROR, "SIGBUS at %p: %s", (void *)va, error_last());
+            break;
+        }
+    }
+    errno = saved;
+    hand_on(signal, info, context);
+}
+
+static int install(void)
+{
+    struct sigaction action = {.sa_sigaction = on_sigbus,
+                               .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER | SA_RESTART};
+
+    sigemptyset(&action.sa_mask);
+    if (sigaction(SIGBUS, &action, &sigbus.before) != 0)
+        return error_set(-errno, "cannot handle SIGBUS: %s", strerror(errno));
+    return 0;
+}
+
+int trap_sigbus_open(struct machine *m)
+{
+    int error = 0;
+
+    pthread_mutex_lock(&sigbus.lock);
+    if (sigbus.count == TRAP_SIGBUS_MACHINES)
+        error = error_set(-EMFILE, "more than %d managers with --trap sigbus in one process",
+                          TRAP_SIGBUS_MACHINES);
+    else if (sigbus.count == 0)
+        error = install();
+    for (unsigned i = 0; error == 0 && i < TRAP_SIGBUS_MACHINES; i++) {
+        struct machine *none = NULL;
+
+        if (atomic_compare_exchange_strong(&sigbus.machines[i], &none, m)) {
+            sigbus.count++;
+            break;
+        }
+    }
+    pthread_mutex_unlock(&sigbus.lock);
+    return error;
+}
+
+void trap_sigbus_close(struct machine *m)
+{
+    struct sigaction now;
+
+    pthread_mutex_lock(&sigbus.lock);
+    for (unsigned i = 0; i < TRAP_SIGBUS_MACHINES; i++) {
+        struct machine *mine = m;
+
+        if (!atomic_compare_exchange_strong(&sigbus.machines[i], &mine, NULL))
+            continue;
+        while (atomic_load(&sigbus.users[i]) > 0)
+            m->sync.backend->relax(&m->sync, 15);
+        sigbus.count--;
+    }
+    /* Whoever came after us keeps the handler; then ours stays, and hands everything on. */
+    if (sigbus.count == 0 && sigaction(SIGBUS, NULL, &now) == 0 && now.sa_sigaction == on_sigbus)
+        sigaction(SIGBUS, &sigbus.before, NULL);
+    pthread_mutex_unlock(&sigbus.lock);
+}

@@ -1,0 +1,347 @@
+/*
+ * The library: what include/vmsm.h promises, made of a machine, a trap and a store.
+ */
+#include "vmsm.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/error.h"
+#include "core/machine.h"
+#include "core/platform.h"
+#include "internal.h"
+#include "store/store.h"
+#include "trap/trap.h"
+
+#define POOL_QUEUES 4u         /* for explicit calls */
+#define POOL_QUEUES_SIGBUS 16u /* and for threads that resolve their own faults */
+
+struct vmsm {
+    struct machine *machine;
+    struct trap_thread *trap; /* trap thread */
+    bool sigbus;
+    char store_name[384];
+};
+
+const char *vmsm_last_error(void)
+{
+    return error_last();
+}
+
+/* ---- making a manager ---- */
+
+/* Put together what belongs together; refuse what cannot. */
+static int adjust(struct tunables *t)
+{
+    if (t->mapper == MAPPER_SOFT)
+        t->trap = TRAP_NONE;
+    if (t->stage == STAGE_SINGLE)
+        t->workers = false;
+    if (t->mapper == MAPPER_MOVE && t->dirty == DIRTY_PROTECT)
+        return error_set(-EINVAL, "dirty=protect needs the mapper copy or soft: UFFDIO_MOVE cannot "
+                                  "put a page in place protected");
+    if (t->pagefile_size > 0 && t->pagefile_size < 2 * VMSM_PAGE_SIZE)
+        return error_set(-EINVAL, "pagefile_size: %llu bytes hold no page: the minimum is 8K",
+                         (unsigned long long)t->pagefile_size);
+    return 0;
+}
+
+static int open_store(const struct tunables *t, struct store **store)
+{
+    struct store_file_options file = {.path = t->pagefile,
+                                      .size_slots = t->pagefile_size / VMSM_PAGE_SIZE,
+                                      .direct = t->direct,
+                                      .preallocate = t->preallocate};
+    struct store_inject_options inject = {.delay_ns = t->store_delay,
+                                          .read_error_every = t->store_read_error,
+                                          .write_error_every = t->store_write_error,
+                                          .corrupt_every = t->store_corrupt,
+                                          .full_after = t->store_full_after,
+                                          .bad_slot = t->store_bad_slot,
+                                          .bad_write_slot = t->store_bad_write_slot};
+    struct store *inner;
+    int error;
+
+    if (strncmp(file.path, "file:", 5) == 0)
+        file.path += 5;
+    error = store_file_open(&file, &inner);
+    if (error != 0)
+        return error;
+    *store = inner;
+    if (inject.delay_ns == 0 && inject.read_error_every == 0 && inject.write_error_every == 0 &&
+        inject.corrupt_every == 0 && inject.full_after == 0 && inject.bad_slot == 0 &&
+        inject.bad_write_slot == 0)
+        return 0;
+    error = store_inject_open(inner, &inject, store);
+    if (error != 0)
+        inner->ops->close(inner);
+    return error;
+}
+
+static int open_trap(struct vmsm *v, const struct tunables *t)
+{
+    int error = 0;
+
+    if (t->trap == TRAP_THREAD)
+        return trap_thread_open(v->machine, &v->trap);
+    if (t->trap == TRAP_SIGBUS) {
+        error = trap_sigbus_open(v->machine);
+        v->sigbus = error == 0;
+    }
+    return error;
+}
+
+int vmsm_create_tuned(struct vmsm **out, const struct tunables *tunables)
+{
+    static int (*const mappers[])(struct sync *, const struct mapper_options *,
+                                  struct mapper **) = {
+        [MAPPER_COPY] = mapper_copy_open,
+        [MAPPER_MOVE] = mapper_move_open,
+        [MAPPER_SOFT] = mapper_soft_open,
+    };
+    struct tunables t = *tunables;
+    struct machine_options options = {.tunables = &t,
+                                      .backend = &sync_backend_linux,
+                                      .platform = &platform_linux};
+    struct vmsm *v;
+    int error = adjust(&t);
+
+    if (error != 0)
+        return error;
+    v = platform_linux.reserve(sizeof(*v));
+    if (v == NULL)
+        return error_set(-ENOMEM, "no memory for a manager");
+    error = open_store(&t, &options.store);
+    if (error != 0)
+        goto out;
+    snprintf(v->store_name, sizeof(v->store_name), "%s %s (%s)", options.store->ops->name,
+             options.store->where, options.store->how);
+    options.mapper_open = mappers[t.mapper];
+    options.pool_queues = t.trap == TRAP_SIGBUS || t.mapper == MAPPER_SOFT ? POOL_QUEUES_SIGBUS
+                                                                           : POOL_QUEUES;
+    error = machine_create(&options, &v->machine);
+    if (error != 0)
+        goto out;
+    error = open_trap(v, &t);
+    if (error == 0) {
+        *out = v;
+        return 0;
+    }
+    machine_destroy(v->machine);
+out:
+    platform_linux.release(v, sizeof(*v));
+    return error;
+}
+
+int vmsm_create(struct vmsm **m, const char *conf)
+{
+    const char *environment = getenv("VMSM_CONF");
+    struct tunables tunables;
+    int error;
+
+    tunables_init(&tunables);
+    if (environment != NULL) {
+        error = tunables_parse(&tunables, environment);
+        if (error != 0)
+            return error;
+    }
+    error = tunables_parse(&tunables, conf != NULL ? conf : "");
+    return error != 0 ? error : vmsm_create_tuned(m, &tunables);
+}
+
+void vmsm_destroy(struct vmsm *m)
+{
+    if (m == NULL)
+        return;
+    /* Regions go first, while faults are still served: nobody may be left asleep in one. */
+    region_unmap_all(m->machine);
+    if (m->trap != NULL)
+        trap_thread_close(m->machine, m->trap);
+    if (m->sigbus)
+        trap_sigbus_close(m->machine);
+    machine_destroy(m->machine);
+    platform_linux.release(m, sizeof(*m));
+}
+
+/* ---- regions ---- */
+
+static int map_region(struct vmsm *m, size_t length, bool overcommit, void **addr)
+{
+    uintptr_t base;
+    int error = region_map(m->machine, length, overcommit, &base);
+
+    if (error == 0)
+        *addr = (void *)base;
+    return error;
+}
+
+int vmsm_map(struct vmsm *m, size_t length, void **addr)
+{
+    return map_region(m, length, m->machine->tunables.overcommit, addr);
+}
+
+int vmsm_reserve(struct vmsm *m, size_t length, void **addr)
+{
+    return map_region(m, length, true, addr);
+}
+
+/* Calls that take pages from their owners run inside the gate, as faults do. */
+static int gated(struct machine *m, int (*call)(struct machine *, uintptr_t, size_t), void *addr,
+                 size_t length)
+{
+    int error;
+
+    sync_rwlock_read(&m->sync, &m->gate, SYNC_GATE);
+    error = call(m, (uintptr_t)addr, length);
+    sync_rwlock_unread(&m->sync, &m->gate, SYNC_GATE);
+    return error;
+}
+
+int vmsm_unmap(struct vmsm *m, void *addr, size_t length)
+{
+    return gated(m->machine, region_unmap, addr, length);
+}
+
+int vmsm_decommit(struct vmsm *m, void *addr, size_t length)
+{
+    return gated(m->machine, region_decommit, addr, length);
+}
+
+int vmsm_prefault(struct vmsm *m, const struct iovec *ranges, int count)
+{
+    return machine_prefault(m->machine, ranges, count);
+}
+
+int vmsm_advise(struct vmsm *m, void *addr, size_t length, enum vmsm_advice advice)
+{
+    return machine_advise(m->machine, (uintptr_t)addr, length, advice);
+}
+
+int vmsm_pin(struct vmsm *m, void *addr, size_t length)
+{
+    return machine_pin(m->machine, (uintptr_t)addr, length);
+}
+
+int vmsm_unpin(struct vmsm *m, void *addr, size_t length)
+{
+    return machine_unpin(m->machine, (uintptr_t)addr, length);
+}
+
+/* ---- explicit access ---- */
+
+/* One access within one page through the software MMU: true if the page was there. */
+static bool soft_access(struct machine *m, uintptr_t va, char *buffer, size_t length, bool write)
+{
+    struct region *region;
+    bool done = false;
+
+    sync_rwlock_read(&m->sync, &m->gate, SYNC_GATE);
+    sync_rwlock_read(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    region = region_find(m, va);
+    if (region != NULL) {
+        pte_t *pte = pagetable_pte(region->table, va);
+        uint64_t word = pte_load(pte);
+
+        if ((word & PTE_VALID) && !(word & PTE_BUSY) && !(write && (word & PTE_PROTECTED)) &&
+            pte_try_busy(&m->sync, pte, word)) {
+            char *content = (char *)mapper_buffer(m->mapper, pte_number(word)) + va % PAGE_SIZE;
+
+            memcpy(write ? content : buffer, write ? buffer : content, length);
+            if (word & PTE_READAHEAD)
+                count(m, COUNTER_readahead_hits, 1);
+            word = (word & ~(uint64_t)PTE_READAHEAD) | PTE_ACCESSED | (write ? PTE_DIRTY : 0);
+            pte_release(m, pte, va, word);
+            done = true;
+        }
+    }
+    sync_rwlock_unread(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    sync_rwlock_unread(&m->sync, &m->gate, SYNC_GATE);
+    return done;
+}
+
+static int soft_copy(struct machine *m, uintptr_t va, char *buffer, size_t length, bool write)
+{
+    uint32_t thread = 1 + m->sync.backend->shard(&m->sync);
+
+    while (length > 0) {
+        size_t here = PAGE_SIZE - va % PAGE_SIZE;
+
+        if (here > length)
+            here = length;
+        while (!soft_access(m, va, buffer, here, write)) {
+            unsigned flags = write ? FAULT_WRITE | FAULT_PROTECT : 0;
+            enum fault_result result = fault_resolve(m, va, flags, thread);
+
+            if (result == FAULT_OUTSIDE)
+                return error_set(-EINVAL, "%p is not mapped by this manager", (void *)va);
+            if (result == FAULT_FAILED)
+                return -EIO;
+        }
+        va += here;
+        buffer += here;
+        length -= here;
+    }
+    return 0;
+}
+
+static int explicit_copy(struct vmsm *v, uintptr_t va, char *buffer, size_t length, bool write)
+{
+    struct machine *m = v->machine;
+    bool covered;
+
+    sync_rwlock_read(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    covered = length == 0 || region_covers(m, va, length);
+    sync_rwlock_unread(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    if (!covered)
+        return error_set(-EINVAL, "%zu bytes at %p are not all mapped by this manager", length,
+                         (void *)va);
+    if (m->tunables.mapper == MAPPER_SOFT)
+        return soft_copy(m, va, buffer, length, write);
+    memcpy(write ? (void *)va : buffer, write ? buffer : (void *)va, length);
+    return 0;
+}
+
+int vmsm_read(struct vmsm *m, const void *addr, void *buffer, size_t length)
+{
+    return explicit_copy(m, (uintptr_t)addr, buffer, length, false);
+}
+
+int vmsm_write(struct vmsm *m, void *addr, const void *buffer, size_t length)
+{
+    return explicit_copy(m, (uintptr_t)addr, (char *)(uintptr_t)buffer, length, true);
+}
+
+/* ---- looking inside ---- */
+
+int vmsm_get_counters(struct vmsm *m, struct vmsm_counters *out)
+{
+    machine_get_counters(m->machine, out);
+    return 0;
+}
+
+int vmsm_check(struct vmsm *m)
+{
+    return machine_check(m->machine);
+}
+
+const struct tunables *vmsm_tunables(const struct vmsm *m)
+{
+    return &m->machine->tunables;
+}
+
+const struct counters *vmsm_counters_of(const struct vmsm *m)
+{
+    return m->machine->counters;
+}
+
+const struct sync *vmsm_sync(const struct vmsm *m)
+{
+    return &m->machine->sync;
+}
+
+const char *vmsm_store_name(const struct vmsm *m)
+{
+    return m->store_name;
+}

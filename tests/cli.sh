@@ -1,0 +1,207 @@
+#!/bin/sh
+# The command line of vmsm: messages and exit statuses of wrong and right usage. TAP.
+#
+# VMSM names the program; otherwise it is looked for in VMSM_BUILD or build.
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+vmsm=${VMSM:-${VMSM_BUILD:-$root/build}/vmsm}
+LC_ALL=C
+export LC_ALL
+unset VMSM_CONF
+
+if [ ! -x "$vmsm" ]; then
+    echo "Bail out! $vmsm is missing: run make first"
+    exit 1
+fi
+dir=$(mktemp -d "${TMPDIR:-/var/tmp}/vmsm-cli.XXXXXX") || exit 1
+trap 'rm -rf "$dir"' EXIT
+trap 'exit 1' HUP INT TERM
+
+run=0
+failed=0
+
+# ok STATUS NAME: one check, passed if STATUS is 0.
+ok() {
+    run=$((run + 1))
+    if [ "$1" -eq 0 ]; then
+        echo "ok $run - $2"
+    else
+        echo "not ok $run - $2"
+        sed 's/^/# /' "$dir/out" "$dir/err" 2>/dev/null | head -n 20
+        failed=$((failed + 1))
+    fi
+}
+
+skip() {
+    run=$((run + 1))
+    echo "ok $run # SKIP $1"
+}
+
+# call ARGUMENT…: run it; leaves its exit status in $status.
+call() {
+    "$vmsm" "$@" >"$dir/out" 2>"$dir/err"
+    status=$?
+}
+
+# refused STATUS PATTERN ARGUMENT…: ends with STATUS, with one line that matches on standard error.
+refused() {
+    expected=$1
+    pattern=$2
+    shift 2
+    call "$@"
+    [ "$status" -eq "$expected" ] && [ "$(wc -l <"$dir/err")" -eq 1 ] &&
+        grep -q -e "$pattern" "$dir/err" && [ ! -s "$dir/out" ]
+    ok $? "vmsm $*: $expected, \"$pattern\""
+}
+
+# prints PATTERN ARGUMENT…: ends with 0 and prints a line that matches on standard output.
+prints() {
+    pattern=$1
+    shift
+    call "$@"
+    [ "$status" -eq 0 ] && grep -q -e "$pattern" "$dir/out" && [ ! -s "$dir/err" ]
+    ok $? "vmsm $*: prints \"$pattern\""
+}
+
+# A run small enough to be over at once, on the mapper that needs nothing of the kernel.
+small="--mapper soft --preset small --accesses 20000 --quiet"
+
+prints 'vmsm [0-9]' --version
+prints '^  sim ' --help
+prints '^  --run-max ' sim --help
+prints '^  --pagefile-size ' sim --help
+prints '^  --json ' doctor --help
+prints '^memory ' --show-settings
+prints '^run-max  *7 ' sim --run-max 7 --show-settings
+prints '^memory  *2728K ' sim --preset small --show-settings
+prints '^memory  *1M ' sim --preset small --memory=1M --show-settings
+prints '^store_delay  *5ms ' sim --preset small,harsh-disk --show-settings
+prints '^spinning_locks  *on ' sim --preset small --preset spinning-locks --show-settings
+prints '^spinning_locks  *on ' sim --spinning-locks --show-settings
+prints '^preallocate  *off ' sim --preallocate off --show-settings
+prints '^preallocate  *off ' sim --set preallocate=off --show-settings
+prints '^workers  *off ' sim --stage single --show-settings
+prints '^batching  *on ' sim --stage single --batching --show-settings
+prints '^.TH VMSM 1' --man
+
+call --man
+for word in 'SH COMMANDS' 'B "\-\-pagefile\-size SIZE"' 'faults_first_touch' 'SH "EXIT STATUS"' \
+    'VMSM_CONF' 'SH EXAMPLES'; do
+    grep -q -F -e "$word" "$dir/out"
+    ok $? "the manual page has $word"
+done
+
+call
+[ "$status" -eq 2 ] && grep -q '^Usage:' "$dir/err"
+ok $? "vmsm alone: 2, usage on standard error"
+refused 2 'no command doctr; did you mean doctor?' doctr
+refused 2 'no command xyzzy' xyzzy
+refused 2 'no option --versio; did you mean --version?' --versio
+refused 2 'a command comes first' --help sim
+
+refused 2 'no option --memry; did you mean --memory?' sim --memry 1M
+refused 2 'no option --run-mx; did you mean --run-max?' sim --run-mx=3
+refused 2 'no option --jsn; did you mean --json?' doctor --jsn x
+refused 2 'no option --memory' doctor --memory 1M
+refused 2 '"extra" is not an option' sim extra
+refused 2 'threads needs a value' sim --threads
+refused 2 'quiet takes no value' sim --quiet=yes
+refused 2 'did you mean memory?' sim --set memori=1M
+refused 2 'not name=value' sim --set memory
+refused 2 'did you mean soft?' sim --mapper sof
+refused 2 'did you mean small?' sim --preset smal
+refused 2 'neither on nor off' sim --direct=maybe
+
+refused 2 'virtual: .*0 bytes' sim --virtual 0
+refused 2 'virtual: .*negative' sim --virtual -1M
+refused 2 'virtual: .*not a size' sim --virtual plenty
+refused 2 'virtual: .*larger than can be' sim --virtual 65T
+refused 2 'virtual: .*larger than can be' sim --virtual 99999999999999999T
+refused 2 'memory: .*minimum of 256K' sim --memory 0
+refused 2 'memory: .*minimum of 256K' sim --memory 100K
+refused 2 'memory: .*negative' sim --memory=-1
+refused 2 'memory: .*maximum' sim --memory 65T
+refused 2 'memory: .*not a size' sim --memory much
+refused 2 'threads: .*1 to 256' sim --threads 0
+refused 2 'threads: .*1 to 256' sim --threads 257
+refused 2 'threads: .*negative' sim --threads -1
+refused 2 'write: .*0 to 100' sim --write 101
+refused 2 'run-max: .*out of range' sim --run-max 0
+refused 2 'accesses: .*out of range' sim --accesses 0
+refused 2 'seconds: .*give more' sim --seconds 0
+refused 2 'seconds: .*negative' sim --seconds -1
+refused 2 'seconds: .*not a time' sim --seconds soon
+refused 2 'trap: sim needs faults' sim --trap none
+
+VMSM_CONF=memry:1M
+export VMSM_CONF
+refused 2 'VMSM_CONF.*did you mean memory?' sim
+VMSM_CONF=memory:3M,write_batch:8
+prints '^memory  *3M ' sim --show-settings
+prints '^write_batch  *8 ' --show-settings
+prints '^memory  *4M ' sim --memory 4M --show-settings
+unset VMSM_CONF
+
+refused 3 'nowhere/report: No such' sim --json "$dir/nowhere/report"
+refused 3 'is a directory' sim --json "$dir"
+refused 3 'No such file' sim $small --pagefile "$dir/nowhere/pagefile"
+refused 3 'directory' sim $small --pagefile "$dir"
+refused 3 'commit' sim $small --pagefile-size 1M
+
+call sim $small --seed 7 --json "$dir/report"
+ok "$status" "a run on the soft mapper ends with 0"
+grep -q '^all 20,000 accesses and 2,048 swept pages right, books balanced' "$dir/out"
+ok $? "and says so in its first line"
+[ "$(wc -l <"$dir/out")" -le 40 ] && [ "$(wc -L <"$dir/out")" -le 100 ]
+ok $? "its report is one screen"
+[ ! -s "$dir/err" ]
+ok $? "and with --quiet nothing else is said"
+for word in '"wrong_pages": 0' '"books_balanced": true' '"seed": 7' '"accesses": 20000' \
+    '"within": true' '"p99.9_ns"' '"contended"' '"frames_total"'; do
+    grep -q -F -e "$word" "$dir/report"
+    ok $? "the JSON report has $word"
+done
+set -- "$dir"/report*
+[ $# -eq 1 ]
+ok $? "no other file is left beside it"
+
+grep '"writes":' "$dir/report" >"$dir/first"
+call sim $small --seed 7 --json "$dir/report"
+grep '"writes":' "$dir/report" | cmp -s - "$dir/first"
+ok $? "the same seed makes the same writes"
+
+"$vmsm" sim $small --json - >"$dir/out" 2>"$dir/err"
+[ $? -eq 0 ] && [ "$(head -c 1 "$dir/out")" = '{' ] && grep -q '^all 20,000' "$dir/err"
+ok $? "--json -: JSON on standard output, the report on standard error"
+
+call sim --mapper soft --preset small --seconds 1.5
+[ "$status" -eq 0 ] && grep -q 'accesses/s .*hard .*active .*pagefile' "$dir/err"
+ok $? "progress is shown in plain lines where there is no terminal"
+
+call sim $small --store-bad-slot 1
+[ "$status" -eq 3 ] && grep -q '^FAILED:' "$dir/out"
+ok $? "a page that cannot be read: 3, and the report says so"
+
+if command -v timeout >/dev/null; then
+    timeout -s INT 1 "$vmsm" sim --mapper soft --preset small --seconds 60 --quiet >"$dir/out" 2>"$dir/err"
+    [ $? -eq 124 ] && grep -q '2,048 swept pages right, books balanced (ended early)' "$dir/out"
+    ok $? "an interrupt ends a run early, with the sweep and the report"
+else
+    skip "timeout is missing"
+fi
+
+if [ -w /dev/full ]; then
+    "$vmsm" --help >/dev/full 2>"$dir/err"
+    [ $? -eq 3 ] && grep -q 'No space left' "$dir/err"
+    ok $? "standard output that is full is noticed"
+else
+    skip "there is no /dev/full"
+fi
+
+call doctor --json "$dir/findings"
+{ [ "$status" -eq 0 ] || [ "$status" -eq 3 ]; } && grep -q '^Mapper and trap:' "$dir/out" &&
+    grep -q '"default_works":' "$dir/findings"
+ok $? "vmsm doctor: findings and ways, and the same as JSON"
+
+echo "1..$run"
+[ "$failed" -eq 0 ]
