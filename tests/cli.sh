@@ -144,7 +144,7 @@ unset VMSM_CONF
 
 refused 3 'nowhere/report: No such' sim --json "$dir/nowhere/report"
 refused 3 'is a directory' sim --json "$dir"
-refused 3 'No such file' sim $small --pagefile "$dir/nowhere/pagefile"
+refused 3 'does not exist' sim $small --pagefile "$dir/nowhere/pagefile"
 refused 3 'directory' sim $small --pagefile "$dir"
 refused 3 'commit' sim $small --pagefile-size 1M
 
@@ -178,7 +178,7 @@ call sim --mapper soft --preset small --seconds 1.5
 [ "$status" -eq 0 ] && grep -q 'accesses/s .*hard .*active .*pagefile' "$dir/err"
 ok $? "progress is shown in plain lines where there is no terminal"
 
-call sim $small --store-bad-slot 1
+call sim $small --store-corrupt 1
 [ "$status" -eq 3 ] && grep -q '^FAILED:' "$dir/out"
 ok $? "a page that cannot be read: 3, and the report says so"
 

@@ -143,7 +143,8 @@ static uint64_t mapped_word(uint32_t frame, bool wanted, bool protected)
 /* Pages mapped ahead that the stream has passed: used, as far as anybody can know. */
 static void mark_used(struct machine *m, struct pagetable *table, uintptr_t from, unsigned pages)
 {
-    count(m, COUNTER_readahead_hits, pages);
+    unsigned hits = 0;
+
     for (unsigned i = 0; i < pages; i++) {
         uintptr_t va = from + i * PAGE_SIZE;
         pte_t *pte;
@@ -154,8 +155,10 @@ static void mark_used(struct machine *m, struct pagetable *table, uintptr_t from
         pte = pagetable_pte(table, va);
         word = pte_load(pte);
         if ((word & (PTE_VALID | PTE_BUSY | PTE_READAHEAD)) == (PTE_VALID | PTE_READAHEAD))
-            pte_cas(&m->sync, pte, &word, (word & ~(PTE_READAHEAD | PTE_AGE)) | PTE_ACCESSED);
+            hits += pte_cas(&m->sync, pte, &word,
+                            (word & ~(PTE_READAHEAD | PTE_AGE)) | PTE_ACCESSED);
     }
+    count(m, COUNTER_readahead_hits, hits);
 }
 
 static void plan_window(struct machine *m, const struct region *region, uintptr_t va,

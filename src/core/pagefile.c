@@ -120,7 +120,7 @@ int pagefile_commit(struct machine *m, uint64_t pages)
     limit = limit_with(m, pf->commit_slots);
     if (error == 0 && wanted > limit)
         error = error_set(-ENOMEM,
-                          "%llu MiB more would make %llu MiB in use, but frames and pagefile %s can "
+                          "a commit of %llu MiB more would make %llu MiB, but frames and pagefile %s can "
                           "hold only %llu MiB: give more memory, or a larger pagefile_size",
                           (unsigned long long)(pages >> 8), (unsigned long long)(wanted >> 8),
                           pf->store->where, (unsigned long long)(limit >> 8));

@@ -15,7 +15,13 @@
 struct soft_mapper {
     struct mapper mapper;
     uint32_t frames;
+    uint8_t *clean; /* of each frame: its buffer is all zero; owned by who owns the frame */
 };
+
+static struct soft_mapper *soft_of(struct mapper *mapper)
+{
+    return (struct soft_mapper *)(void *)mapper;
+}
 
 static int soft_region_open(struct mapper *mapper, size_t length, uintptr_t *base)
 {
@@ -40,8 +46,10 @@ static unsigned soft_stage_take(struct mapper *mapper, unsigned want, const uint
                                 struct mapper_stage *stage, void **content)
 {
     stage->count = 0;
-    for (unsigned i = 0; i < want; i++)
+    for (unsigned i = 0; i < want; i++) {
         content[i] = mapper_buffer(mapper, frames[i]);
+        soft_of(mapper)->clean[frames[i]] = 0;
+    }
     return want;
 }
 
@@ -65,7 +73,11 @@ static int soft_map(struct mapper *mapper, uintptr_t va, unsigned count, const u
 
 static void soft_zero(struct mapper *mapper, uint32_t frame)
 {
-    memset(mapper_buffer(mapper, frame), 0, PAGE_SIZE);
+    struct soft_mapper *soft = soft_of(mapper);
+
+    if (!soft->clean[frame])
+        memset(mapper_buffer(mapper, frame), 0, PAGE_SIZE);
+    soft->clean[frame] = 1;
 }
 
 static int soft_map_zero(struct mapper *mapper, uintptr_t va, unsigned count,
@@ -73,8 +85,10 @@ static int soft_map_zero(struct mapper *mapper, uintptr_t va, unsigned count,
 {
     (void)va;
     (void)flags;
-    for (unsigned i = 0; i < count; i++)
+    for (unsigned i = 0; i < count; i++) {
         soft_zero(mapper, frames[i]);
+        soft_of(mapper)->clean[frames[i]] = 0; /* it is about to be written */
+    }
     *done = count;
     return 0;
 }
@@ -129,8 +143,9 @@ static void soft_wake(struct mapper *mapper, uintptr_t va, size_t length)
 
 static void soft_close(struct mapper *mapper)
 {
-    struct soft_mapper *soft = (struct soft_mapper *)(void *)mapper;
+    struct soft_mapper *soft = soft_of(mapper);
 
+    platform_linux.release(soft->clean, soft->frames);
     platform_linux.release(mapper->buffers, soft->frames * PAGE_SIZE);
     platform_linux.release(soft, sizeof(*soft));
 }
@@ -169,8 +184,9 @@ int mapper_soft_open(struct sync *sync, const struct mapper_options *options,
                                    .sets_access = true,
                                    .fd = -1};
     soft->mapper.buffers = platform_linux.reserve(soft->frames * PAGE_SIZE);
-    if (soft->mapper.buffers == NULL) {
-        platform_linux.release(soft, sizeof(*soft));
+    soft->clean = platform_linux.reserve(soft->frames);
+    if (soft->mapper.buffers == NULL || soft->clean == NULL) {
+        soft_close(&soft->mapper);
         return error_set(-ENOMEM, "no memory for %u frames", options->frames);
     }
     *mapper = &soft->mapper;
