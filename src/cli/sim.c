@@ -206,8 +206,8 @@ static void snapshot_run(struct sim *sim)
     r->failed = totals.failed;
     vmsm_get_counters(sim->manager, &r->run);
     watch_memory(sim, &r->run);
-    memcpy(&r->detail, vmsm_counters_of(sim->manager), sizeof(r->detail));
-    memcpy(r->locks, vmsm_sync(sim->manager)->stats, sizeof(r->locks));
+    counters_copy(&r->detail, vmsm_counters_of(sim->manager), sizeof(r->detail));
+    counters_copy(r->locks, vmsm_sync(sim->manager)->stats, sizeof(r->locks));
 }
 
 static void snapshot_end(struct sim *sim)

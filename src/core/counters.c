@@ -23,6 +23,16 @@ const char *fault_kind_name(enum fault_kind kind)
     return names[kind];
 }
 
+void counters_copy(void *to, const void *from, size_t size)
+{
+    typedef uint64_t __attribute__((may_alias)) word_t;
+    const word_t *source = from;
+    word_t *target = to;
+
+    for (size_t i = 0; i < size / sizeof(word_t); i++)
+        target[i] = __atomic_load_n(&source[i], __ATOMIC_RELAXED);
+}
+
 static void raise_to(_Atomic uint64_t *largest, uint64_t value)
 {
     uint64_t old = atomic_load_explicit(largest, memory_order_relaxed);

@@ -90,6 +90,12 @@ static inline void counter_add(struct counters *c, struct sync *s, enum counter_
                               memory_order_relaxed);
 }
 
+/*
+ * Copy statistics that other threads go on adding to: every 8 bytes are read atomically.
+ * size is a multiple of 8.
+ */
+void counters_copy(void *to, const void *from, size_t size);
+
 /* Sum of the shards of one counter. */
 uint64_t counter_read(const struct counters *c, enum counter_id id);
 /* Fill in all COUNT fields; GAUGE fields are left alone. */

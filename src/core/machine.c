@@ -19,7 +19,8 @@ void worker_kick(struct worker *worker)
 {
     struct machine *m = worker->m;
 
-    if (worker->thread == NULL || atomic_exchange(&worker->kicked, 1) != 0)
+    if (!atomic_load_explicit(&worker->running, memory_order_relaxed) ||
+        atomic_exchange(&worker->kicked, 1) != 0)
         return;
     sync_event_signal(&m->sync, &worker->event);
 }
@@ -50,9 +51,9 @@ static void worker_main(void *argument)
 static int worker_start(struct machine *m, struct worker *worker, const char *name,
                         bool (*step)(struct machine *))
 {
-    worker->m = m;
     worker->name = name;
     worker->step = step;
+    atomic_store(&worker->running, true);
     return m->sync.backend->thread_start(&m->sync, name, worker_main, worker, &worker->thread);
 }
 
@@ -78,7 +79,7 @@ void machine_balance(struct machine *m)
         worker_kick(&m->refill_worker);
     if (writer_needed(m))
         worker_kick(&m->write_worker);
-    if (m->zero_worker.thread != NULL && zero_needed(m))
+    if (atomic_load_explicit(&m->zero_worker.running, memory_order_relaxed) && zero_needed(m))
         worker_kick(&m->zero_worker);
     if (atomic_load(&m->consumed) - atomic_load(&m->trimmer.aged_at) > m->active_max / 4)
         worker_kick(&m->age_worker);
@@ -207,7 +208,7 @@ static int workers_start(struct machine *m)
 {
     int error;
 
-    /* Workers that do not run keep their machine pointer: kicking them does nothing. */
+    /* Set before any worker runs: they kick each other. */
     m->trim_worker.m = m->age_worker.m = m->write_worker.m = m;
     m->refill_worker.m = m->zero_worker.m = m;
     if (!m->tunables.workers)

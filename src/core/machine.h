@@ -53,7 +53,8 @@ struct worker {
     bool (*step)(struct machine *m); /* does a piece of work; false: nothing left to do */
     struct sync_event event;
     _Atomic uint32_t kicked;
-    struct sync_thread *thread;      /* NULL: not running */
+    struct sync_thread *thread;      /* NULL: not running; for who starts and stops it only */
+    _Atomic bool running;
 };
 
 /* Ranges that sequential readers are done with; (h) handover_lock. */

@@ -456,10 +456,17 @@ int region_unmap(struct machine *m, uintptr_t start, size_t length)
 
 void region_unmap_all(struct machine *m)
 {
-    while (m->region_count > 0) {
-        struct region *region = m->regions[m->region_count - 1];
+    for (;;) {
+        struct region *region = NULL;
 
-        take_out(m, m->region_count - 1);
+        sync_rwlock_write(&m->sync, &m->regions_lock, SYNC_REGIONS);
+        if (m->region_count > 0) {
+            region = m->regions[m->region_count - 1];
+            take_out(m, m->region_count - 1);
+        }
+        sync_rwlock_unwrite(&m->sync, &m->regions_lock, SYNC_REGIONS);
+        if (region == NULL)
+            return;
         unmap_cut(m, region->table, region->start, region->end);
         m->platform->release(region, sizeof(*region));
     }
