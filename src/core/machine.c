@@ -75,8 +75,12 @@ void machine_balance(struct machine *m)
         have += standby_count(m);
     if (have < atomic_load(&m->low))
         worker_kick(&m->trim_worker);
-    if (refill_needed(m))
-        worker_kick(&m->refill_worker);
+    if (refill_needed(m)) {
+        if (atomic_load_explicit(&m->refill_worker.running, memory_order_relaxed))
+            worker_kick(&m->refill_worker);
+        else if (atomic_load(&m->waiting) > 0)
+            refill_standby(m, RUN_MAX);
+    }
     if (writer_needed(m))
         worker_kick(&m->write_worker);
     if (atomic_load_explicit(&m->zero_worker.running, memory_order_relaxed) && zero_needed(m))
