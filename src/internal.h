@@ -12,7 +12,7 @@
 /* As vmsm_create(), from settings that have been parsed already (VMSM_CONF is not read). */
 int vmsm_create_tuned(struct vmsm **m, const struct tunables *tunables);
 
-const struct tunables *vmsm_tunables(const struct vmsm *m); /* in force, after adjustment */
+const struct tunables *vmsm_tunables(const struct vmsm *m);    /* in force, after adjustment */
 const struct counters *vmsm_counters_of(const struct vmsm *m); /* histograms and batches */
 const struct sync *vmsm_sync(const struct vmsm *m);            /* lock statistics */
 const char *vmsm_store_name(const struct vmsm *m);             /* "file /path (direct, io_uring)" */

@@ -102,9 +102,8 @@ int vmsm_create_tuned(struct vmsm **out, const struct tunables *tunables)
         [MAPPER_SOFT] = mapper_soft_open,
     };
     struct tunables t = *tunables;
-    struct machine_options options = {.tunables = &t,
-                                      .backend = &sync_backend_linux,
-                                      .platform = &platform_linux};
+    struct machine_options options = {
+        .tunables = &t, .backend = &sync_backend_linux, .platform = &platform_linux};
     struct vmsm *v;
     int error = adjust(&t);
 
@@ -119,8 +118,8 @@ int vmsm_create_tuned(struct vmsm **out, const struct tunables *tunables)
     snprintf(v->store_name, sizeof(v->store_name), "%s %s (%s)", options.store->ops->name,
              options.store->where, options.store->how);
     options.mapper_open = mappers[t.mapper];
-    options.pool_queues = t.trap == TRAP_SIGBUS || t.mapper == MAPPER_SOFT ? POOL_QUEUES_SIGBUS
-                                                                           : POOL_QUEUES;
+    options.pool_queues =
+        t.trap == TRAP_SIGBUS || t.mapper == MAPPER_SOFT ? POOL_QUEUES_SIGBUS : POOL_QUEUES;
     error = machine_create(&options, &v->machine);
     if (error != 0)
         goto out;

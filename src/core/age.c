@@ -3,10 +3,10 @@
  *
  * A pass goes over all valid pages each time a quarter of the frames has been consumed: a page with
  * its access bit set becomes age 0 and loses the bit; any other grows a step older, up to 7.
- * The soft mapper sets the bit at each access; with the others it means that the page was mapped on demand,
- * rescued, written while protected, passed by a stream that goes on, or found in use by a trim
- * (docs/ageing.md). The pass counts pages by age, which is how the trimmer knows
- * how old its victims must be.
+ * The soft mapper sets the bit at each access; with the others it means that the page was mapped on
+ * demand, rescued, written while protected, passed by a stream that goes on, or found in use by a
+ * trim (docs/ageing.md). The pass counts pages by age, which is how the trimmer knows how old its
+ * victims must be.
  */
 #include "core/check.h"
 #include "core/machine.h"
@@ -62,8 +62,8 @@ bool age_step(struct machine *m)
     for (unsigned r = 0; r < m->region_count; r++) {
         const struct region *region = m->regions[r];
         size_t n = pagetable_index(region->table, region->start) / SECTION_PAGES;
-        size_t end = (pagetable_index(region->table, region->end) + SECTION_PAGES - 1) /
-                     SECTION_PAGES;
+        size_t end =
+            (pagetable_index(region->table, region->end) + SECTION_PAGES - 1) / SECTION_PAGES;
 
         while (pagetable_next_section(region->table, &n, end))
             age_section(m, region, n++, ages);

@@ -35,7 +35,8 @@ void bitmap_fini(struct bitmap *map)
     if (map->words != NULL)
         map->platform->release(map->words, map->capacity / 8);
     if (map->block_used != NULL)
-        map->platform->release(map->block_used, blocks_of(map->capacity) * sizeof(*map->block_used));
+        map->platform->release(map->block_used,
+                               blocks_of(map->capacity) * sizeof(*map->block_used));
     map->words = NULL;
     map->block_used = NULL;
 }
@@ -75,8 +76,8 @@ void bitmap_release(struct bitmap *map, uint64_t first, unsigned count)
         unsigned shift = (unsigned)(first % WORD_BITS);
         unsigned here = count < WORD_BITS - shift ? count : WORD_BITS - shift;
         uint64_t mask = (here == WORD_BITS ? ~UINT64_C(0) : (UINT64_C(1) << here) - 1) << shift;
-        uint64_t old = atomic_fetch_and_explicit(&map->words[first / WORD_BITS], ~mask,
-                                                 memory_order_acq_rel);
+        uint64_t old =
+            atomic_fetch_and_explicit(&map->words[first / WORD_BITS], ~mask, memory_order_acq_rel);
 
         check_always((old & mask) == mask); /* what is released was taken, and only once */
         account(map, first, -(int)here);
@@ -93,8 +94,8 @@ static unsigned free_run(const struct bitmap *map, uint64_t bit, unsigned want, 
     while (length < want && bit < limit) {
         unsigned shift = (unsigned)(bit % WORD_BITS);
         uint64_t taken = atomic_load_explicit(&map->words[bit / WORD_BITS], memory_order_relaxed);
-        unsigned here = taken >> shift ? (unsigned)__builtin_ctzll(taken >> shift)
-                                       : WORD_BITS - shift;
+        unsigned here =
+            taken >> shift ? (unsigned)__builtin_ctzll(taken >> shift) : WORD_BITS - shift;
 
         length += here;
         if (here < WORD_BITS - shift)
@@ -158,8 +159,8 @@ static bool search(const struct bitmap *map, uint64_t from, uint64_t to, unsigne
         }
         bit += length + 1;
         if (length == 0) { /* skip a word's taken bits at once */
-            uint64_t word = atomic_load_explicit(&map->words[(bit - 1) / WORD_BITS],
-                                                 memory_order_relaxed);
+            uint64_t word =
+                atomic_load_explicit(&map->words[(bit - 1) / WORD_BITS], memory_order_relaxed);
             unsigned shift = (unsigned)((bit - 1) % WORD_BITS);
             uint64_t open = ~word >> shift;
 

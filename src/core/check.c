@@ -6,7 +6,8 @@
 
 void check_failed(const char *what, const char *file, int line)
 {
-    log_line(LOG_ERROR, "broken invariant: %s (%s:%d). This is a bug of vmsm; stopping before data is lost.",
+    log_line(LOG_ERROR,
+             "broken invariant: %s (%s:%d). This is a bug of vmsm; stopping before data is lost.",
              what, file, line);
     abort();
 }

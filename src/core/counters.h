@@ -86,8 +86,7 @@ struct counters {
 
 static inline void counter_add(struct counters *c, struct sync *s, enum counter_id id, uint64_t n)
 {
-    atomic_fetch_add_explicit(&c->shards[s->backend->shard(s)].values[id], n,
-                              memory_order_relaxed);
+    atomic_fetch_add_explicit(&c->shards[s->backend->shard(s)].values[id], n, memory_order_relaxed);
 }
 
 /*

@@ -17,8 +17,8 @@ int fault_queue_open(struct machine *m, struct fault_queue *queue)
     queue->faults = m->platform->reserve(FAULT_QUEUE_DEPTH_MAX * sizeof(struct fault));
     if (queue->faults == NULL)
         return error_set(-ENOMEM, "no memory for a fault queue");
-    error = m->pagefile.store->ops->queue_open(m->pagefile.store,
-                                               (unsigned)m->tunables.store_depth, &queue->store);
+    error = m->pagefile.store->ops->queue_open(m->pagefile.store, (unsigned)m->tunables.store_depth,
+                                               &queue->store);
     if (error != 0) {
         m->platform->release(queue->faults, FAULT_QUEUE_DEPTH_MAX * sizeof(struct fault));
         queue->faults = NULL;
@@ -155,8 +155,8 @@ static void mark_used(struct machine *m, struct pagetable *table, uintptr_t from
         pte = pagetable_pte(table, va);
         word = pte_load(pte);
         if ((word & (PTE_VALID | PTE_BUSY | PTE_READAHEAD)) == (PTE_VALID | PTE_READAHEAD))
-            hits += pte_cas(&m->sync, pte, &word,
-                            (word & ~(PTE_READAHEAD | PTE_AGE)) | PTE_ACCESSED);
+            hits +=
+                pte_cas(&m->sync, pte, &word, (word & ~(PTE_READAHEAD | PTE_AGE)) | PTE_ACCESSED);
     }
     count(m, COUNTER_readahead_hits, hits);
 }
@@ -326,7 +326,8 @@ static void rescue_undo(struct machine *m, uint32_t number, pte_t *pte, uintptr_
     pte_release(m, pte, va, pte_make(PTE_TRANSITION, number));
 }
 
-/* Whether the page keeps its slot now that it is valid again, and is mapped protected to know when it must not. */
+/* Whether the page keeps its slot now that it is valid again, and is mapped protected to know when
+ * it must not. */
 static bool keep_slot(struct machine *m, struct frame *frame, unsigned flags)
 {
     bool protect = m->tunables.dirty == DIRTY_PROTECT;
@@ -360,8 +361,8 @@ static enum fault_result fault_rescue(struct machine *m, struct region *region, 
     }
     framelist_remove(m, frame);
     from = frame->state;
-    check_always(frame->pte == pte && (from == FRAME_STANDBY || from == FRAME_MODIFIED ||
-                                       from == FRAME_WRITING));
+    check_always(frame->pte == pte &&
+                 (from == FRAME_STANDBY || from == FRAME_MODIFIED || from == FRAME_WRITING));
     if (from == FRAME_WRITING)
         frame->slot = 0; /* the writer gives it back */
     frame->state = FRAME_TRANSIT;
@@ -406,8 +407,7 @@ static bool add_piece(struct fault *f, unsigned i, unsigned *iovs)
         if (f->pieces == FAULT_PIECES)
             return false;
         io = &f->ios[f->pieces++];
-        *io = (struct store_io){
-            .slot = f->slots[i], .iov = &f->iovs[*iovs], .owner = f};
+        *io = (struct store_io){.slot = f->slots[i], .iov = &f->iovs[*iovs], .owner = f};
         last = NULL;
     }
     io->count++;
@@ -468,7 +468,8 @@ static void limit_pieces(struct machine *m, struct fault *f)
         f->wanted -= low;
 }
 
-/* There is staging for `room` pages only: give up the others, and of the page that is wanted last. */
+/* There is staging for `room` pages only: give up the others, and of the page that is wanted last.
+ */
 static void keep_pages(struct machine *m, struct fault *f, unsigned room)
 {
     unsigned front = f->wanted < RUN_MAX && f->wanted >= room ? f->count - room : 0;
@@ -590,7 +591,8 @@ static bool retry_broken(struct machine *m, struct fault_queue *queue, struct fa
     return true;
 }
 
-/* The content of a page can't be had. What was asked for gets SIGBUS; the rest is left for another try. */
+/* The content of a page can't be had. What was asked for gets SIGBUS; the rest is left for another
+ * try. */
 static bool read_failed(struct machine *m, struct fault *f, unsigned i)
 {
     uintptr_t va = f->va + i * PAGE_SIZE;
@@ -608,8 +610,8 @@ static bool read_failed(struct machine *m, struct fault *f, unsigned i)
                   f->slots[i], m->pagefile.store->where,
                   result == 0 ? "its content is not what was written (hash differs)"
                               : "input/output error");
-        log_line(LOG_ERROR, "%s; after %u attempts the program gets SIGBUS for this page", error_last(),
-                 f->tries);
+        log_line(LOG_ERROR, "%s; after %u attempts the program gets SIGBUS for this page",
+                 error_last(), f->tries);
         m->mapper->ops->fail(m->mapper, va);
         word |= PTE_BAD;
     }
@@ -715,7 +717,8 @@ unsigned fault_reap(struct machine *m, struct fault_queue *queue, bool wait, uns
 
 /* ---- faults on valid pages ---- */
 
-/* Somebody else has made the page valid, or it is write-protected by a trim or to notice a change. */
+/* Somebody else has made the page valid, or it is write-protected by a trim or to notice a change.
+ */
 static enum fault_result fault_valid(struct machine *m, struct region *region, uintptr_t va,
                                      uint64_t word, unsigned flags, uint64_t started)
 {

@@ -22,7 +22,8 @@
 struct machine;
 struct pagetable;
 
-#define FAULT_PIECES 8u /* most reads for one fault: slots that are apart are read at the same time */
+#define FAULT_PIECES                                                                               \
+    8u /* most reads for one fault: slots that are apart are read at the same time */
 
 enum fault_flags {
     FAULT_WRITE = 1,
@@ -32,29 +33,30 @@ enum fault_flags {
 };
 
 enum fault_result {
-    FAULT_DONE,     /* the access can be repeated */
-    FAULT_PENDING,  /* reads are in flight: fault_finish() when all have been reaped */
-    FAULT_BUSY,     /* another thread has the page; it will wake the range (FAULT_TRAP), or pte_wait() */
+    FAULT_DONE,    /* the access can be repeated */
+    FAULT_PENDING, /* reads are in flight: fault_finish() when all have been reaped */
+    FAULT_BUSY, /* another thread has the page; it will wake the range (FAULT_TRAP), or pte_wait()
+                 */
     FAULT_NO_FRAME, /* frame_wait() (holding nothing), then begin again */
     FAULT_FAILED,   /* SIGBUS is due; words in error_last() */
     FAULT_OUTSIDE   /* not ours: no region there */
 };
 
 struct fault {
-    struct fault *next;      /* free list of its queue */
+    struct fault *next; /* free list of its queue */
     struct pagetable *table;
-    uintptr_t va;            /* first page of the run */
-    unsigned count;          /* pages of the run, all BUSY by us */
-    unsigned wanted;         /* index of the page that was asked for; RUN_MAX: none (prefault) */
+    uintptr_t va;    /* first page of the run */
+    unsigned count;  /* pages of the run, all BUSY by us */
+    unsigned wanted; /* index of the page that was asked for; RUN_MAX: none (prefault) */
     unsigned flags;
     uint32_t thread;
-    unsigned pending;        /* reads not yet reaped */
-    unsigned tries;          /* reads repeated so far */
-    uint64_t started;        /* ns */
+    unsigned pending; /* reads not yet reaped */
+    unsigned tries;   /* reads repeated so far */
+    uint64_t started; /* ns */
     uint32_t frames[RUN_MAX];
     uint32_t slots[RUN_MAX];
     void *content[RUN_MAX];
-    bool broken[RUN_MAX];    /* could not be read or verified */
+    bool broken[RUN_MAX]; /* could not be read or verified */
     struct mapper_stage stage;
     unsigned pieces;
     struct store_io ios[FAULT_PIECES];
@@ -65,10 +67,10 @@ struct fault {
 
 struct fault_queue {
     struct store_queue *store;
-    struct fault *faults;    /* FAULT_QUEUE_DEPTH_MAX of them */
+    struct fault *faults; /* FAULT_QUEUE_DEPTH_MAX of them */
     struct fault *free;
-    unsigned in_flight;      /* faults begun and not finished */
-    bool gate_held;          /* the machine's gate is held shared while anything is in flight */
+    unsigned in_flight;       /* faults begun and not finished */
+    bool gate_held;           /* the machine's gate is held shared while anything is in flight */
     struct fault_queue *next; /* in the machine's pool */
 };
 
@@ -79,7 +81,8 @@ void fault_queue_close(struct machine *m, struct fault_queue *queue);
 void fault_queue_enter(struct machine *m, struct fault_queue *queue);
 void fault_queue_leave(struct machine *m, struct fault_queue *queue);
 
-/* Begin the fault of `thread` at va. The queue must have a free struct fault. Never sleeps but for locks. */
+/* Begin the fault of `thread` at va. The queue must have a free struct fault. Never sleeps but for
+ * locks. */
 enum fault_result fault_begin(struct machine *m, struct fault_queue *queue, uintptr_t va,
                               unsigned flags, uint32_t thread);
 
@@ -94,8 +97,8 @@ enum fault_result fault_begin_run(struct machine *m, struct fault_queue *queue, 
 unsigned fault_reap(struct machine *m, struct fault_queue *queue, bool wait, unsigned *failed);
 
 /*
- * Resolve completely, sleeping as needed. FAULT_DONE, FAULT_FAILED or FAULT_OUTSIDE. The queue comes from
- * the pool; nothing may be held.
+ * Resolve completely, sleeping as needed. FAULT_DONE, FAULT_FAILED or FAULT_OUTSIDE. The queue
+ * comes from the pool; nothing may be held.
  */
 enum fault_result fault_resolve(struct machine *m, uintptr_t va, unsigned flags, uint32_t thread);
 
@@ -103,8 +106,8 @@ enum fault_result fault_resolve(struct machine *m, uintptr_t va, unsigned flags,
 void fault_wait_busy(struct machine *m, uintptr_t va);
 
 /*
- * A fault that cannot be served because frame_wait() failed: the page, whatever its content, stays as it is,
- * and the thread asleep in the fault gets SIGBUS.
+ * A fault that cannot be served because frame_wait() failed: the page, whatever its content, stays
+ * as it is, and the thread asleep in the fault gets SIGBUS.
  */
 void fault_give_up(struct machine *m, uintptr_t va);
 

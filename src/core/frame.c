@@ -7,7 +7,8 @@
 #include "core/framelist.h"
 #include "core/machine.h"
 
-#define WAIT_SLICE_NS UINT64_C(50000000)  /* how often a waiting fault looks at the writer's health */
+#define WAIT_SLICE_NS                                                                              \
+    UINT64_C(50000000) /* how often a waiting fault looks at the writer's health */
 #define STAGE_WAIT_NS UINT64_C(1000000)
 
 static const char *const state_names[FRAME_STATE_COUNT] = {

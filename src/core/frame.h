@@ -62,19 +62,20 @@ enum frame_state {
 
 struct frame {
     struct sync_mutex lock;
-    uint8_t state;          /* (f) enum frame_state */
-    _Atomic uint8_t list;   /* (f) enum framelist_id it is on, or LIST_NONE; read without lock as a hint */
-    uint8_t priority;       /* (b) standby list to go to: 0 is repurposed first */
-    uint8_t rescued;        /* (b) times rescued since it was read, saturating: it is worth keeping */
-    _Atomic uint32_t next;  /* (l) frame numbers */
-    _Atomic uint32_t prev;  /* (l) */
-    uint32_t slot;          /* (b) 0: none */
-    uint32_t buffer;        /* (b) number of the buffer that has the content, or BUFFER_NONE */
-    _Atomic uint32_t pins;  /* (b) pins of the page; changed only while BUSY */
+    uint8_t state; /* (f) enum frame_state */
+    _Atomic uint8_t
+        list; /* (f) enum framelist_id it is on, or LIST_NONE; read without lock as a hint */
+    uint8_t priority; /* (b) standby list to go to: 0 is repurposed first */
+    uint8_t rescued;  /* (b) times rescued since it was read, saturating: it is worth keeping */
+    _Atomic uint32_t next; /* (l) frame numbers */
+    _Atomic uint32_t prev; /* (l) */
+    uint32_t slot;         /* (b) 0: none */
+    uint32_t buffer;       /* (b) number of the buffer that has the content, or BUFFER_NONE */
+    _Atomic uint32_t pins; /* (b) pins of the page; changed only while BUSY */
     uint32_t spare;
-    pte_t *pte;             /* (c) the PTE of the page it holds; NULL while FREE, ZERO or TRANSIT */
-    uintptr_t va;           /* (c) address of that page */
-    struct hash128 hash;    /* (f) of the content, while MODIFIED or WRITING */
+    pte_t *pte;          /* (c) the PTE of the page it holds; NULL while FREE, ZERO or TRANSIT */
+    uintptr_t va;        /* (c) address of that page */
+    struct hash128 hash; /* (f) of the content, while MODIFIED or WRITING */
 };
 
 _Static_assert(sizeof(struct frame) <= 64, "a frame entry is a cache line at most");
@@ -93,18 +94,20 @@ void frame_assert_state(const struct machine *m, const struct frame *frame);
  */
 unsigned frame_reserve(struct machine *m, unsigned want);
 void frame_unreserve(struct machine *m, unsigned count);
-/* Sleep until a frame may be had; nothing may be held. -ENOSPC / -EIO after `patience` without one. */
+/* Sleep until a frame may be had; nothing may be held. -ENOSPC / -EIO after `patience` without one.
+ */
 int frame_wait(struct machine *m);
 
 /* Turn reserved rights into TRANSIT frames; zeroed ones are preferred (or avoided) as said. */
 void frame_take(struct machine *m, unsigned count, uint32_t *frames, bool zeroed);
 /*
- * Put frames on the free list: TRANSIT ones that turned out not to be needed and ACTIVE ones whose page
- * is gone (active), or trimmed ones that were taken off their list (not active). Buffers and rights go
- * back with them; their slots have been dealt with.
+ * Put frames on the free list: TRANSIT ones that turned out not to be needed and ACTIVE ones whose
+ * page is gone (active), or trimmed ones that were taken off their list (not active). Buffers and
+ * rights go back with them; their slots have been dealt with.
  */
 void frame_free(struct machine *m, unsigned count, const uint32_t *frames, bool active);
-/* A frame ceases to be Active by a trim that keeps its content: its right goes back (cache only). */
+/* A frame ceases to be Active by a trim that keeps its content: its right goes back (cache only).
+ */
 void frame_deactivated(struct machine *m, unsigned count);
 /* A trimmed frame becomes Active by a rescue; with a cache its right has been reserved. */
 void frame_activated(struct machine *m, struct frame *frame);

@@ -48,9 +48,9 @@ void framelist_push(struct machine *m, enum framelist_id id, enum frame_state st
                     const uint32_t *frames);
 
 /*
- * What becomes of frames whose write has ended: those that are still WRITING with slots[i] go to the
- * tail of the list, in one step that no rescue can come between. kept[i] says which did.
- * For LIST_MODIFIED their slot is set to 0.
+ * What becomes of frames whose write has ended: those that are still WRITING with slots[i] go to
+ * the tail of the list, in one step that no rescue can come between. kept[i] says which did. For
+ * LIST_MODIFIED their slot is set to 0.
  */
 void framelist_return(struct machine *m, enum framelist_id id, enum frame_state state,
                       unsigned count, const uint32_t *frames, const uint32_t *slots, bool *kept);

@@ -7,9 +7,9 @@
 #include "core/check.h"
 #include "core/error.h"
 
-#define WRITE_SHARE 16u   /* of the budget, at most one part in so many is the writer's buffer */
-#define STAGE_SHARE 16u   /* and staging */
-#define STAGE_MAX 2048u   /* pages */
+#define WRITE_SHARE 16u /* of the budget, at most one part in so many is the writer's buffer */
+#define STAGE_SHARE 16u /* and staging */
+#define STAGE_MAX 2048u /* pages */
 #define STAGE_MIN 8u
 #define RECLAIM_PAUSE_NS UINT64_C(10000000)
 
@@ -126,8 +126,8 @@ static int divide_budget(struct machine *m, struct mapper_options *mo)
 {
     uint64_t pages = m->tunables.memory / PAGE_SIZE;
     bool cached = m->tunables.mapper == MAPPER_COPY;
-    uint32_t batch = at_most(pages / WRITE_SHARE / m->tunables.write_depth,
-                             (uint32_t)m->tunables.write_batch);
+    uint32_t batch =
+        at_most(pages / WRITE_SHARE / m->tunables.write_depth, (uint32_t)m->tunables.write_batch);
 
     if (batch < 1)
         batch = 1;
@@ -148,7 +148,8 @@ static int divide_budget(struct machine *m, struct mapper_options *mo)
             m->buffer_count = 8;
     }
     m->active_max = m->frame_count - m->buffer_count;
-    /* A batch is no more than a part of what can be trimmed, or the writer would wait for it for ever. */
+    /* A batch is no more than a part of what can be trimmed, or the writer would wait for it for
+     * ever. */
     m->writer.batch_pages = at_most((cached ? m->buffer_count : m->frame_count) / 4, batch);
     mo->frames = m->frame_count;
     mo->buffers = m->buffer_count;
@@ -349,7 +350,7 @@ void machine_get_counters(struct machine *m, struct vmsm_counters *out)
 
 struct audit {
     unsigned wrong;
-    uint64_t slots;                   /* owned by a PTE or a frame */
+    uint64_t slots;                    /* owned by a PTE or a frame */
     uint64_t valid, transition, paged; /* PTEs by format */
     uint64_t by_state[FRAME_STATE_COUNT];
 };
@@ -381,7 +382,8 @@ static void audit_pte(struct machine *m, struct audit *a, const struct region *r
     const struct frame *frame;
 
     if (word & PTE_BUSY)
-        wrong(a, "page %p is busy while nothing runs", (void *)(region->table->base + i * PAGE_SIZE));
+        wrong(a, "page %p is busy while nothing runs",
+              (void *)(region->table->base + i * PAGE_SIZE));
     if (word & PTE_PAGEFILE) {
         a->paged++;
         audit_slot(m, a, pte_number(word), "page");

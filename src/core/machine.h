@@ -14,8 +14,8 @@
  *   repurpose, discard of a trimmed page
  *                                cache_room + 1                / available + 1
  *
- * Workers sleep on their event until machine_balance(), called where a level has changed, finds work for them:
- *   trimmer   available (without a cache: with standby) under `low`; trims to `high`
+ * Workers sleep on their event until machine_balance(), called where a level has changed, finds
+ * work for them: trimmer   available (without a cache: with standby) under `low`; trims to `high`
  *   refiller  stock (cache_room, or available) under its mark, and standby is not empty
  *   writer    modified has a batch, or stock is short and modified is all there is
  *   zeroer    real frames, zero list short, free list not
@@ -53,25 +53,25 @@ struct worker {
     bool (*step)(struct machine *m); /* does a piece of work; false: nothing left to do */
     struct sync_event event;
     _Atomic uint32_t kicked;
-    struct sync_thread *thread;      /* NULL: not running; for who starts and stops it only */
+    struct sync_thread *thread; /* NULL: not running; for who starts and stops it only */
     _Atomic bool running;
 };
 
 /* Ranges that sequential readers are done with; (h) handover_lock. */
 struct trim_behind {
     struct sync_mutex lock;
-    unsigned head, tail;             /* (h) */
+    unsigned head, tail; /* (h) */
     struct {
         uintptr_t va;
         uint32_t pages;
-    } ranges[TRIM_BEHIND_RING];      /* (h) */
+    } ranges[TRIM_BEHIND_RING]; /* (h) */
 };
 
 /* Slots that wait to be released together. */
 struct slot_ring {
     struct sync_mutex lock;
-    unsigned count;                  /* (h) */
-    uint32_t slots[SLOT_RING];       /* (h) */
+    unsigned count;            /* (h) */
+    uint32_t slots[SLOT_RING]; /* (h) */
 };
 
 struct write_batch;
@@ -79,21 +79,22 @@ struct write_batch;
 /* The writer's; used by one thread at a time (reclaim_lock where there are no workers). */
 struct writer {
     struct store_queue *queue;
-    struct write_batch *batches;     /* write_depth of them */
-    unsigned batch_pages;            /* most pages in one */
-    char *buffer;                    /* staging: write_depth * batch_pages pages */
-    unsigned in_flight;              /* batches */
-    unsigned failures;               /* pages that failed alone since a write last succeeded */
-    uint64_t tried_at;               /* ns: when a batch was last begun */
-    _Atomic uint64_t failing_since;  /* ns; 0: writes succeed. Read by frame_wait() */
-    _Atomic int error;               /* the last write error while failing */
+    struct write_batch *batches;    /* write_depth of them */
+    unsigned batch_pages;           /* most pages in one */
+    char *buffer;                   /* staging: write_depth * batch_pages pages */
+    unsigned in_flight;             /* batches */
+    unsigned failures;              /* pages that failed alone since a write last succeeded */
+    uint64_t tried_at;              /* ns: when a batch was last begun */
+    _Atomic uint64_t failing_since; /* ns; 0: writes succeed. Read by frame_wait() */
+    _Atomic int error;              /* the last write error while failing */
 };
 
 /* The trimmer's hand and what it needs for a section; one thread at a time. */
 struct trimmer {
-    uintptr_t hand;                  /* address where the search goes on */
-    _Atomic uint32_t ages[PTE_AGE_MAX + 1]; /* valid pages by age at the last pass, less those trimmed since */
-    _Atomic uint64_t aged_at;        /* consumed, at the last ageing pass; written by the ager */
+    uintptr_t hand; /* address where the search goes on */
+    _Atomic uint32_t
+        ages[PTE_AGE_MAX + 1]; /* valid pages by age at the last pass, less those trimmed since */
+    _Atomic uint64_t aged_at;  /* consumed, at the last ageing pass; written by the ager */
     struct trim_victims *victims;
     uint64_t rate_at, rate_consumed; /* when, and at what `consumed`, the rate was last taken */
     uint64_t rate;                   /* frames consumed a second, moving average */
@@ -101,47 +102,48 @@ struct trimmer {
 };
 
 struct machine {
-    struct tunables tunables;        /* constant after start */
+    struct tunables tunables; /* constant after start */
     struct sync sync;
     const struct platform *platform;
     struct mapper *mapper;
     struct counters *counters;
     struct hash_key key;
 
-    struct frame *frames;            /* frame_count, then LIST_COUNT sentinels */
+    struct frame *frames; /* frame_count, then LIST_COUNT sentinels */
     uint32_t frame_count;
-    uint32_t active_max;             /* most Active frames: all, less the cache's buffers */
-    uint32_t buffer_count;           /* cache buffers; 0 without a cache */
+    uint32_t active_max;   /* most Active frames: all, less the cache's buffers */
+    uint32_t buffer_count; /* cache buffers; 0 without a cache */
     uint32_t stage_pages;
-    struct bitmap buffers;           /* with a cache */
+    struct bitmap buffers; /* with a cache */
     struct framelist lists[LIST_COUNT];
     _Atomic int64_t available;
     _Atomic int64_t cache_room;
-    _Atomic int64_t active;          /* frames TRANSIT or ACTIVE */
-    _Atomic int64_t writing;         /* frames WRITING */
-    _Atomic int64_t pinned;          /* pages pinned */
-    _Atomic uint64_t consumed;       /* frames taken since start */
-    _Atomic int32_t low, high;       /* marks for `available` */
-    _Atomic uint32_t waiting;        /* faults that wait for a frame */
+    _Atomic int64_t active;    /* frames TRANSIT or ACTIVE */
+    _Atomic int64_t writing;   /* frames WRITING */
+    _Atomic int64_t pinned;    /* pages pinned */
+    _Atomic uint64_t consumed; /* frames taken since start */
+    _Atomic int32_t low, high; /* marks for `available` */
+    _Atomic uint32_t waiting;  /* faults that wait for a frame */
 
     struct pagefile pagefile;
-    _Atomic int64_t touched;         /* pages with content */
+    _Atomic int64_t touched; /* pages with content */
 
-    struct sync_rwlock gate;         /* shared: the machine runs; exclusive: machine_check() */
-    _Atomic uint32_t gate_closing;   /* somebody wants it exclusive */
-    struct sync_rwlock regions_lock; /* guards the two below */
+    struct sync_rwlock gate;             /* shared: the machine runs; exclusive: machine_check() */
+    _Atomic uint32_t gate_closing;       /* somebody wants it exclusive */
+    struct sync_rwlock regions_lock;     /* guards the two below */
     struct region *regions[REGIONS_MAX]; /* sorted by address */
     unsigned region_count;
 
     struct streams streams;
     struct trim_behind trim_behind;
     struct slot_ring slot_ring;
-    struct sync_event frames_event;  /* a frame, or stage, may be had */
-    struct sync_event queues_event;  /* a fault queue came back to the pool */
-    struct sync_mutex reclaim_lock;  /* one inline reclaimer at a time; also owns trimmer and writer then */
+    struct sync_event frames_event; /* a frame, or stage, may be had */
+    struct sync_event queues_event; /* a fault queue came back to the pool */
+    struct sync_mutex
+        reclaim_lock; /* one inline reclaimer at a time; also owns trimmer and writer then */
     struct sync_mutex pool_lock;
     struct fault_queue pool[FAULT_POOL_MAX];
-    struct fault_queue *pool_free;   /* pool_lock */
+    struct fault_queue *pool_free; /* pool_lock */
     unsigned pool_count;
 
     struct trimmer trimmer;
@@ -156,7 +158,7 @@ struct machine_options {
     const struct platform *platform;
     int (*mapper_open)(struct sync *sync, const struct mapper_options *options,
                        struct mapper **mapper);
-    struct store *store; /* owned by the machine once machine_create() is called */
+    struct store *store;  /* owned by the machine once machine_create() is called */
     unsigned pool_queues; /* fault queues for threads without their own */
 };
 

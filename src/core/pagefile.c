@@ -6,7 +6,7 @@
 #include "core/error.h"
 #include "core/machine.h"
 
-#define GROW_STEP UINT64_C(16384)          /* slots: 64 MiB */
+#define GROW_STEP UINT64_C(16384) /* slots: 64 MiB */
 
 static uint64_t round_up(uint64_t value, uint64_t step)
 {
@@ -119,11 +119,12 @@ int pagefile_commit(struct machine *m, uint64_t pages)
         error = grow_for(m, wanted);
     limit = limit_with(m, pf->commit_slots);
     if (error == 0 && wanted > limit)
-        error = error_set(-ENOMEM,
-                          "a commit of %llu MiB more would make %llu MiB, but frames and pagefile %s can "
-                          "hold only %llu MiB: give more memory, or a larger pagefile_size",
-                          (unsigned long long)(pages >> 8), (unsigned long long)(wanted >> 8),
-                          pf->store->where, (unsigned long long)(limit >> 8));
+        error = error_set(
+            -ENOMEM,
+            "a commit of %llu MiB more would make %llu MiB, but frames and pagefile %s can "
+            "hold only %llu MiB: give more memory, or a larger pagefile_size",
+            (unsigned long long)(pages >> 8), (unsigned long long)(wanted >> 8), pf->store->where,
+            (unsigned long long)(limit >> 8));
     if (error == 0)
         pf->commit = wanted;
     sync_mutex_unlock(&m->sync, &pf->commit_lock, SYNC_COMMIT);

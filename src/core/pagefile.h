@@ -27,10 +27,10 @@
 struct pagefile {
     struct store *store;
     struct bitmap slots;
-    struct hash128 *hashes;    /* of each slot; written by the slot's owner before the write is sent */
-    uint64_t hash_capacity;    /* entries */
-    struct sync_mutex lock;    /* coarse_locks only: guards the bitmap */
-    _Atomic uint64_t bad;      /* slots withdrawn */
+    struct hash128 *hashes; /* of each slot; written by the slot's owner before the write is sent */
+    uint64_t hash_capacity; /* entries */
+    struct sync_mutex lock; /* coarse_locks only: guards the bitmap */
+    _Atomic uint64_t bad;   /* slots withdrawn */
 
     struct sync_mutex commit_lock; /* guards the three below and store growth */
     uint64_t commit;               /* pages promised */

@@ -71,8 +71,9 @@ int machine_prefault(struct machine *m, const struct iovec *ranges, int range_co
     for (int i = 0; i < range_count && error == 0; i++) {
         if (ranges[i].iov_len > 0 &&
             !region_covers(m, (uintptr_t)ranges[i].iov_base, ranges[i].iov_len))
-            error = error_set(-EINVAL, "prefault: %zu bytes at %p are not all mapped by this manager",
-                              ranges[i].iov_len, ranges[i].iov_base);
+            error =
+                error_set(-EINVAL, "prefault: %zu bytes at %p are not all mapped by this manager",
+                          ranges[i].iov_len, ranges[i].iov_base);
     }
     sync_rwlock_unread(&m->sync, &m->regions_lock, SYNC_REGIONS);
     if (error != 0)

@@ -31,8 +31,8 @@
  *   from        to          made by                      when
  *   untouched   valid       fault_touch()                first touch, map-ahead
  *   transition  valid       fault_rescue()               soft fault
- *   pagefile    valid       fault_read_finish()          hard fault, read-ahead (busy: fault_read_begin)
- *   valid       transition  trim_publish()               trim; (busy: trim_collect)
+ *   pagefile    valid       fault_read_finish()          hard fault, read-ahead (busy:
+ * fault_read_begin) valid       transition  trim_publish()               trim; (busy: trim_collect)
  *   valid       untouched   trim_publish()               trim of an all-zero page
  *   valid       valid       trim_publish()               trim undone: wanted, or pinned by a device
  *   transition  pagefile    refill_claim()               standby frame repurposed

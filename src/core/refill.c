@@ -2,9 +2,10 @@
  * The refiller and the zeroer: what makes frames and cache room out of standby, and zero
  * frames out of free ones; and slots that wait to be released together.
  *
- * Repurposing a standby frame changes the page's PTE from transition to pagefile, so its BUSY bit is
- * needed; it is only tried for, with the list exclusive and the frame locked (which keeps frame.pte valid): a page
- * that somebody is busy with is being rescued or discarded, and is passed over.
+ * Repurposing a standby frame changes the page's PTE from transition to pagefile, so its BUSY bit
+ * is needed; it is only tried for, with the list exclusive and the frame locked (which keeps
+ * frame.pte valid): a page that somebody is busy with is being rescued or discarded, and is passed
+ * over.
  */
 #include "core/check.h"
 #include "core/machine.h"

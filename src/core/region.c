@@ -214,10 +214,10 @@ out:
 
 /* Pages of a section that are being discarded together. */
 struct discard {
-    unsigned busy;                     /* entries of pte[] and va[]: pages BUSY by us */
-    unsigned content;                  /* of those, pages that had content */
-    unsigned valid;                    /* entries of active[] */
-    unsigned cached;                   /* entries of trimmed[] */
+    unsigned busy;    /* entries of pte[] and va[]: pages BUSY by us */
+    unsigned content; /* of those, pages that had content */
+    unsigned valid;   /* entries of active[] */
+    unsigned cached;  /* entries of trimmed[] */
     pte_t *pte[SECTION_PAGES];
     uintptr_t va[SECTION_PAGES];
     uintptr_t valid_va[SECTION_PAGES];

@@ -27,29 +27,29 @@
 #include "mapper/mapper.h"
 
 struct section {
-    struct sync_mutex lock;       /* coarse locks only: guards the section's PTEs */
-    _Atomic uint32_t trimming;    /* 1: a trimmer owns the right to protect, lift and drop here */
-    _Atomic int32_t valid;        /* valid pages, for the ager and the trimmer; may lag */
-    _Atomic uint32_t rescues;     /* pages that came back soon after a trim; halved by the ager */
-    _Atomic uint32_t undone;      /* trims undone since the last ageing */
-    _Atomic uint8_t advice;       /* enum vmsm_advice + 1, or 0: as the table's */
+    struct sync_mutex lock;    /* coarse locks only: guards the section's PTEs */
+    _Atomic uint32_t trimming; /* 1: a trimmer owns the right to protect, lift and drop here */
+    _Atomic int32_t valid;     /* valid pages, for the ager and the trimmer; may lag */
+    _Atomic uint32_t rescues;  /* pages that came back soon after a trim; halved by the ager */
+    _Atomic uint32_t undone;   /* trims undone since the last ageing */
+    _Atomic uint8_t advice;    /* enum vmsm_advice + 1, or 0: as the table's */
     uint8_t spare[11];
 };
 
 struct pagetable {
-    uintptr_t base;               /* address of page 0 */
+    uintptr_t base; /* address of page 0 */
     size_t pages;
     pte_t *ptes;
     struct section *sections;
-    _Atomic uint64_t *populated;  /* a bit for each section (a) */
+    _Atomic uint64_t *populated; /* a bit for each section (a) */
     size_t section_count;
-    unsigned references;          /* regions that share it; regions_lock exclusive */
-    bool overcommit;              /* commit is charged at first touch */
-    _Atomic unsigned advice;      /* enum vmsm_advice for the whole table: NORMAL, RANDOM, SEQUENTIAL */
+    unsigned references;     /* regions that share it; regions_lock exclusive */
+    bool overcommit;         /* commit is charged at first touch */
+    _Atomic unsigned advice; /* enum vmsm_advice for the whole table: NORMAL, RANDOM, SEQUENTIAL */
 };
 
 struct region {
-    uintptr_t start, end;         /* page-aligned; regions_lock */
+    uintptr_t start, end; /* page-aligned; regions_lock */
     struct pagetable *table;
 };
 
@@ -86,8 +86,8 @@ static inline void pagetable_populate(struct pagetable *table, uintptr_t va)
 static inline bool pagetable_next_section(const struct pagetable *table, size_t *n, size_t end)
 {
     while (*n < end) {
-        uint64_t bits = atomic_load_explicit(&table->populated[*n / 64], memory_order_relaxed) >>
-                        (*n % 64);
+        uint64_t bits =
+            atomic_load_explicit(&table->populated[*n / 64], memory_order_relaxed) >> (*n % 64);
 
         if (bits != 0) {
             *n += (size_t)__builtin_ctzll(bits);
@@ -101,7 +101,8 @@ static inline bool pagetable_next_section(const struct pagetable *table, size_t 
 /* What the program said about the page at va: VMSM_NORMAL, _RANDOM or _SEQUENTIAL. */
 static inline unsigned pagetable_advice(const struct pagetable *table, uintptr_t va)
 {
-    unsigned own = atomic_load_explicit(&pagetable_section(table, va)->advice, memory_order_relaxed);
+    unsigned own =
+        atomic_load_explicit(&pagetable_section(table, va)->advice, memory_order_relaxed);
 
     return own != 0 ? own - 1 : atomic_load_explicit(&table->advice, memory_order_relaxed);
 }
@@ -118,7 +119,8 @@ void region_unmap_all(struct machine *m);
 /* Is [start, start + length) wholly mapped? regions_lock held. */
 bool region_covers(struct machine *m, uintptr_t start, size_t length);
 
-/* Sleep until the PTE is no longer BUSY; returns a word without BUSY. Nothing may be held but BUSY of lower pages. */
+/* Sleep until the PTE is no longer BUSY; returns a word without BUSY. Nothing may be held but BUSY
+ * of lower pages. */
 uint64_t pte_wait(struct machine *m, pte_t *pte);
 
 /* End ownership: store `word` (without BUSY) and wake who wants the page at va. */

@@ -2,13 +2,13 @@
 
 #include "core/machine.h"
 
-#define FIRST_WINDOW 4u         /* pages, once a stream is seen to go on */
-#define GAP_PAGES 3u            /* a fault that skips so few pages still continues its stream */
+#define FIRST_WINDOW 4u /* pages, once a stream is seen to go on */
+#define GAP_PAGES 3u    /* a fault that skips so few pages still continues its stream */
 #define FOLLOW_ONE 1024u
-#define FOLLOW_SHIFT 5          /* the average moves by 1/32 */
-#define BEHIND_AFTER 512u       /* pages: a stream this long is a scan; shorter runs may come back */
-#define WASTE_PER_HIT 8u        /* a page read in vain costs so much less than a fault saved */
-#define CAP_PERIOD 1024u        /* pages of hits and waste between two moves of the cap */
+#define FOLLOW_SHIFT 5    /* the average moves by 1/32 */
+#define BEHIND_AFTER 512u /* pages: a stream this long is a scan; shorter runs may come back */
+#define WASTE_PER_HIT 8u  /* a page read in vain costs so much less than a fault saved */
+#define CAP_PERIOD 1024u  /* pages of hits and waste between two moves of the cap */
 
 void streams_init(struct streams *streams)
 {
@@ -47,7 +47,8 @@ static int8_t continues(const struct stream *s, uintptr_t va)
 /* Count hits or waste, and now and then move the cap on read windows. */
 static void learn_worth(struct streams *streams, uint32_t hits, uint32_t waste)
 {
-    uint32_t all_hits = atomic_fetch_add_explicit(&streams->hits, hits, memory_order_relaxed) + hits;
+    uint32_t all_hits =
+        atomic_fetch_add_explicit(&streams->hits, hits, memory_order_relaxed) + hits;
     uint32_t all_waste =
         atomic_fetch_add_explicit(&streams->waste, waste, memory_order_relaxed) + waste;
     uint32_t cap = atomic_load_explicit(&streams->cap_eighths, memory_order_relaxed);
@@ -64,7 +65,8 @@ static void learn_worth(struct streams *streams, uint32_t hits, uint32_t waste)
     }
 }
 
-/* The stream goes on at va: what was mapped ahead has been used, what is far behind is done with. */
+/* The stream goes on at va: what was mapped ahead has been used, what is far behind is done with.
+ */
 static void advance(struct machine *m, struct stream *s, int8_t direction, unsigned most,
                     struct stream_plan *plan)
 {

@@ -52,7 +52,7 @@ struct stream_set {
 
 struct streams {
     struct stream_set sets[STREAM_SETS];
-    _Atomic uint32_t follow;     /* of 1024 first faults, how many were followed (moving average) */
+    _Atomic uint32_t follow; /* of 1024 first faults, how many were followed (moving average) */
     _Atomic uint32_t cap_eighths; /* cap on read windows, eighths of read_window, 1 to 8 */
     _Atomic uint32_t hits, waste; /* pages, since the cap last moved */
 };
@@ -61,9 +61,10 @@ struct streams {
 struct stream_plan {
     uint32_t window;
     int8_t direction;
-    uintptr_t trim_from;  /* trim-behind: pages [trim_from, trim_from + trim_pages) are done with */
+    uintptr_t trim_from; /* trim-behind: pages [trim_from, trim_from + trim_pages) are done with */
     uint32_t trim_pages;
-    uintptr_t passed_from; /* [passed_from, + passed_pages): mapped ahead earlier, now known to be used */
+    uintptr_t
+        passed_from; /* [passed_from, + passed_pages): mapped ahead earlier, now known to be used */
     uint32_t passed_pages;
 };
 
@@ -78,7 +79,8 @@ void streams_init(struct streams *streams);
 void stream_plan(struct machine *m, uintptr_t va, uint32_t thread, bool touching, unsigned most,
                  struct stream_plan *plan);
 
-/* How many pages were mapped in the end, va included: the stream's next fault is expected after them. */
+/* How many pages were mapped in the end, va included: the stream's next fault is expected after
+ * them. */
 void stream_mapped(struct machine *m, uintptr_t va, uint32_t thread, unsigned pages);
 
 /* The trimmer met `pages` read-ahead pages without a sign of use. */

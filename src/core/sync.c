@@ -24,8 +24,7 @@ static void count_contended(struct sync *s, enum sync_class class, uint64_t sinc
     struct sync_lock_stats *stats = &s->stats[s->backend->shard(s)];
 
     atomic_fetch_add_explicit(&stats->contended[class], 1, memory_order_relaxed);
-    atomic_fetch_add_explicit(&stats->waited_ns[class], sync_now(s) - since,
-                              memory_order_relaxed);
+    atomic_fetch_add_explicit(&stats->waited_ns[class], sync_now(s) - since, memory_order_relaxed);
 }
 
 void sync_mutex_lock_slow(struct sync *s, struct sync_mutex *lock, enum sync_class class)
@@ -157,14 +156,14 @@ void sync_rank_push(enum sync_class class, bool try)
 {
     for (unsigned i = 0; i < ranks.depth && !try; i++) {
         if (ranks.held[i] >= class) {
-            log_line(LOG_ERROR, "lock rank reversal: %s taken while %s is held",
-                     class_names[class], class_names[ranks.held[i]]);
+            log_line(LOG_ERROR, "lock rank reversal: %s taken while %s is held", class_names[class],
+                     class_names[ranks.held[i]]);
             abort();
         }
     }
     if (ranks.depth == RANK_DEPTH)
         abort();
-    ranks.held[ranks.depth++] = (uint8_t)class;
+    ranks.held[ranks.depth++] = (uint8_t) class;
 }
 
 void sync_rank_pop(enum sync_class class)

@@ -28,17 +28,17 @@
 
 /* Lock classes in rank order: X(name, what it guards) */
 #define SYNC_CLASSES(X)                                                                            \
-    X(GATE, "gate")           /* the machine is running (shared) or stopped (exclusive) */         \
-    X(RECLAIM, "reclaim")     /* one reclaimer at a time (stage single) */                         \
-    X(REGIONS, "regions")     /* the set of regions */                                             \
-    X(COMMIT, "commit")       /* the pagefile's size, commit charged */                            \
-    X(SECTION, "section")     /* coarse: the 512 PTEs of a section */                              \
-    X(LIST, "list")           /* a frame list's shape */                                           \
-    X(FRAME, "frame")         /* a frame's state, links, slot */                                   \
-    X(PAGEFILE, "pagefile")   /* coarse: the slot bitmap */                                        \
-    X(STREAMS, "streams")     /* a set of read-ahead streams */                                    \
-    X(HANDOVER, "handover")   /* rings of deferred work */                                         \
-    X(QUEUES, "queues")       /* pools of fault contexts and store queues */
+    X(GATE, "gate")         /* the machine is running (shared) or stopped (exclusive) */           \
+    X(RECLAIM, "reclaim")   /* one reclaimer at a time (stage single) */                           \
+    X(REGIONS, "regions")   /* the set of regions */                                               \
+    X(COMMIT, "commit")     /* the pagefile's size, commit charged */                              \
+    X(SECTION, "section")   /* coarse: the 512 PTEs of a section */                                \
+    X(LIST, "list")         /* a frame list's shape */                                             \
+    X(FRAME, "frame")       /* a frame's state, links, slot */                                     \
+    X(PAGEFILE, "pagefile") /* coarse: the slot bitmap */                                          \
+    X(STREAMS, "streams")   /* a set of read-ahead streams */                                      \
+    X(HANDOVER, "handover") /* rings of deferred work */                                           \
+    X(QUEUES, "queues")     /* pools of fault contexts and store queues */
 
 enum sync_class {
 #define SYNC_CLASS_ENUM(name, text) SYNC_##name,

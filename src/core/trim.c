@@ -3,14 +3,17 @@
  *
  * A trim of a section:
  *   1. trim_collect   room in the cache is reserved, then BUSY is set on each victim
- *   2. protect        writes to the victims' range trap from here on, reads still hit (with a cache)
- *   3. take           the victims' content comes into their buffers (without a cache: and they are unmapped)
- *   4. trim_judge     zero, clean or modified? A victim that somebody has asked for meanwhile is let off
+ *   2. protect        writes to the victims' range trap from here on, reads still hit (with a
+ * cache)
+ *   3. take           the victims' content comes into their buffers (without a cache: and they are
+ * unmapped)
+ *   4. trim_judge     zero, clean or modified? A victim that somebody has asked for meanwhile is
+ * let off
  *   5. drop           victims are unmapped and their memory is given back (with a cache)
  *   6. trim_publish   frames go to their lists; then the PTEs are released, and who waits is woken
  *
- * Protection catches pages of the range that are no victims; lift() frees them again after the drop. A section's
- * `trimming` mark makes sure that no other trim relies on protection in the same
+ * Protection catches pages of the range that are no victims; lift() frees them again after the
+ * drop. A section's `trimming` mark makes sure that no other trim relies on protection in the same
  * section at that time; a fault's own lift is for one page that is BUSY by it, so never a victim.
  */
 #include <errno.h>
@@ -18,15 +21,16 @@
 #include "core/check.h"
 #include "core/machine.h"
 
-#define BATCH_WORTH 32u  /* victims that make a section worth a TLB flush, as long as there are others */
+#define BATCH_WORTH                                                                                \
+    32u /* victims that make a section worth a TLB flush, as long as there are others */
 
 enum verdict { TRIM_UNDO, TRIM_ZERO, TRIM_CLEAN, TRIM_MODIFIED };
 
 struct trim_victims {
     unsigned count;
-    unsigned bystanders;                /* valid pages between the victims that are none */
+    unsigned bystanders; /* valid pages between the victims that are none */
     pte_t *pte[SECTION_PAGES];
-    uint64_t word[SECTION_PAGES];       /* as found, without BUSY */
+    uint64_t word[SECTION_PAGES]; /* as found, without BUSY */
     uintptr_t va[SECTION_PAGES];
     uint32_t frames[SECTION_PAGES];
     uint32_t buffers[SECTION_PAGES];
@@ -266,7 +270,8 @@ static unsigned trim_publish(struct machine *m, const struct span *span, struct 
     return v->count - undone;
 }
 
-/* Bystanders and those let off may be written again; a page that must notice its first write may not. */
+/* Bystanders and those let off may be written again; a page that must notice its first write may
+ * not. */
 static void trim_lift(struct machine *m, struct trim_victims *v, unsigned undone)
 {
     uintptr_t first = v->va[0], last = v->va[v->count - 1];
@@ -344,7 +349,8 @@ static unsigned trim_section(struct machine *m, const struct region *region, siz
 
 /* ---- which pages ---- */
 
-/* How old must victims be, so that there are at least `want` of them and a fair share to choose from? */
+/* How old must victims be, so that there are at least `want` of them and a fair share to choose
+ * from? */
 static unsigned age_threshold(struct machine *m, unsigned want)
 {
     uint32_t enough = want > m->active_max / 4 ? want : m->active_max / 4, sum = 0;
@@ -400,8 +406,8 @@ static unsigned trim_offered(struct machine *m, unsigned want)
             uintptr_t next = region->table->base + (n + 1) * SECTION_PAGES * PAGE_SIZE;
             uintptr_t to = end < region->end ? end : region->end;
 
-            gone += trim_section(m, region, n, va, to < next ? to : next, 0, 1,
-                                 section_limit(m, want));
+            gone +=
+                trim_section(m, region, n, va, to < next ? to : next, 0, 1, section_limit(m, want));
             va = next;
         }
     }

@@ -27,8 +27,7 @@
 #define TUNABLE_MEMORY_MIN (256 * TUNABLE_KIB)
 
 #define TUNABLES(X)                                                                                \
-    X(memory, SIZE, "256M", TUNABLE_MEMORY_MIN, 64 * TUNABLE_TIB,                                  \
-      "budget of physical memory")                                                                 \
+    X(memory, SIZE, "256M", TUNABLE_MEMORY_MIN, 64 * TUNABLE_TIB, "budget of physical memory")     \
     X(pagefile, STRING, "", 0, 0,                                                                  \
       "where pages go: a file (made if missing) or a block device; empty: a nameless "             \
       "file in TMPDIR or /var/tmp")                                                                \
@@ -57,13 +56,15 @@
     X(trim_batch, COUNT, "512", 1, 512, "most pages trimmed together")                             \
     X(write_batch, COUNT, "256", 1, 512, "most pages written together")                            \
     X(write_depth, COUNT, "2", 1, 8, "batches of writes in flight")                                \
-    X(dirty, CHOICE, "hash", 0, 0, "how a change is noticed: hash, or protect (first write faults)") \
+    X(dirty, CHOICE, "hash", 0, 0,                                                                 \
+      "how a change is noticed: hash, or protect (first write faults)")                            \
     X(spinning_locks, BOOL, "off", 0, 0, "locks spin instead of sleeping")                         \
     X(memory_lock, BOOL, "off", 0, 0, "lock resident pages, so that the kernel cannot swap them")  \
     X(patience, TIME, "30s", 0, 3600 * TUNABLE_SECOND,                                             \
       "how long a fault waits for a frame while the pagefile cannot be written")                   \
     X(store_depth, COUNT, "64", 1, 1024, "requests in flight in each queue of the store")          \
-    X(store_delay, TIME, "0", 0, 60 * TUNABLE_SECOND, "test: every read and write takes this long") \
+    X(store_delay, TIME, "0", 0, 60 * TUNABLE_SECOND,                                              \
+      "test: every read and write takes this long")                                                \
     X(store_read_error, COUNT, "0", 0, UINT64_MAX, "test: every Nth read fails")                   \
     X(store_write_error, COUNT, "0", 0, UINT64_MAX, "test: every Nth write fails")                 \
     X(store_corrupt, COUNT, "0", 0, UINT64_MAX, "test: every Nth read has a bit flipped")          \
@@ -127,11 +128,13 @@ const char *tunable_print(const struct tunables *t, const struct tunable_info *i
 /* A line for every tunable: name, value, help. */
 void tunables_show(const struct tunables *t, FILE *out);
 
-/* Parsers that the command line shares. 0 or -EINVAL / -ERANGE with words; `what` names the option. */
+/* Parsers that the command line shares. 0 or -EINVAL / -ERANGE with words; `what` names the option.
+ */
 int parse_size(const char *what, const char *text, uint64_t *bytes);
 int parse_time(const char *what, const char *text, uint64_t *ns);
 int parse_count(const char *what, const char *text, uint64_t *count);
-/* The entry of names[] (NULL-terminated) nearest to word by edit distance, or NULL if none is near. */
+/* The entry of names[] (NULL-terminated) nearest to word by edit distance, or NULL if none is near.
+ */
 const char *nearest_word(const char *word, const char *const *names);
 
 #endif

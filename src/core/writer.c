@@ -4,14 +4,15 @@
  *
  * A batch copies its pages into a buffer of its own before it writes, each under its
  * frame's lock. So a page may be rescued at any time without waiting for the write: the
- * rescue sets frame.slot to 0, and when the write is done the writer finds that the frame is no longer WRITING
- * with the batch's slot, and gives the slot back. A slot that is being written belongs to
- * the batch, so it cannot be given to another page meanwhile, which makes that test exact.
+ * rescue sets frame.slot to 0, and when the write is done the writer finds that the frame is no
+ * longer WRITING with the batch's slot, and gives the slot back. A slot that is being written
+ * belongs to the batch, so it cannot be given to another page meanwhile, which makes that test
+ * exact.
  *
- * A write that fails is repeated page by page; a page that fails alone is kept (its frame goes back to modified), its
- * slot is withdrawn, and another slot is tried. If that fails as well, or the
- * disk is full, the store as a whole is failing: no more slots are withdrawn, the writer tries again every
- * 100 ms, and faults that need frames wait (frame_wait()).
+ * A write that fails is repeated page by page; a page that fails alone is kept (its frame goes back
+ * to modified), its slot is withdrawn, and another slot is tried. If that fails as well, or the
+ * disk is full, the store as a whole is failing: no more slots are withdrawn, the writer tries
+ * again every 100 ms, and faults that need frames wait (frame_wait()).
  */
 #include <errno.h>
 
@@ -59,8 +60,8 @@ int writer_init(struct machine *m)
         return error_set(-ENOMEM, "no memory for the writer's buffers");
     for (unsigned i = 0; i < depth; i++)
         w->batches[i].buffer = w->buffer + i * w->batch_pages * PAGE_SIZE;
-    return m->pagefile.store->ops->queue_open(m->pagefile.store,
-                                              (unsigned)m->tunables.store_depth, &w->queue);
+    return m->pagefile.store->ops->queue_open(m->pagefile.store, (unsigned)m->tunables.store_depth,
+                                              &w->queue);
 }
 
 void writer_fini(struct machine *m)
@@ -130,7 +131,8 @@ static void put_back(struct machine *m, struct write_batch *b, unsigned from)
     b->count = from;
 }
 
-/* Copy item i's page into the buffer and tie the slot to the frame; false if it has been rescued. */
+/* Copy item i's page into the buffer and tie the slot to the frame; false if it has been rescued.
+ */
 static bool copy_out(struct machine *m, struct write_batch *b, unsigned i)
 {
     struct write_item *item = &b->items[i];
@@ -151,7 +153,8 @@ static bool copy_out(struct machine *m, struct write_batch *b, unsigned i)
     return ours;
 }
 
-/* Add item i to the last piece if its slot and its place in the buffer follow on, or begin another. */
+/* Add item i to the last piece if its slot and its place in the buffer follow on, or begin another.
+ */
 static void add_item(struct write_batch *b, unsigned i)
 {
     struct store_io *io = b->pieces > 0 ? &b->ios[b->pieces - 1] : NULL;
@@ -242,7 +245,8 @@ static bool write_begin(struct machine *m, struct write_batch *b)
 
 /* ---- ending a batch ---- */
 
-/* Items of pieces that failed, or of those that did not, go to `id`. Gives back slots of rescued ones. */
+/* Items of pieces that failed, or of those that did not, go to `id`. Gives back slots of rescued
+ * ones. */
 static unsigned return_items(struct machine *m, struct write_batch *b, enum framelist_id id,
                              bool failed, int priority)
 {
@@ -297,7 +301,8 @@ static void note_success(struct machine *m)
     log_line(LOG_WARNING, "pagefile %s accepts writes again", m->pagefile.store->where);
 }
 
-/* One page could not be written to one slot: withdraw the slot, unless the whole store seems to fail. */
+/* One page could not be written to one slot: withdraw the slot, unless the whole store seems to
+ * fail. */
 static void page_failed(struct machine *m, struct write_item *item, int error)
 {
     struct writer *w = &m->writer;
@@ -308,8 +313,10 @@ static void page_failed(struct machine *m, struct write_item *item, int error)
         return;
     }
     w->failures++;
-    log_line(LOG_WARNING, "slot %u of %s cannot be written (error %d): the page is kept, another "
-                          "slot is tried", item->slot, m->pagefile.store->where, -error);
+    log_line(LOG_WARNING,
+             "slot %u of %s cannot be written (error %d): the page is kept, another "
+             "slot is tried",
+             item->slot, m->pagefile.store->where, -error);
     pagefile_mark_bad(m, item->slot);
     item->bad = true;
 }

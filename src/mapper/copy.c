@@ -1,9 +1,9 @@
 /*
  * The mapper `copy` (Linux 5.7): pages are copied under their addresses and out again.
  *
- * Page-in needs no TLB flush: a run is copied from staging by one UFFDIO_COPY. A trim costs two flushes
- * a section: one to write-protect it, one to drop it. The cache and staging are
- * buffers in huge pages, so that a large I/O is one physical piece.
+ * Page-in needs no TLB flush: a run is copied from staging by one UFFDIO_COPY. A trim costs two
+ * flushes a section: one to write-protect it, one to drop it. The cache and staging are buffers in
+ * huge pages, so that a large I/O is one physical piece.
  */
 #include <errno.h>
 #include <string.h>
@@ -137,7 +137,8 @@ static void copy_take(struct mapper *mapper, unsigned count, const uintptr_t *va
         to_count = append(to, to_count, mapper_buffer(mapper, buffers[i]));
         status[i] = 0;
     }
-    /* The kernel reads through the page table; touching just-protected pages ourselves costs more. */
+    /* The kernel reads through the page table; touching just-protected pages ourselves costs more.
+     */
     if (copy->vm_read)
         got = process_vm_readv(getpid(), to, to_count, from, from_count, 0);
     if (!copy->vm_read) {

@@ -24,7 +24,7 @@
 
 #define PAGE_SIZE ((uintptr_t)4096)
 #define PAGE_SHIFT 12
-#define RUN_MAX 64u       /* most pages mapped, or read, at once */
+#define RUN_MAX 64u        /* most pages mapped, or read, at once */
 #define SECTION_PAGES 512u /* most pages trimmed at once */
 
 enum mapper_flags {
@@ -76,8 +76,7 @@ struct mapper_ops {
     void (*take)(struct mapper *mapper, unsigned count, const uintptr_t *va,
                  const uint32_t *buffers, int *status);
     /* Unmap pages and give their memory back (after take() with a cache; decommit). */
-    int (*drop)(struct mapper *mapper, unsigned count, const uintptr_t *va,
-                const uint32_t *frames);
+    int (*drop)(struct mapper *mapper, unsigned count, const uintptr_t *va, const uint32_t *frames);
 
     /* The page can't be had: whoever touches va gets SIGBUS. 0, or -ENOSYS. */
     int (*fail)(struct mapper *mapper, uintptr_t va);
@@ -94,12 +93,12 @@ struct mapper_ops {
 struct mapper {
     const struct mapper_ops *ops;
     struct sync *sync;
-    bool has_cache;    /* Active memory is not the frame's own buffer */
-    bool real_frames;  /* free frames have memory: the zeroer has work */
-    bool can_protect;  /* MAP_PROTECTED works */
-    bool sets_access;  /* accesses set the PTE's access bit */
-    int fd;            /* userfaultfd, or -1 */
-    char *buffers;     /* buffer n is at buffers + n * 4096 */
+    bool has_cache;   /* Active memory is not the frame's own buffer */
+    bool real_frames; /* free frames have memory: the zeroer has work */
+    bool can_protect; /* MAP_PROTECTED works */
+    bool sets_access; /* accesses set the PTE's access bit */
+    int fd;           /* userfaultfd, or -1 */
+    char *buffers;    /* buffer n is at buffers + n * 4096 */
 };
 
 static inline void *mapper_buffer(const struct mapper *mapper, uint32_t buffer)
@@ -108,10 +107,10 @@ static inline void *mapper_buffer(const struct mapper *mapper, uint32_t buffer)
 }
 
 struct mapper_options {
-    uint32_t frames;   /* frames of the machine */
-    uint32_t buffers;  /* cache: buffers wanted (ignored without one) */
-    uint32_t stage;    /* cache: pages of staging */
-    bool sigbus;       /* faults come as SIGBUS to the faulting thread */
+    uint32_t frames;  /* frames of the machine */
+    uint32_t buffers; /* cache: buffers wanted (ignored without one) */
+    uint32_t stage;   /* cache: pages of staging */
+    bool sigbus;      /* faults come as SIGBUS to the faulting thread */
     bool memory_lock;
 };
 

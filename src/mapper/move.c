@@ -3,9 +3,9 @@
  * page under the user's address and takes it back. Nothing is copied; the kernel refuses to move a
  * page that a device is using.
  *
- * A home is `backed` while a page is there: always for trimmed frames, never for Active ones, and for free ones
- * once they have been used. A frame that never was used has no memory yet: its first page is
- * made under the user's address directly.
+ * A home is `backed` while a page is there: always for trimmed frames, never for Active ones, and
+ * for free ones once they have been used. A frame that never was used has no memory yet: its first
+ * page is made under the user's address directly.
  */
 #include <errno.h>
 #include <string.h>
@@ -54,8 +54,7 @@ static int move_run(struct move_mapper *move, uintptr_t to, uintptr_t from, size
 {
     *done = 0;
     while (*done < length) {
-        struct uffdio_move arg = {
-            .dst = to + *done, .src = from + *done, .len = length - *done};
+        struct uffdio_move arg = {.dst = to + *done, .src = from + *done, .len = length - *done};
         int error = ioctl(move->uffd.fd, UFFDIO_MOVE, &arg) == 0 ? 0 : errno;
 
         if (arg.move > 0)
@@ -78,7 +77,8 @@ static unsigned run_length(const struct move_mapper *move, unsigned count, const
     return n;
 }
 
-/* Give homes that have no page one of zeroes. Returns how many of the frames, from the first on, have one. */
+/* Give homes that have no page one of zeroes. Returns how many of the frames, from the first on,
+ * have one. */
 static unsigned back_homes(struct move_mapper *move, unsigned count, const uint32_t *frames)
 {
     for (unsigned i = 0; i < count;) {
@@ -118,8 +118,9 @@ static void move_stage_give(struct mapper *mapper, struct mapper_stage *stage)
 }
 
 /*
- * A home that cannot be moved (a device, or the kernel itself, still holds a reference to it): its content is copied
- * into a page of its own and the home gives up its page, so that the budget holds.
+ * A home that cannot be moved (a device, or the kernel itself, still holds a reference to it): its
+ * content is copied into a page of its own and the home gives up its page, so that the budget
+ * holds.
  */
 static int copy_instead(struct move_mapper *move, uintptr_t va, uint32_t frame)
 {
@@ -141,8 +142,7 @@ static int map_homes(struct move_mapper *move, uintptr_t va, uint32_t frame, uns
     *pages = 0;
     while (*pages < count) {
         size_t done;
-        int error = move_run(move, va + *pages * PAGE_SIZE,
-                             (uintptr_t)home(move, frame + *pages),
+        int error = move_run(move, va + *pages * PAGE_SIZE, (uintptr_t)home(move, frame + *pages),
                              (count - *pages) * PAGE_SIZE, &done);
 
         for (unsigned i = 0; i < done / PAGE_SIZE; i++)
@@ -332,8 +332,8 @@ int mapper_move_open(struct sync *sync, const struct mapper_options *options,
         return error;
     }
     move->frames = options->frames;
-    move->mapper = (struct mapper){
-        .ops = &move_ops, .sync = sync, .real_frames = true, .fd = move->uffd.fd};
+    move->mapper =
+        (struct mapper){.ops = &move_ops, .sync = sync, .real_frames = true, .fd = move->uffd.fd};
     move->backed = platform_linux.reserve(move->frames);
     move->clean = platform_linux.reserve(move->frames);
     error = uffd_region_open(&move->uffd, move->frames * PAGE_SIZE, false, &pool);

@@ -1,6 +1,6 @@
 /*
- * The mapper `soft`: a software MMU. Regions are addresses without memory behind them; an access goes through
- * vmsm_read() and vmsm_write(), which look at the PTE and copy from or to the frame's
+ * The mapper `soft`: a software MMU. Regions are addresses without memory behind them; an access
+ * goes through vmsm_read() and vmsm_write(), which look at the PTE and copy from or to the frame's
  * buffer while they hold the page BUSY. It needs nothing of the kernel and runs
  * under Valgrind and every sanitizer.
  */

@@ -30,8 +30,9 @@ static int open_descriptor(bool sigbus)
     if (error == EMFILE || error == ENFILE)
         return error_set(-error, "too few file descriptors for userfaultfd: raise `ulimit -n`");
     if (error == ENOSYS)
-        return error_set(-ENOSYS, "this kernel (or container) has no userfaultfd: use a kernel with "
-                                  "CONFIG_USERFAULTFD, or the mapper soft; see `vmsm doctor`");
+        return error_set(-ENOSYS,
+                         "this kernel (or container) has no userfaultfd: use a kernel with "
+                         "CONFIG_USERFAULTFD, or the mapper soft; see `vmsm doctor`");
     device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
     if (device >= 0) {
         fd = ioctl(device, USERFAULTFD_IOC_NEW_NR, flags);
@@ -53,7 +54,8 @@ static int open_descriptor(bool sigbus)
                      strerror(error));
 }
 
-/* The features that the kernel offers; a descriptor can be asked only once, so this one is thrown away. */
+/* The features that the kernel offers; a descriptor can be asked only once, so this one is thrown
+ * away. */
 static int offered(int fd, uint64_t *features)
 {
     struct uffdio_api api = {.api = UFFD_API};

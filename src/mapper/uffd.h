@@ -44,7 +44,7 @@ struct uffd {
     uint64_t features; /* in force */
     bool memory_lock;
     bool sigbus;
-    bool vector_drop;  /* process_madvise(MADV_DONTNEED) works on oneself */
+    bool vector_drop;   /* process_madvise(MADV_DONTNEED) works on oneself */
     const void *zeroes; /* RUN_MAX pages of zeroes that cost no memory */
     struct sync *sync;
 };
@@ -57,13 +57,14 @@ int uffd_open(struct uffd *uffd, struct sync *sync, const struct mapper_options 
               uint64_t needed, uint64_t optional);
 void uffd_close(struct uffd *uffd);
 
-/* Anonymous memory at its full length, registered for missing faults and, where wanted, write protection. */
+/* Anonymous memory at its full length, registered for missing faults and, where wanted, write
+ * protection. */
 int uffd_region_open(struct uffd *uffd, size_t length, bool protect, uintptr_t *base);
 void uffd_region_close(struct uffd *uffd, uintptr_t base, size_t length);
 
 /*
- * UFFDIO_COPY of a contiguous run, with retries; *done is in bytes. 0, or -ENOMEM. An address that is not
- * mapped any more counts as done: nobody can ask for it.
+ * UFFDIO_COPY of a contiguous run, with retries; *done is in bytes. 0, or -ENOMEM. An address that
+ * is not mapped any more counts as done: nobody can ask for it.
  */
 int uffd_copy(struct uffd *uffd, uintptr_t va, const void *content, size_t length, bool protect,
               size_t *done);

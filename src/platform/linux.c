@@ -91,8 +91,8 @@ static void *thread_main(void *argument)
     return NULL;
 }
 
-static int linux_thread_start(struct sync *s, const char *name, void (*run)(void *),
-                              void *argument, struct sync_thread **out)
+static int linux_thread_start(struct sync *s, const char *name, void (*run)(void *), void *argument,
+                              struct sync_thread **out)
 {
     struct sync_thread *thread;
     sigset_t all, old;

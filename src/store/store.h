@@ -22,16 +22,16 @@ struct store;
 struct store_queue;
 
 struct store_io {
-    uint64_t slot;      /* first slot of the run */
-    uint32_t count;     /* slots in the run, at least 1 */
-    bool write;         /* else read */
-    int iovcnt;         /* entries of iov in use */
-    struct iovec *iov;  /* count * 4096 bytes in all, 512-aligned; not changed by the store */
-    void *owner;        /* the submitter's */
-    int result;         /* after reap: 0 or a negative errno */
-    uint32_t done;      /* the store's: bytes transferred so far */
-    uint32_t attempts;  /* the store's: how often it was sent */
-    uint64_t due_ns;    /* the store's: not complete before this time (delay) */
+    uint64_t slot;         /* first slot of the run */
+    uint32_t count;        /* slots in the run, at least 1 */
+    bool write;            /* else read */
+    int iovcnt;            /* entries of iov in use */
+    struct iovec *iov;     /* count * 4096 bytes in all, 512-aligned; not changed by the store */
+    void *owner;           /* the submitter's */
+    int result;            /* after reap: 0 or a negative errno */
+    uint32_t done;         /* the store's: bytes transferred so far */
+    uint32_t attempts;     /* the store's: how often it was sent */
+    uint64_t due_ns;       /* the store's: not complete before this time (delay) */
     struct store_io *next; /* the store's */
 };
 
@@ -70,25 +70,25 @@ struct store_ops {
 
 struct store {
     const struct store_ops *ops;
-    uint64_t slots;   /* slots there is room for now, slot 0 included */
-    bool can_grow;    /* false: block devices, fixed sizes */
-    char where[256];  /* for messages: the path */
-    char how[32];     /* for reports: "direct, io_uring" */
+    uint64_t slots;  /* slots there is room for now, slot 0 included */
+    bool can_grow;   /* false: block devices, fixed sizes */
+    char where[256]; /* for messages: the path */
+    char how[32];    /* for reports: "direct, io_uring" */
 };
 
 /*
  * The store `file`: a file (made with mode 0600 if missing, then removed at
  * close if this run made it) or a block device, by O_DIRECT and io_uring, or buffered with a
- * warning where the file system refuses O_DIRECT; plain pread/pwrite where io_uring is forbidden. path "" is a nameless file in
- * TMPDIR or /var/tmp. The file is locked against a second user. size_slots 0: it may
- * grow; otherwise it is given that size at once. preallocate: blocks are reserved on disk, so that
- * a full disk is met here and in grow(), not later.
- * 0 or a negative errno with words in error_last().
+ * warning where the file system refuses O_DIRECT; plain pread/pwrite where io_uring is forbidden.
+ * path "" is a nameless file in TMPDIR or /var/tmp. The file is locked against a second user.
+ * size_slots 0: it may grow; otherwise it is given that size at once. preallocate: blocks are
+ * reserved on disk, so that a full disk is met here and in grow(), not later. 0 or a negative errno
+ * with words in error_last().
  */
 struct store_file_options {
     const char *path;
     uint64_t size_slots;
-    bool direct;      /* try O_DIRECT */
+    bool direct; /* try O_DIRECT */
     bool preallocate;
 };
 int store_file_open(const struct store_file_options *options, struct store **store);
@@ -99,7 +99,7 @@ int store_file_open(const struct store_file_options *options, struct store **sto
  * kind", counted over all queues; 0 is never.
  */
 struct store_inject_options {
-    uint64_t delay_ns;        /* every request takes at least this long */
+    uint64_t delay_ns;          /* every request takes at least this long */
     uint64_t read_error_every;  /* -EIO */
     uint64_t write_error_every; /* -EIO, nothing written */
     uint64_t corrupt_every;     /* a bit of what was read is flipped */

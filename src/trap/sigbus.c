@@ -82,8 +82,7 @@ static void on_sigbus(int signal, siginfo_t *info, void *context)
         atomic_fetch_add(&sigbus.users[i], 1);
         m = atomic_load(&sigbus.machines[i]);
         if (m != NULL)
-            result = fault_resolve(m, va, fault_flags(context),
-                                   (uint32_t)syscall(SYS_gettid));
+            result = fault_resolve(m, va, fault_flags(context), (uint32_t)syscall(SYS_gettid));
         atomic_fetch_sub(&sigbus.users[i], 1);
         if (result == FAULT_DONE) {
             errno = saved;

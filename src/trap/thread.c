@@ -3,9 +3,9 @@
  * begins all of them, and maps what completes. It sleeps in one epoll_wait() for new faults,
  * completed reads, and the end.
  *
- * A handler must not wait for anything that needs a handler. A fault on a busy page is marked in its PTE and
- * forgotten (who is busy wakes it); a fault that finds no frame is kept in the backlog, and the
- * handler waits for a frame only when it has no read in flight.
+ * A handler must not wait for anything that needs a handler. A fault on a busy page is marked in
+ * its PTE and forgotten (who is busy wakes it); a fault that finds no frame is kept in the backlog,
+ * and the handler waits for a frame only when it has no read in flight.
  */
 #include <errno.h>
 #include <string.h>

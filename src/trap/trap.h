@@ -1,9 +1,9 @@
 /*
  * A trap hands the machine its faults.
- *   thread   handler threads read them from the userfaultfd; faults inside system calls are served too
- *   sigbus   the faulting thread resolves its own fault in its SIGBUS handler: no context switch, but a
- *            system call on memory that is not mapped fails with EFAULT
- * In both, resolving neither allocates, nor takes a lock of the program, nor touches managed memory.
+ *   thread   handler threads read them from the userfaultfd; faults inside system calls are served
+ * too sigbus   the faulting thread resolves its own fault in its SIGBUS handler: no context switch,
+ * but a system call on memory that is not mapped fails with EFAULT In both, resolving neither
+ * allocates, nor takes a lock of the program, nor touches managed memory.
  */
 #ifndef VMSM_TRAP_H
 #define VMSM_TRAP_H
@@ -17,8 +17,8 @@ int trap_thread_open(struct machine *m, struct trap_thread **trap);
 void trap_thread_close(struct machine *m, struct trap_thread *trap);
 
 /*
- * Make the process's SIGBUS handler ours, before any fault of m. Faults that are not of any machine, or
- * that failed, go to the handler that was there before. -EMFILE: too many managers.
+ * Make the process's SIGBUS handler ours, before any fault of m. Faults that are not of any
+ * machine, or that failed, go to the handler that was there before. -EMFILE: too many managers.
  */
 int trap_sigbus_open(struct machine *m);
 void trap_sigbus_close(struct machine *m);
