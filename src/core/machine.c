@@ -462,6 +462,7 @@ static void audit_rights(struct machine *m, struct audit *a)
 {
     int64_t available = atomic_load(&m->available), room = atomic_load(&m->cache_room);
     int64_t active = atomic_load(&m->active);
+    int64_t content = (int64_t)(a->valid + a->transition + a->paged);
     int64_t cached = (int64_t)(a->by_state[FRAME_STANDBY] + a->by_state[FRAME_MODIFIED]);
     int64_t expected = m->mapper->has_cache
                            ? (int64_t)m->active_max - active
@@ -482,9 +483,8 @@ static void audit_rights(struct machine *m, struct audit *a)
     if ((int64_t)a->transition != cached)
         wrong(a, "%llu pages are in transition, but %lld frames trimmed",
               (unsigned long long)a->transition, (long long)cached);
-    if ((int64_t)(a->valid + a->transition + a->paged) != atomic_load(&m->touched))
-        wrong(a, "%llu pages have content, but %lld are counted",
-              (unsigned long long)(a->valid + a->transition + a->paged),
+    if (content != atomic_load(&m->touched))
+        wrong(a, "%lld pages have content, but %lld are counted", (long long)content,
               (long long)atomic_load(&m->touched));
 }
 
