@@ -141,11 +141,11 @@ int frame_wait(struct machine *m)
     atomic_fetch_sub(&m->waiting, 1);
     count(m, COUNTER_fault_wait_ns, sync_now(&m->sync) - since);
     if (error != 0)
-        error_set(error,
-                  "no frame can be had: the pagefile %s has refused writes for %llu s (see above); "
-                  "pages stay in memory until it accepts them",
-                  m->pagefile.store->where,
-                  (unsigned long long)(m->tunables.patience / TUNABLE_SECOND));
+        error_set(
+            error,
+            "no frame can be had: the pagefile %s has refused writes for %llu ms (see above); "
+            "pages stay in memory until it accepts them",
+            m->pagefile.store->where, (unsigned long long)(m->tunables.patience / 1000000));
     return error;
 }
 
