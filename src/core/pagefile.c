@@ -190,7 +190,7 @@ unsigned pagefile_reclaim(struct machine *m, unsigned want)
 
         /* The lock keeps pte from changing, and with it the page table alive. */
         sync_mutex_lock(&m->sync, &frame->lock, SYNC_FRAME);
-        if (frame->state == FRAME_ACTIVE && frame->slot != 0)
+        if (frame->state == FRAME_ACTIVE)
             pte = frame->pte;
         word = pte != NULL ? pte_load(pte) : 0;
         if (pte == NULL || (word & PTE_BUSY) || !(word & PTE_VALID) || pte_number(word) != n ||
@@ -202,6 +202,8 @@ unsigned pagefile_reclaim(struct machine *m, unsigned want)
         slot = frame->slot;
         frame->slot = 0;
         pte_release(m, pte, frame->va, word);
+        if (slot == 0)
+            continue;
         pagefile_release(m, slot);
         got++;
     }
