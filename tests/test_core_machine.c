@@ -101,6 +101,7 @@ static void commit(const char *stage)
 {
     struct vmsm *m = open_stage(stage, ",pagefile_size:2M");
     void *memory;
+    int error;
 
     is(vmsm_map(m, 64 * PAGE * 1024, &memory), -ENOMEM, "%s: too much is refused", stage);
     ok(strstr(vmsm_last_error(), "commit") != NULL, "%s: in words: %s", stage, vmsm_last_error());
@@ -113,7 +114,11 @@ static void commit(const char *stage)
     pages_write(m, base, pages, 2);
     is(pages_wrong(m, base, pages, 2), 0, "%s: and once more", stage);
     is(vmsm_check(m), 0, "%s: books balanced", stage);
-    is(vmsm_reserve(m, UINT64_C(1) << 40, &memory), 0, "%s: a terabyte can be reserved", stage);
+    error = vmsm_reserve(m, UINT64_C(1) << 40, &memory);
+    if (error != 0 && strstr(vmsm_last_error(), "no address space") != NULL)
+        skip("%s: %s", stage, vmsm_last_error()); /* Valgrind, ulimit -v */
+    else
+        is(error, 0, "%s: a terabyte can be reserved", stage);
     vmsm_destroy(m);
 }
 

@@ -13,6 +13,22 @@ static uint64_t round_up(uint64_t value, uint64_t step)
     return (value + step - 1) / step * step;
 }
 
+/* Tables for capacity slots. 0 or -ENOMEM, and then nothing is left. */
+static int tables_init(struct machine *m, uint64_t capacity, uint64_t limit)
+{
+    struct pagefile *pf = &m->pagefile;
+    int error = bitmap_init(&pf->slots, m->platform, capacity, limit);
+
+    if (error != 0)
+        return error;
+    pf->hash_capacity = capacity;
+    pf->hashes = m->platform->reserve(capacity * sizeof(*pf->hashes));
+    if (pf->hashes != NULL)
+        return 0;
+    bitmap_fini(&pf->slots);
+    return -ENOMEM;
+}
+
 int pagefile_init(struct machine *m, struct store *store)
 {
     struct pagefile *pf = &m->pagefile;
@@ -31,13 +47,14 @@ int pagefile_init(struct machine *m, struct store *store)
     limit = store->slots < capacity ? store->slots : capacity;
     if (limit == 0)
         limit = 1;
-    error = bitmap_init(&pf->slots, m->platform, capacity, limit);
+    error = tables_init(m, capacity, limit);
+    /* Little address space (ulimit -v, Valgrind): a pagefile that grows may be promised less. */
+    while (error != 0 && fixed == 0 && capacity / 16 >= GROW_STEP && capacity / 16 >= limit) {
+        capacity /= 16;
+        error = tables_init(m, capacity, limit);
+    }
     if (error != 0)
         return error_set(error, "no address space for the tables of the pagefile");
-    pf->hash_capacity = capacity;
-    pf->hashes = m->platform->reserve(capacity * sizeof(*pf->hashes));
-    if (pf->hashes == NULL)
-        return error_set(-ENOMEM, "no address space for the tables of the pagefile");
     check_always(bitmap_take_bit(&pf->slots, 0));
     pf->commit_slots = limit - 1;
     return 0;
