@@ -429,7 +429,9 @@ bool writer_step(struct machine *m)
     struct write_batch *b = free_batch(m);
     unsigned before = m->writer.in_flight;
 
-    if (b != NULL && writer_needed(m) && !atomic_load(&m->gate_closing)) {
+    /* Who wants the gate waits for faults that are inside, and those may wait for a write. */
+    if (b != NULL && writer_needed(m) &&
+        (!atomic_load(&m->gate_closing) || atomic_load(&m->waiting) > 0)) {
         m->writer.tried_at = sync_now(&m->sync);
         if (write_begin(m, b)) {
             reap(m, false);
