@@ -666,7 +666,10 @@ static bool fault_read_finish(struct machine *m, struct fault_queue *queue, stru
             done = read_map(m, f, i, to);
             mapped += done;
             frame_free(m, to - i - done, f->frames + i + done, true);
-            give_up_pages(m, f, i + done, to); /* no memory: the thread faults again */
+            give_up_pages(m, f, i + done, to);
+            /* No memory: who sleeps in the fault was not mapped, so nothing else wakes it. */
+            if (done < to - i && (f->flags & FAULT_TRAP))
+                m->mapper->ops->wake(m->mapper, f->va, f->count * PAGE_SIZE);
             i = to;
             continue;
         }

@@ -211,7 +211,7 @@ unsigned pagefile_reclaim(struct machine *m, unsigned want)
             pte = frame->pte;
         word = pte != NULL ? pte_load(pte) : 0;
         if (pte == NULL || (word & PTE_BUSY) || !(word & PTE_VALID) || pte_number(word) != n ||
-            (word & PTE_PROTECTED) || !pte_try_busy(&m->sync, pte, word))
+            !pte_try_busy(&m->sync, pte, word))
             pte = NULL;
         sync_mutex_unlock(&m->sync, &frame->lock, SYNC_FRAME);
         if (pte == NULL)

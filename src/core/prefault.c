@@ -154,6 +154,7 @@ static int try_pin(struct machine *m, uintptr_t va)
     int error = -EAGAIN;
     struct region *region;
 
+    sync_rwlock_read(&m->sync, &m->gate, SYNC_GATE);
     sync_rwlock_read(&m->sync, &m->regions_lock, SYNC_REGIONS);
     region = region_find(m, va);
     if (region == NULL) {
@@ -185,6 +186,7 @@ static int try_pin(struct machine *m, uintptr_t va)
         }
     }
     sync_rwlock_unread(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    sync_rwlock_unread(&m->sync, &m->gate, SYNC_GATE);
     return error;
 }
 
@@ -223,6 +225,7 @@ static int unpin_range(struct machine *m, uintptr_t start, uintptr_t end)
 {
     int error = 0;
 
+    sync_rwlock_read(&m->sync, &m->gate, SYNC_GATE);
     sync_rwlock_read(&m->sync, &m->regions_lock, SYNC_REGIONS);
     for (uintptr_t va = start; va < end && error == 0; va += PAGE_SIZE) {
         const struct region *region = region_find(m, va);
@@ -233,6 +236,7 @@ static int unpin_range(struct machine *m, uintptr_t start, uintptr_t end)
     for (uintptr_t va = start; va < end && error == 0; va += PAGE_SIZE)
         unpin_page(m, va);
     sync_rwlock_unread(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    sync_rwlock_unread(&m->sync, &m->gate, SYNC_GATE);
     return error;
 }
 
@@ -275,7 +279,7 @@ int machine_unpin(struct machine *m, uintptr_t start, size_t length)
 {
     uintptr_t end = (start + length + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1);
 
-    if (length == 0)
-        return error_set(-EINVAL, "unpin: 0 bytes at %p", (void *)start);
+    if (length == 0 || end <= start)
+        return error_set(-EINVAL, "unpin: %zu bytes at %p", length, (void *)start);
     return unpin_range(m, start & ~(PAGE_SIZE - 1), end);
 }

@@ -218,6 +218,8 @@ struct discard {
     unsigned content; /* of those, pages that had content */
     unsigned valid;   /* entries of active[] */
     unsigned cached;  /* entries of trimmed[] */
+    unsigned pinned;  /* pages left as they are: pinned since the range was checked */
+    bool force;       /* pins end too: the region has been cut out */
     pte_t *pte[SECTION_PAGES];
     uintptr_t va[SECTION_PAGES];
     uintptr_t valid_va[SECTION_PAGES];
@@ -237,6 +239,10 @@ static void region_discard_page(struct machine *m, struct pagetable *table, uint
         word = pte_wait(m, pte);
         if (word == 0)
             return;
+        if ((word & PTE_PINNED) && !d->force) {
+            d->pinned++;
+            return;
+        }
     } while (!pte_try_busy(&m->sync, pte, word));
     d->pte[d->busy] = pte;
     d->va[d->busy++] = va;
@@ -251,6 +257,7 @@ static void region_discard_page(struct machine *m, struct pagetable *table, uint
     }
     frame = &m->frames[pte_number(word)];
     if (word & PTE_VALID) {
+        atomic_fetch_sub(&m->pinned, atomic_exchange(&frame->pins, 0));
         d->valid_va[d->valid] = va;
         d->active[d->valid++] = pte_number(word);
         return;
@@ -292,14 +299,19 @@ static void discard_flush(struct machine *m, struct pagetable *table, struct dis
     d->busy = d->content = d->valid = d->cached = 0;
 }
 
-/* Discard [start, end) of one table, section by section, passing over sections never touched. */
-static void discard_range(struct machine *m, struct pagetable *table, uintptr_t start,
-                          uintptr_t end)
+/*
+ * Discard [start, end) of one table, section by section, passing over sections never touched.
+ * Returns how many pages it left because they are pinned; with `force` (the region is cut out)
+ * none.
+ */
+static unsigned discard_range(struct machine *m, struct pagetable *table, uintptr_t start,
+                              uintptr_t end, bool force)
 {
     struct discard d;
     uintptr_t va = start;
 
-    d.busy = d.content = d.valid = d.cached = 0;
+    d.busy = d.content = d.valid = d.cached = d.pinned = 0;
+    d.force = force;
     while (va < end) {
         size_t n = pagetable_index(table, va) / SECTION_PAGES;
         uint64_t bits = atomic_load(&table->populated[n / 64]) >> (n % 64);
@@ -317,6 +329,7 @@ static void discard_range(struct machine *m, struct pagetable *table, uintptr_t 
             region_discard_page(m, table, va, &d);
         discard_flush(m, table, &d);
     }
+    return d.pinned;
 }
 
 static bool pinned_inside(struct machine *m, uintptr_t start, uintptr_t end)
@@ -361,7 +374,9 @@ int region_decommit(struct machine *m, uintptr_t start, size_t length)
         struct region *region = region_find(m, start);
         uintptr_t stop = region->end < end ? region->end : end;
 
-        discard_range(m, region->table, start, stop);
+        if (discard_range(m, region->table, start, stop, false) > 0)
+            error =
+                error_set(-EBUSY, "decommit: a page before %p was pinned meanwhile", (void *)stop);
         start = stop;
     }
     sync_rwlock_unread(&m->sync, &m->regions_lock, SYNC_REGIONS);
@@ -408,7 +423,7 @@ static void unmap_cut(struct machine *m, struct pagetable *table, uintptr_t star
 {
     bool last;
 
-    discard_range(m, table, start, end);
+    discard_range(m, table, start, end, true);
     m->mapper->ops->region_close(m->mapper, start, end - start);
     if (!table->overcommit)
         pagefile_uncommit(m, (end - start) / PAGE_SIZE);
@@ -424,7 +439,7 @@ int region_unmap(struct machine *m, uintptr_t start, size_t length)
     uintptr_t end = start + length;
     int error;
 
-    while (start < end || length == 0) {
+    do { /* at least once: a range that wraps around is refused */
         struct region *spare = m->platform->reserve(sizeof(*spare)), *gone = NULL;
         struct pagetable *table = NULL;
         uintptr_t stop = start;
@@ -450,7 +465,7 @@ int region_unmap(struct machine *m, uintptr_t start, size_t length)
         if (gone != NULL)
             m->platform->release(gone, sizeof(*gone));
         start = stop;
-    }
+    } while (start < end);
     return 0;
 }
 

@@ -75,7 +75,8 @@ static void advance(struct machine *m, struct stream *s, int8_t direction, unsig
 
     if (s->direction == 0)
         learn_follow(&m->streams, true);
-    if (ahead > 0 && direction == s->direction) {
+    /* While the direction is not known, a window lies forward. */
+    if (ahead > 0 && direction == (s->direction != 0 ? s->direction : 1)) {
         plan->passed_pages = s->window - 1u;
         plan->passed_from = direction > 0 ? s->last + PAGE_SIZE : s->last - ahead;
         learn_worth(&m->streams, plan->passed_pages, 0);

@@ -31,8 +31,8 @@
     X(GATE, "gate")         /* the machine is running (shared) or stopped (exclusive) */           \
     X(RECLAIM, "reclaim")   /* one reclaimer at a time (stage single) */                           \
     X(REGIONS, "regions")   /* the set of regions */                                               \
-    X(COMMIT, "commit")     /* the pagefile's size, commit charged */                              \
     X(SECTION, "section")   /* coarse: the 512 PTEs of a section */                                \
+    X(COMMIT, "commit")     /* the pagefile's size, commit charged */                              \
     X(LIST, "list")         /* a frame list's shape */                                             \
     X(FRAME, "frame")       /* a frame's state, links, slot */                                     \
     X(PAGEFILE, "pagefile") /* coarse: the slot bitmap */                                          \

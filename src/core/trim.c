@@ -297,15 +297,19 @@ static unsigned trim_span(struct machine *m, const struct span *span, unsigned m
 {
     struct trim_victims *v = m->trimmer.victims;
     unsigned room = cache_reserve(m, limit), gone;
+    int error;
 
     trim_collect(m, span, min_age, room, v);
     cache_unreserve(m, room - v->count);
     if (v->count == 0)
         return 0;
     buffer_take(m, v->count, v->frames, v->buffers);
-    m->mapper->ops->protect(m->mapper, v->va[0], v->va[v->count - 1] + PAGE_SIZE - v->va[0]);
+    error =
+        m->mapper->ops->protect(m->mapper, v->va[0], v->va[v->count - 1] + PAGE_SIZE - v->va[0]);
     sync_yield(&m->sync, SYNC_AT_STEP);
     m->mapper->ops->take(m->mapper, v->count, v->va, v->buffers, v->status);
+    for (unsigned i = 0; i < v->count && error != 0; i++)
+        v->status[i] = error; /* not protected: a write now would be lost by the drop */
     sync_yield(&m->sync, SYNC_AT_STEP);
     for (unsigned i = 0; i < v->count; i++)
         v->verdict[i] = (uint8_t)trim_judge(m, v, i);
@@ -450,10 +454,16 @@ unsigned trim_pages(struct machine *m, unsigned want)
     sync_rwlock_read(&m->sync, &m->regions_lock, SYNC_REGIONS);
     gone = trim_offered(m, want);
     for (unsigned age = age_threshold(m, want); gone < want && have_room(m); age--) {
-        if (m->tunables.batching)
-            gone += trim_lap(m, want - gone, age, BATCH_WORTH);
-        if (gone < want && have_room(m))
-            gone += trim_lap(m, want - gone, age, 1);
+        unsigned most = want < SECTION_PAGES ? want : SECTION_PAGES, before;
+
+        do {
+            before = gone;
+            if (m->tunables.batching)
+                gone += trim_lap(m, want - gone, age, BATCH_WORTH);
+            if (gone < want && have_room(m))
+                gone += trim_lap(m, want - gone, age, 1);
+            /* Where a visit takes only some of a section's victims, there are more as old. */
+        } while (gone > before && gone < want && section_limit(m, want) < most);
         if (age == 0)
             break;
     }

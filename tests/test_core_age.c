@@ -1,0 +1,116 @@
+/*
+ * The ager: used pages are young, others grow old, and the trimmer is told how many there are.
+ */
+#include <errno.h>
+
+#include "machine_fixture.h"
+
+static unsigned age_of(struct fixture *f, uintptr_t base, size_t page)
+{
+    return pte_age(word_at(f, base, page));
+}
+
+static void ages(void)
+{
+    struct fixture f;
+    uintptr_t base;
+
+    set_up(&f, "touch_window:1");
+    base = map_pages(&f, 20);
+    put_all(&f, base, 20, 1);
+    ok(word_at(&f, base, 0) & PTE_ACCESSED, "an access sets the bit");
+    age_pass(&f);
+    ok(!(word_at(&f, base, 0) & PTE_ACCESSED), "a pass clears it");
+    is(age_of(&f, base, 0), 0, "the page is as young as can be");
+    is(f.m->trimmer.ages[0], 20, "the trimmer is told of twenty such pages");
+    for (unsigned pass = 1; pass <= PTE_AGE_MAX + 2; pass++) {
+        unsigned expected = pass < PTE_AGE_MAX ? pass : (unsigned)PTE_AGE_MAX;
+
+        holds(&f, base, 0, 1);
+        age_pass(&f);
+        is(age_of(&f, base, 0), 0, "pass %u: a page in use stays young", pass);
+        is(age_of(&f, base, 1), expected, "pass %u: one not in use is of age %u", pass, expected);
+        is(f.m->trimmer.ages[expected], 19, "pass %u: and counted so", pass);
+    }
+    put(&f, base, 1, 2);
+    age_pass(&f);
+    is(age_of(&f, base, 1), 0, "used again, it is young again");
+    is(counted(&f, COUNTER_ageing_passes), 11, "passes are counted");
+    tear_down(&f);
+}
+
+/* Pages that are busy, trimmed or untouched are none of the ager's business. */
+static void others(void)
+{
+    struct fixture f;
+    uintptr_t base;
+    uint64_t word;
+
+    set_up(&f, "touch_window:1");
+    base = map_pages(&f, 1500);
+    put(&f, base, 0, 1);
+    trim_all(&f);
+    put(&f, base, 1, 1);
+    put(&f, base, 1400, 1);
+    word = word_at(&f, base, 1);
+    ok(pte_try_busy(&f.m->sync, pte_at(&f, base, 1), word), "a page is busy");
+    age_pass(&f);
+    is(word_at(&f, base, 1), word | PTE_BUSY, "it is left alone");
+    pte_release(f.m, pte_at(&f, base, 1), base + PAGE, word);
+    is(word_at(&f, base, 0) & (PTE_AGE | PTE_TRANSITION), PTE_TRANSITION, "so is a trimmed one");
+    is(word_at(&f, base, 2), 0, "and an untouched one");
+    ok(!(word_at(&f, base, 1400) & PTE_ACCESSED), "one in another section is seen to");
+    is(f.m->trimmer.ages[0], 1, "that makes one");
+    tear_down(&f);
+}
+
+static void due(void)
+{
+    struct fixture f;
+    uintptr_t base;
+
+    set_up(&f, "touch_window:1");
+    base = map_pages(&f, 200);
+    put_all(&f, base, 10, 1);
+    age_step(f.m);
+    is(counted(&f, COUNTER_ageing_passes), 0, "few frames consumed: no pass is due");
+    put_all(&f, base, f.m->active_max / 4 + 1, 1);
+    age_step(f.m);
+    is(counted(&f, COUNTER_ageing_passes), 1, "a quarter consumed: it is");
+    age_step(f.m);
+    is(counted(&f, COUNTER_ageing_passes), 1, "once");
+    tear_down(&f);
+}
+
+static void advice(void)
+{
+    struct fixture f;
+    uintptr_t base;
+    unsigned gone;
+
+    set_up(&f, "touch_window:1");
+    base = map_pages(&f, 200);
+    put_all(&f, base, 200, 1);
+    age_pass(&f);
+    is(machine_advise(f.m, base + 50 * PAGE, 70 * PAGE, VMSM_DONTNEED), 0, "seventy not needed");
+    is(age_of(&f, base, 50), PTE_AGE_MAX, "are the oldest at once");
+    is(age_of(&f, base, 49) + age_of(&f, base, 120), 0, "their neighbours are not");
+    age_pass(&f);
+    is(f.m->trimmer.ages[PTE_AGE_MAX], 70, "the ager counts them");
+    gone = trim_pages(f.m, 20);
+    is(pages_at(&f, base + 50 * PAGE, 70, 'm'), gone, "they are trimmed first, %u of them", gone);
+    is(wrong_of(&f, base, 200, 1), 0, "and their content is kept");
+    is(machine_advise(f.m, base + 1, PAGE, VMSM_DONTNEED), -EINVAL, "advice is for whole pages");
+    is(machine_advise(f.m, base, 201 * PAGE, VMSM_DONTNEED), -EINVAL, "that are mapped");
+    is(machine_advise(f.m, base, PAGE, (enum vmsm_advice)99), -EINVAL, "and has to exist");
+    tear_down(&f);
+}
+
+int main(void)
+{
+    ages();
+    others();
+    due();
+    advice();
+    return done_testing();
+}

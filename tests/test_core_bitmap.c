@@ -1,0 +1,166 @@
+/*
+ * The bitmap: runs lie together, every free bit is found, none is given twice.
+ */
+#include "core/bitmap.h"
+#include "machine_fixture.h"
+
+#define BITS (3 * BITMAP_BLOCK)
+#define THREADS 4u
+
+static void fill(struct bitmap *map)
+{
+    uint64_t first;
+
+    while (bitmap_take_run(map, 512, &first) > 0)
+        continue;
+}
+
+static void runs(void)
+{
+    struct bitmap map;
+    uint64_t first, next;
+
+    bitmap_init(&map, &platform_linux, BITS, BITS);
+    is(bitmap_take_run(&map, 100, &first), 100, "a run as long as asked for");
+    is(bitmap_take_run(&map, 300, &next), 300, "and another");
+    is(next, first + 100, "taken one after the other, they lie side by side");
+    bitmap_release(&map, first, 100);
+    is(bitmap_take_run(&map, 50, &first), 50, "a third, after the first was released");
+    is(first, next + 300, "goes on where the last ended, as a log does");
+    ok(bitmap_test(&map, next + 299) && !bitmap_test(&map, 0), "bits say who is taken");
+    is(map.used, 350, "used bits are counted");
+    bitmap_fini(&map);
+}
+
+static void limits(void)
+{
+    struct bitmap map;
+    uint64_t first = 0, total = 0;
+    unsigned got;
+    bool inside = true;
+
+    bitmap_init(&map, &platform_linux, BITS, 1000);
+    ok(!bitmap_take_bit(&map, 1000), "a bit at the limit cannot be taken");
+    while ((got = bitmap_take_run(&map, 64, &first)) > 0) {
+        total += got;
+        inside = inside && first + got <= 1000;
+    }
+    is(total, 1000, "all bits under the limit are found");
+    ok(inside, "and none over it");
+    bitmap_grow(&map, 1001);
+    is(bitmap_take_run(&map, 64, &first), 1, "growing by one gives one");
+    is(first, 1000, "the new one");
+    bitmap_fini(&map);
+}
+
+static void fragments(void)
+{
+    struct bitmap map;
+    uint64_t first, total = 0;
+
+    bitmap_init(&map, &platform_linux, BITS, BITS);
+    fill(&map);
+    is(map.used, BITS, "full");
+    is(bitmap_take_run(&map, 1, &first), 0, "a full map has nothing");
+    ok(!bitmap_take_bit(&map, 77), "a taken bit cannot be taken");
+    bitmap_release(&map, 2 * BITMAP_BLOCK + 61, 5);
+    is(bitmap_take_run(&map, 5, &first), 5, "the only free run, over a word's edge, is found");
+    is(first, 2 * BITMAP_BLOCK + 61, "where it is");
+    for (uint64_t bit = 0; bit < BITS; bit += 2)
+        bitmap_release(&map, bit, 1);
+    for (unsigned got; (got = bitmap_take_run(&map, 8, &first)) > 0; total += got) {
+        if (got != 1 || first % 2 != 0)
+            ok(false, "only single even bits were free, got %u at %llu", got,
+               (unsigned long long)first);
+    }
+    is(total, BITS / 2, "every single bit is found");
+    bitmap_release(&map, 100, 20);
+    bitmap_release(&map, BITMAP_BLOCK + 200, 90);
+    is(bitmap_take_run(&map, 128, &first), 90, "nothing fits: the longest run is taken");
+    bitmap_fini(&map);
+}
+
+static void release_twice(void *argument)
+{
+    struct bitmap *map = argument;
+
+    bitmap_release(map, 10, 3);
+    bitmap_release(map, 12, 1);
+}
+
+static void misuse(void)
+{
+    struct bitmap map;
+    char text[512] = "";
+    uint64_t first;
+
+    bitmap_init(&map, &platform_linux, BITS, BITS);
+    bitmap_take_run(&map, 64, &first);
+    is(signal_of(release_twice, &map, text, sizeof(text)), SIGABRT, "releasing twice aborts");
+    ok(strstr(text, "broken invariant") != NULL, "in words");
+    bitmap_fini(&map);
+}
+
+struct contest {
+    struct bitmap map;
+    _Atomic unsigned char owners[BITS];
+    _Atomic unsigned clashes;
+    _Atomic uint32_t seed;
+};
+
+static void *take_and_release(void *argument)
+{
+    struct contest *c = argument;
+    unsigned state = atomic_fetch_add(&c->seed, 1) * 7919 + 1;
+    struct {
+        uint64_t first;
+        unsigned count;
+    } mine[8] = {{0, 0}};
+
+    for (unsigned round = 0; round < 1500; round++) {
+        unsigned i = round % 8, got;
+
+        for (unsigned n = 0; n < mine[i].count; n++)
+            c->owners[mine[i].first + n] = 0;
+        if (mine[i].count > 0)
+            bitmap_release(&c->map, mine[i].first, mine[i].count);
+        state = state * 1103515245 + 12345;
+        got = bitmap_take_run(&c->map, 1 + (state >> 16) % 100, &mine[i].first);
+        mine[i].count = got;
+        for (unsigned n = 0; n < got; n++)
+            c->clashes += atomic_exchange(&c->owners[mine[i].first + n], 1);
+    }
+    for (unsigned i = 0; i < 8; i++) {
+        for (unsigned n = 0; n < mine[i].count; n++)
+            c->owners[mine[i].first + n] = 0;
+        bitmap_release(&c->map, mine[i].first, mine[i].count);
+    }
+    return NULL;
+}
+
+/* 1000 bits for four threads that want up to 3200: they meet all the time. */
+static void contention(void)
+{
+    static struct contest c;
+    pthread_t ids[THREADS];
+
+    bitmap_init(&c.map, &platform_linux, BITS, 1000);
+    for (unsigned i = 0; i < THREADS; i++)
+        pthread_create(&ids[i], NULL, take_and_release, &c);
+    for (unsigned i = 0; i < THREADS; i++)
+        pthread_join(ids[i], NULL);
+    is(c.clashes, 0, "no bit is given to two threads");
+    is(c.map.used, 0, "all come back");
+    is(c.map.block_used[0], 0, "by block too");
+    bitmap_fini(&c.map);
+}
+
+int main(void)
+{
+    runs();
+    limits();
+    fragments();
+    misuse();
+    contention();
+    return done_testing();
+}

@@ -1,0 +1,205 @@
+/*
+ * Streams: windows grow while accesses go one way, shrink when speculation is wasted, and what was
+ * read ahead is counted as used or wasted.
+ */
+#include "machine_fixture.h"
+
+#define BASE ((uintptr_t)1 << 30)
+
+/* A fault at page p of the stream's address space that maps all that was planned. */
+static struct stream_plan step(struct fixture *f, size_t p, uint32_t thread, unsigned most)
+{
+    struct stream_plan plan;
+
+    stream_plan(f->m, BASE + p * PAGE, thread, false, most, &plan);
+    stream_mapped(f->m, BASE + p * PAGE, thread, plan.window);
+    return plan;
+}
+
+static void forward(struct fixture *f)
+{
+    static const unsigned expected[] = {4, 8, 16, 32, 32};
+    struct stream_plan plan = {0};
+    size_t p = 1000, last = 0;
+
+    for (unsigned i = 0; i < 5; i++) {
+        unsigned before = plan.window;
+
+        plan = step(f, p, 1, 32);
+        is(plan.window, expected[i], "forward, fault %u maps %u pages", i, plan.window);
+        ok(plan.direction > 0, "forward");
+        if (i > 0)
+            ok(plan.passed_from == BASE + (last + 1) * PAGE && plan.passed_pages == before - 1,
+               "what the last one mapped ahead is known to be used");
+        last = p;
+        p += plan.window;
+    }
+    is(step(f, p + 3, 1, 32).window, 32, "a short gap does not end a stream");
+    is(step(f, p + 3 + 32 + 4, 1, 32).window, 4, "a longer one does");
+}
+
+static void backward(struct fixture *f)
+{
+    struct stream_plan plan = step(f, 50000, 2, 32);
+    size_t p = 49999;
+
+    is(plan.window, 4, "a first fault");
+    for (unsigned i = 0; i < 3; i++) {
+        plan = step(f, p, 2, 32);
+        ok(plan.direction < 0 && plan.window == 8u << i, "backward, %u pages", plan.window);
+        p -= plan.window;
+    }
+}
+
+static void several(struct fixture *f)
+{
+    static const size_t at[] = {1000, 5000, 9000};
+    size_t p[3];
+    unsigned least = 32;
+
+    memcpy(p, at, sizeof(p));
+    for (unsigned round = 0; round < 4; round++) {
+        for (unsigned i = 0; i < 3; i++) {
+            struct stream_plan plan = step(f, p[i], 3, 32);
+
+            p[i] += plan.window;
+            if (round == 3)
+                least = plan.window < least ? plan.window : least;
+        }
+    }
+    is(least, 32, "three streams of one thread grow side by side");
+    is(step(f, p[0], 4, 32).window, 4, "another thread's are its own");
+    is(step(f, p[1], 3, 1).window, 1, "one page is all that is allowed");
+}
+
+/* Lone faults teach that a first fault is not worth more than its page, and the other way round. */
+static void follow(struct fixture *f)
+{
+    size_t p = 100000;
+
+    for (unsigned i = 0; i < 200; i++)
+        step(f, p += 100, 5, 32);
+    is(step(f, p += 100, 5, 32).window, 1, "faults that nobody follows read one page");
+    for (unsigned i = 0; i < 200; i++) {
+        unsigned window = step(f, p += 100, 5, 32).window;
+
+        step(f, p + window, 5, 32);
+    }
+    is(step(f, p += 200, 5, 32).window, 8, "when all are followed the first reads eight");
+}
+
+static void waste(struct fixture *f)
+{
+    uint64_t before = counted(f, COUNTER_readahead_waste);
+
+    streams_init(&f->m->streams);
+    for (unsigned i = 0; i < 10; i++)
+        stream_waste(f->m, 1024);
+    is(counted(f, COUNTER_readahead_waste) - before, 10240, "waste is counted");
+    is(f->m->streams.cap_eighths, 1, "and caps windows");
+    for (size_t i = 0, p = 200000; i < 6; i++) {
+        unsigned window = step(f, p, 6, 32).window;
+
+        p += window;
+        if (i == 5)
+            is(window, 4, "to an eighth");
+    }
+    for (size_t i = 0, p = 300000; i < 4000; i++)
+        p += step(f, p, 7, 32).window;
+    is(f->m->streams.cap_eighths, 8, "until hits lift the cap");
+}
+
+static void behind(struct fixture *f)
+{
+    uintptr_t last_end = BASE;
+    size_t p = 0, pages = 0, offered = 0;
+    bool gap = false;
+
+    for (unsigned i = 0; i < 40; i++) {
+        struct stream_plan plan = step(f, p, 8, 64);
+
+        if (plan.trim_pages > 0) {
+            gap = gap || pages < 512 || plan.trim_from != last_end ||
+                  plan.trim_from + plan.trim_pages * PAGE > BASE + p * PAGE;
+            last_end = plan.trim_from + plan.trim_pages * PAGE;
+            offered += plan.trim_pages;
+        }
+        p += plan.window;
+        pages += plan.window;
+    }
+    ok(!gap && offered > 1024, "a long scan offers what is behind it, once, in order: %zu pages",
+       offered);
+}
+
+/* Fault in what is not there, page by page, without accesses that would show which are used. */
+static uint64_t walk(struct fixture *f, uintptr_t base, size_t pages, int direction)
+{
+    uint64_t before = counted(f, COUNTER_faults_hard);
+
+    for (size_t i = 0; i < pages; i++) {
+        size_t p = direction > 0 ? i : pages - 1 - i;
+
+        if (!(word_at(f, base, p) & PTE_VALID))
+            fault_at(f, base, p, 1);
+    }
+    return counted(f, COUNTER_faults_hard) - before;
+}
+
+static void machine_level(void)
+{
+    struct fixture f;
+    uintptr_t base;
+    uint64_t ahead, hits, faults, reads;
+
+    set_up(&f, "memory:4M");
+    base = map_pages(&f, 400);
+    put_all(&f, base, 400, 1);
+    for (int direction = 1; direction >= -1; direction -= 2) {
+        page_out(&f);
+        ahead = counted(&f, COUNTER_readahead_pages);
+        hits = counted(&f, COUNTER_readahead_hits);
+        reads = counted(&f, COUNTER_read_ios);
+        faults = walk(&f, base, 400, direction);
+        ahead = counted(&f, COUNTER_readahead_pages) - ahead;
+        hits = counted(&f, COUNTER_readahead_hits) - hits;
+        reads = counted(&f, COUNTER_read_ios) - reads;
+        ok(faults < 40 && reads < 80, "%+d: 400 pages by %llu faults and %llu reads", direction,
+           (unsigned long long)faults, (unsigned long long)reads);
+        is(ahead, 400 - faults, "%+d: the others were read ahead", direction);
+        ok(hits <= ahead && hits + 64 >= ahead, "%+d: all but the last window are hits: %llu",
+           direction, (unsigned long long)hits);
+    }
+    is(wrong_of(&f, base, 400, 1), 0, "all are right");
+    page_out(&f);
+    streams_init(&f.m->streams);
+    ahead = counted(&f, COUNTER_readahead_pages);
+    hits = counted(&f, COUNTER_readahead_waste);
+    fault_at(&f, base, 100, 9);
+    ahead = counted(&f, COUNTER_readahead_pages) - ahead;
+    trim_all(&f);
+    is(counted(&f, COUNTER_readahead_waste) - hits, ahead, "%llu untouched pages are waste",
+       (unsigned long long)ahead);
+    ok(ahead > 0, "there were some");
+    page_out(&f);
+    machine_advise(f.m, base, 400 * PAGE, VMSM_RANDOM);
+    is(walk(&f, base, 100, 1), 100, "random: nothing is read ahead");
+    machine_advise(f.m, base, 400 * PAGE, VMSM_SEQUENTIAL);
+    is(walk(&f, base + 200 * PAGE, 66, 1), 2 + 2 - 1, "sequential: windows are full at once");
+    tear_down(&f);
+}
+
+int main(void)
+{
+    struct fixture f;
+
+    set_up(&f, "");
+    forward(&f);
+    backward(&f);
+    several(&f);
+    follow(&f);
+    waste(&f);
+    behind(&f);
+    tear_down(&f);
+    machine_level();
+    return done_testing();
+}

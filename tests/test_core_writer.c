@@ -1,0 +1,174 @@
+/*
+ * The writer: large sorted batches, and nothing lost when writes fail.
+ */
+#include <errno.h>
+
+#include "machine_fixture.h"
+
+/* Make the pages modified, in an order of the test's choice. */
+static void modify(struct fixture *f, uintptr_t base, const size_t *order, size_t count)
+{
+    for (size_t i = 0; i < count; i++)
+        put(f, base, order[i], 1);
+    for (size_t i = 0; i < count; i++) {
+        trim_behind_add(f->m, base + order[i] * PAGE, 1);
+        trim_pages(f->m, 1);
+    }
+}
+
+static void sorted(void)
+{
+    static const size_t order[16] = {9, 2, 30, 7, 100, 4, 61, 1, 90, 33, 8, 57, 3, 22, 5, 64};
+    struct fixture f;
+    uintptr_t base;
+    uint32_t last = 0;
+    bool in_order = true;
+
+    set_up(&f, "write_batch:16,write_depth:1,touch_window:1,read_window:1");
+    base = map_pages(&f, 128);
+    is(f.m->writer.batch_pages, 16, "a batch is sixteen pages");
+    modify(&f, base, order, 15);
+    ok(!writer_needed(f.m) && !writer_step(f.m), "fifteen can wait");
+    modify(&f, base, order + 15, 1);
+    ok(writer_needed(f.m) && writer_step(f.m), "sixteen are written");
+    writer_drain(f.m);
+    is(switch_logged(f.store), 1, "by one write");
+    is(f.store->log[0].count, 16, "of sixteen slots");
+    for (size_t p = 0; p < 128; p++) {
+        if (where(&f, base, p) != 's')
+            continue;
+        in_order = in_order && frame_at(&f, base, p)->slot == f.store->log[0].slot + last;
+        last++;
+    }
+    ok(in_order && last == 16, "slots are in the order of addresses");
+    is(counted(&f, COUNTER_pages_written), 16, "pages are counted");
+    refill_standby(f.m, 16);
+    for (size_t i = 0; i < 16; i++)
+        ok(holds(&f, base, order[i], 1), "page %zu is read back", order[i]);
+    tear_down(&f);
+}
+
+static void in_flight(void)
+{
+    struct fixture f;
+    uintptr_t base;
+
+    set_up(&f, "write_batch:4,write_depth:3,touch_window:1");
+    base = map_pages(&f, 20);
+    put_all(&f, base, 20, 1);
+    trim_all(&f);
+    switch_hold(f.store, true);
+    for (unsigned i = 0; i < 3; i++)
+        ok(writer_step(f.m), "batch %u is sent", i);
+    is(pages_at(&f, base, 20, 'w'), 12, "three batches are under way");
+    is(f.m->writing, 12, "and counted");
+    is(region_decommit(f.m, base, PAGE), 0, "a page that is being written is given back");
+    is(put(&f, base, 1, 2), FAULT_DONE, "another is rescued and changed");
+    switch_hold(f.store, false);
+    writer_drain(f.m);
+    slot_release_deferred(f.m);
+    is(pages_at(&f, base, 20, 's'), 10, "the others are on standby");
+    is(f.m->pagefile.slots.used, 1 + 10, "slots of those two are free");
+    is(machine_check(f.m), 0, "books balanced");
+    page_out(&f);
+    ok(holds(&f, base, 0, 0) && holds(&f, base, 1, 2), "both are right");
+    is(wrong_of(&f, base, 20, 1), 2, "so is every other");
+    tear_down(&f);
+}
+
+static void bad_slot(const char *stage)
+{
+    struct fixture f;
+    uintptr_t base;
+    char conf[100];
+
+    snprintf(conf, sizeof(conf), "stage:%s,workers:off,touch_window:1", stage);
+    set_up(&f, conf);
+    base = map_pages(&f, 32);
+    f.store->bad_slot = 5;
+    put_all(&f, base, 32, 1);
+    trim_all(&f);
+    write_all(&f);
+    is(pages_at(&f, base, 32, 's'), 32, "%s: all pages are written", stage);
+    is(f.m->pagefile.bad, 1, "%s: the slot that cannot be is withdrawn", stage);
+    is(counted(&f, COUNTER_write_errors), 1, "%s: one page failed once", stage);
+    ok(bitmap_test(&f.m->pagefile.slots, 5), "%s: nobody gets it again", stage);
+    is(f.m->writer.failing_since, 0, "%s: the store does not count as failing", stage);
+    page_out(&f);
+    is(wrong_of(&f, base, 32, 1), 0, "%s: all are right", stage);
+    tear_down(&f);
+}
+
+/* No write succeeds: pages stay, faults give up after patience, and it all comes right again. */
+static void all_fail(const char *stage, const char *workers, int error)
+{
+    struct fixture f;
+    struct machine *m;
+    uintptr_t base;
+    size_t written = 0;
+    char conf[100];
+
+    snprintf(conf, sizeof(conf), "stage:%s,workers:%s,patience:30ms", stage, workers);
+    set_up(&f, conf);
+    m = f.m;
+    base = map_pages(&f, 1000);
+    f.store->write_error = error;
+    while (written < 1000 && put(&f, base, written, 1) == FAULT_DONE)
+        written++;
+    ok(written <= m->frame_count && written > m->frame_count / 2,
+       "%s, workers %s, error %d: %zu pages fit in %u frames, then faults give up", stage, workers,
+       -error, written, m->frame_count);
+    ok(strstr(error_last(), "refused writes") != NULL, "in words: %s", error_last());
+    ok(m->pagefile.bad <= 1, "slots are not blamed");
+    is(counted(&f, COUNTER_pages_written), 0, "nothing was written");
+    is(machine_check(m), 0, "books balanced");
+    f.store->write_error = 0;
+    m->writer.tried_at = 0;
+    while (put(&f, base, written, 1) != FAULT_DONE) /* it may still be refused, by old news */
+        sched_yield();
+    is(m->writer.failing_since, 0, "the store works again");
+    is(wrong_of(&f, base, written + 1, 1), 0, "nothing was lost");
+    put_all(&f, base, 1000, 2);
+    is(wrong_of(&f, base, 1000, 2), 0, "and it goes on");
+    tear_down(&f);
+}
+
+/* What was read and not changed is still there while the disk is full. */
+static void rescue_while_failing(void)
+{
+    struct fixture f;
+    uintptr_t base;
+
+    set_up(&f, "touch_window:1");
+    base = map_pages(&f, 50);
+    put_all(&f, base, 50, 1);
+    f.store->write_error = -ENOSPC;
+    trim_all(&f);
+    write_all(&f);
+    is(pages_at(&f, base, 50, 'm'), 50, "pages that cannot be written are modified again");
+    ok(!writer_needed(f.m), "they are not tried again at once");
+    is(f.m->pagefile.bad, 0, "a full disk spoils no slot");
+    slot_release_deferred(f.m);
+    is(f.m->pagefile.slots.used, 1, "slots are given back");
+    is(wrong_of(&f, base, 50, 1), 0, "they can be rescued meanwhile");
+    f.store->write_error = 0;
+    page_out(&f);
+    is(pages_at(&f, base, 50, 'p'), 50, "later they are written");
+    is(wrong_of(&f, base, 50, 1), 0, "all are right");
+    tear_down(&f);
+}
+
+int main(void)
+{
+    sorted();
+    in_flight();
+    for (size_t i = 0; i < STAGES; i++) {
+        bad_slot(stages[i]);
+        all_fail(stages[i], "off", -EIO);
+    }
+    all_fail("full", "off", -ENOSPC);
+    all_fail("basic", "on", -EIO);
+    all_fail("full", "on", -ENOSPC);
+    rescue_while_failing();
+    return done_testing();
+}
