@@ -25,7 +25,8 @@
  * for this thread's last failure are in vmsm_last_error(). All functions may
  * be called from any thread at any time, except that a manager must not be
  * used during or after its vmsm_destroy(). None may be called from a signal
- * handler.
+ * handler, and a signal handler that can interrupt one must not touch managed
+ * memory. The program must not madvise(), mremap() or munmap() managed memory itself.
  */
 #ifndef VMSM_H
 #define VMSM_H

@@ -192,7 +192,7 @@ static int gated(struct machine *m, int (*call)(struct machine *, uintptr_t, siz
 {
     int error;
 
-    sync_rwlock_read(&m->sync, &m->gate, SYNC_GATE);
+    machine_enter(m);
     error = call(m, (uintptr_t)addr, length);
     sync_rwlock_unread(&m->sync, &m->gate, SYNC_GATE);
     return error;
@@ -236,7 +236,7 @@ static bool soft_access(struct machine *m, uintptr_t va, char *buffer, size_t le
     struct region *region;
     bool done = false;
 
-    sync_rwlock_read(&m->sync, &m->gate, SYNC_GATE);
+    machine_enter(m);
     sync_rwlock_read(&m->sync, &m->regions_lock, SYNC_REGIONS);
     region = region_find(m, va);
     if (region != NULL) {

@@ -76,21 +76,38 @@ bool age_step(struct machine *m)
     return false;
 }
 
+static void age_pages(struct machine *m, const struct pagetable *table, size_t low, size_t high,
+                      unsigned age)
+{
+    for (size_t i = low; i < high; i++) {
+        pte_t *pte = &table->ptes[i];
+        uint64_t word = pte_load(pte);
+
+        if ((word & (PTE_VALID | PTE_BUSY)) == PTE_VALID)
+            pte_cas(&m->sync, pte, &word, pte_with_age(word & ~PTE_ACCESSED, age));
+    }
+}
+
 void age_range(struct machine *m, uintptr_t start, size_t length, unsigned age)
 {
     uintptr_t end = start + length;
 
     while (start < end) {
         const struct region *region = region_find(m, start);
+        const struct pagetable *table;
+        size_t low, high, n;
 
         if (region == NULL)
             return;
-        for (; start < region->end && start < end; start += PAGE_SIZE) {
-            pte_t *pte = pagetable_pte(region->table, start);
-            uint64_t word = pte_load(pte);
+        table = region->table;
+        low = pagetable_index(table, start);
+        high = pagetable_index(table, region->end < end ? region->end : end);
+        n = low / SECTION_PAGES;
+        while (pagetable_next_section(table, &n, (high + SECTION_PAGES - 1) / SECTION_PAGES)) {
+            size_t first = n++ * SECTION_PAGES, last = first + SECTION_PAGES;
 
-            if ((word & (PTE_VALID | PTE_BUSY)) == PTE_VALID)
-                pte_cas(&m->sync, pte, &word, pte_with_age(word & ~PTE_ACCESSED, age));
+            age_pages(m, table, first > low ? first : low, last < high ? last : high, age);
         }
+        start = region->end;
     }
 }

@@ -46,7 +46,7 @@ void fault_queue_enter(struct machine *m, struct fault_queue *queue)
 {
     if (queue->gate_held)
         return;
-    sync_rwlock_read(&m->sync, &m->gate, SYNC_GATE);
+    machine_enter(m);
     queue->gate_held = true;
 }
 

@@ -498,6 +498,15 @@ static void audit_slots(struct machine *m, struct audit *a)
               (unsigned long long)used, (unsigned long long)a->slots, (unsigned long long)bad);
 }
 
+void machine_enter(struct machine *m)
+{
+    uint32_t closing;
+
+    while ((closing = atomic_load(&m->gate_closing)) != 0)
+        m->sync.backend->park(&m->sync, &m->gate_closing, closing, 0);
+    sync_rwlock_read(&m->sync, &m->gate, SYNC_GATE);
+}
+
 /* Stop everything: no fault in flight, no worker in a step, no write under way. */
 static void gate_close(struct machine *m)
 {
@@ -516,6 +525,7 @@ static void gate_open(struct machine *m)
 {
     sync_rwlock_unwrite(&m->sync, &m->gate, SYNC_GATE);
     atomic_fetch_sub(&m->gate_closing, 1);
+    m->sync.backend->unpark(&m->sync, &m->gate_closing, INT32_MAX);
     machine_balance(m);
 }
 

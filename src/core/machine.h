@@ -84,7 +84,7 @@ struct writer {
     char *buffer;                   /* staging: write_depth * batch_pages pages */
     unsigned in_flight;             /* batches */
     unsigned failures;              /* pages that failed alone since a write last succeeded */
-    uint64_t tried_at;              /* ns: when a batch was last begun */
+    _Atomic uint64_t tried_at;      /* ns: when a batch was last begun */
     _Atomic uint64_t failing_since; /* ns; 0: writes succeed. Read by frame_wait() */
     _Atomic int error;              /* the last write error while failing */
 };
@@ -170,6 +170,12 @@ void machine_destroy(struct machine *m);
 /* Stop, check the books, go on. 0 or -EUCLEAN; what is wrong is logged. */
 int machine_check(struct machine *m);
 void machine_get_counters(struct machine *m, struct vmsm_counters *out);
+
+/*
+ * Take the gate shared, for all but workers: who wants it exclusive goes first, or a stream of
+ * faults would keep it out for ever. Nothing that somebody inside waits for may be held.
+ */
+void machine_enter(struct machine *m);
 
 /* Kick the workers that have something to do now. */
 void machine_balance(struct machine *m);

@@ -122,6 +122,15 @@ static void set_advice(struct machine *m, uintptr_t start, uintptr_t end, unsign
     }
 }
 
+/* The range is the oldest there is, and what the next trim looks at first. */
+static void dont_need(struct machine *m, uintptr_t start, size_t length)
+{
+    size_t pages = length >> PAGE_SHIFT;
+
+    age_range(m, start, length, PTE_AGE_MAX);
+    trim_behind_add(m, start, pages < UINT32_MAX ? (unsigned)pages : UINT32_MAX);
+}
+
 int machine_advise(struct machine *m, uintptr_t start, size_t length, enum vmsm_advice advice)
 {
     struct iovec range = {.iov_base = (void *)start, .iov_len = length};
@@ -137,7 +146,7 @@ int machine_advise(struct machine *m, uintptr_t start, size_t length, enum vmsm_
         error = error_set(-EINVAL, "advise: %zu bytes at %p are not all mapped by this manager",
                           length, (void *)start);
     else if (advice == VMSM_DONTNEED)
-        age_range(m, start, length, PTE_AGE_MAX);
+        dont_need(m, start, length);
     else if (advice == VMSM_NORMAL || advice == VMSM_RANDOM || advice == VMSM_SEQUENTIAL)
         set_advice(m, start, start + length, advice);
     else
@@ -154,7 +163,7 @@ static int try_pin(struct machine *m, uintptr_t va)
     int error = -EAGAIN;
     struct region *region;
 
-    sync_rwlock_read(&m->sync, &m->gate, SYNC_GATE);
+    machine_enter(m);
     sync_rwlock_read(&m->sync, &m->regions_lock, SYNC_REGIONS);
     region = region_find(m, va);
     if (region == NULL) {
@@ -202,8 +211,8 @@ static int pin_page(struct machine *m, uintptr_t va)
     }
 }
 
-/* The page at va is pinned by us: take one pin off. regions_lock held shared. */
-static void unpin_page(struct machine *m, uintptr_t va)
+/* Take one pin off the page at va. regions_lock held shared. */
+static int unpin_page(struct machine *m, uintptr_t va)
 {
     const struct region *region = region_find(m, va);
     pte_t *pte = pagetable_pte(region->table, va);
@@ -212,20 +221,23 @@ static void unpin_page(struct machine *m, uintptr_t va)
 
     do {
         word = pte_wait(m, pte);
+        if (!(word & PTE_PINNED)) /* another thread took the last one off meanwhile */
+            return error_set(-EINVAL, "unpin: %p is not pinned", (void *)va);
     } while (!pte_try_busy(&m->sync, pte, word));
     frame = &m->frames[pte_number(word)];
-    check_always((word & PTE_PINNED) && atomic_load(&frame->pins) > 0);
+    check_always(atomic_load(&frame->pins) > 0);
     if (atomic_fetch_sub(&frame->pins, 1) == 1)
         word &= ~PTE_PINNED;
     pte_release(m, pte, va, word | PTE_ACCESSED);
     atomic_fetch_sub(&m->pinned, 1);
+    return 0;
 }
 
 static int unpin_range(struct machine *m, uintptr_t start, uintptr_t end)
 {
     int error = 0;
 
-    sync_rwlock_read(&m->sync, &m->gate, SYNC_GATE);
+    machine_enter(m);
     sync_rwlock_read(&m->sync, &m->regions_lock, SYNC_REGIONS);
     for (uintptr_t va = start; va < end && error == 0; va += PAGE_SIZE) {
         const struct region *region = region_find(m, va);
@@ -234,7 +246,7 @@ static int unpin_range(struct machine *m, uintptr_t start, uintptr_t end)
             error = error_set(-EINVAL, "unpin: %p is not pinned", (void *)va);
     }
     for (uintptr_t va = start; va < end && error == 0; va += PAGE_SIZE)
-        unpin_page(m, va);
+        error = unpin_page(m, va);
     sync_rwlock_unread(&m->sync, &m->regions_lock, SYNC_REGIONS);
     sync_rwlock_unread(&m->sync, &m->gate, SYNC_GATE);
     return error;

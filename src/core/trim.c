@@ -405,14 +405,13 @@ static unsigned trim_offered(struct machine *m, unsigned want)
         region = va != 0 ? region_find(m, va) : NULL;
         if (va == 0)
             break;
-        while (region != NULL && va < end && va < region->end) {
-            size_t n = pagetable_index(region->table, va) / SECTION_PAGES;
-            uintptr_t next = region->table->base + (n + 1) * SECTION_PAGES * PAGE_SIZE;
+        if (region != NULL) {
             uintptr_t to = end < region->end ? end : region->end;
+            size_t n = pagetable_index(region->table, va) / SECTION_PAGES;
+            size_t last = pagetable_index(region->table, to - 1) / SECTION_PAGES;
 
-            gone +=
-                trim_section(m, region, n, va, to < next ? to : next, 0, 1, section_limit(m, want));
-            va = next;
+            for (; pagetable_next_section(region->table, &n, last + 1); n++)
+                gone += trim_section(m, region, n, va, to, 0, 1, section_limit(m, want));
         }
     }
     return gone;

@@ -410,7 +410,7 @@ bool writer_needed(struct machine *m)
     uint32_t modified = list_count(m, LIST_MODIFIED);
 
     if (modified == 0 || (atomic_load(&m->writer.failing_since) != 0 &&
-                          sync_now(&m->sync) - m->writer.tried_at < RETRY_NS))
+                          sync_now(&m->sync) - atomic_load(&m->writer.tried_at) < RETRY_NS))
         return false;
     return modified >= m->writer.batch_pages || pressed(m);
 }
@@ -432,7 +432,7 @@ bool writer_step(struct machine *m)
     /* Who wants the gate waits for faults that are inside, and those may wait for a write. */
     if (b != NULL && writer_needed(m) &&
         (!atomic_load(&m->gate_closing) || atomic_load(&m->waiting) > 0)) {
-        m->writer.tried_at = sync_now(&m->sync);
+        atomic_store(&m->writer.tried_at, sync_now(&m->sync));
         if (write_begin(m, b)) {
             reap(m, false);
             return true;

@@ -48,6 +48,25 @@ static void move_region_close(struct mapper *mapper, uintptr_t base, size_t leng
     uffd_region_close(&move_of(mapper)->uffd, base, length);
 }
 
+static bool is_present(uintptr_t va)
+{
+    unsigned char present = 0;
+
+    return mincore((void *)va, PAGE_SIZE, &present) == 0 && (present & 1);
+}
+
+/*
+ * Seen on Linux 6.18 under load: the call moves the page, yet reports EEXIST and nothing moved, as
+ * if it had tried again afterwards. The page is there, the source is empty, nobody has been woken.
+ */
+static bool moved_after_all(struct move_mapper *move, uintptr_t to, uintptr_t from)
+{
+    if (is_present(from) || !is_present(to))
+        return false;
+    uffd_wake(&move->uffd, to, PAGE_SIZE);
+    return true;
+}
+
 /* UFFDIO_MOVE of a run; *done in bytes. 0, or the errno that stopped it (-EBUSY, -ENOENT, …). */
 static int move_run(struct move_mapper *move, uintptr_t to, uintptr_t from, size_t length,
                     size_t *done)
@@ -59,6 +78,10 @@ static int move_run(struct move_mapper *move, uintptr_t to, uintptr_t from, size
 
         if (arg.move > 0)
             *done += (size_t)arg.move;
+        if (error == EEXIST && moved_after_all(move, to + *done, from + *done)) {
+            *done += PAGE_SIZE;
+            continue;
+        }
         if (error != 0 && error != EAGAIN && error != EINTR)
             return -error;
     }

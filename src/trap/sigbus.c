@@ -60,6 +60,9 @@ static void die(void)
 
 static void hand_on(int signal, siginfo_t *info, void *context)
 {
+    const ucontext_t *uc = context;
+
+    pthread_sigmask(SIG_SETMASK, &uc->uc_sigmask, NULL); /* as the program would have it */
     if (sigbus.before.sa_flags & SA_SIGINFO)
         sigbus.before.sa_sigaction(signal, info, context);
     else if (sigbus.before.sa_handler == SIG_DFL || sigbus.before.sa_handler == SIG_IGN)
@@ -102,7 +105,16 @@ static int install(void)
     struct sigaction action = {.sa_sigaction = on_sigbus,
                                .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER | SA_RESTART};
 
-    sigemptyset(&action.sa_mask);
+    /*
+     * No handler of the program may come between: it could touch managed memory while this
+     * thread holds a lock of the core. Signals that faults raise stay open.
+     */
+    sigfillset(&action.sa_mask);
+    sigdelset(&action.sa_mask, SIGBUS);
+    sigdelset(&action.sa_mask, SIGSEGV);
+    sigdelset(&action.sa_mask, SIGILL);
+    sigdelset(&action.sa_mask, SIGFPE);
+    sigdelset(&action.sa_mask, SIGTRAP);
     if (sigaction(SIGBUS, &action, &sigbus.before) != 0)
         return error_set(-errno, "cannot handle SIGBUS: %s", strerror(errno));
     return 0;

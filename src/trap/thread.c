@@ -126,6 +126,18 @@ static void wait_for_frame(struct handler *h)
     memmove(h->backlog, h->backlog + 1, h->backlog_count * sizeof(h->backlog[0]));
 }
 
+/* Sleep until there is something to do; true if that is to end. */
+static bool told_to_stop(struct handler *h)
+{
+    struct epoll_event events[3];
+    int count = epoll_wait(h->epoll_fd, events, 3, -1);
+    bool stop = false;
+
+    for (int i = 0; i < count; i++)
+        stop |= events[i].data.u32 == FROM_STOP;
+    return stop;
+}
+
 static void handler_main(void *argument)
 {
     struct handler *h = argument;
@@ -133,7 +145,6 @@ static void handler_main(void *argument)
 
     for (;;) {
         bool closing = atomic_load(&m->gate_closing) != 0;
-        struct epoll_event events[3];
         bool stuck;
 
         if (closing)
@@ -154,8 +165,7 @@ static void handler_main(void *argument)
             continue;
         }
         fault_queue_leave(m, &h->queue);
-        if (epoll_wait(h->epoll_fd, events, 3, -1) > 0 && events[0].data.u32 == FROM_STOP &&
-            h->queue.in_flight == 0)
+        if (told_to_stop(h) && h->queue.in_flight == 0)
             return;
     }
 }
