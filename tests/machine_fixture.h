@@ -136,7 +136,7 @@ static inline enum fault_result access_page(struct fixture *f, uintptr_t base, s
         pte_t *pte = NULL;
         uint64_t word = 0;
 
-        sync_rwlock_read(&m->sync, &m->gate, SYNC_GATE);
+        machine_enter(m);
         sync_rwlock_read(&m->sync, &m->regions_lock, SYNC_REGIONS);
         if (region_find(m, base + page * PAGE) != NULL) {
             pte = pte_at(f, base, page);

@@ -141,6 +141,18 @@ static inline void switch_unhold(struct switch_queue *q, bool wait)
     }
 }
 
+/* Alter a byte of what was read. */
+static inline void switch_corrupt(struct store_io *io, size_t at)
+{
+    for (int i = 0; i < io->iovcnt; i++) {
+        if (at < io->iov[i].iov_len) {
+            ((unsigned char *)io->iov[i].iov_base)[at] ^= 1u;
+            return;
+        }
+        at -= io->iov[i].iov_len;
+    }
+}
+
 static inline unsigned switch_reap(struct store_queue *queue, struct store_io **done, unsigned max,
                                    bool wait)
 {
@@ -160,7 +172,7 @@ static inline unsigned switch_reap(struct store_queue *queue, struct store_io **
     q->inner_pending -= inner;
     for (unsigned i = n; i < n + inner; i++) {
         if (!done[i]->write && corrupt >= done[i]->slot && corrupt < done[i]->slot + done[i]->count)
-            ((unsigned char *)done[i]->iov[0].iov_base)[0] ^= 1u;
+            switch_corrupt(done[i], (size_t)(corrupt - done[i]->slot) * 4096);
     }
     return n + inner;
 }

@@ -606,8 +606,8 @@ static bool read_failed(struct machine *m, struct fault *f, unsigned i)
     if (i == f->wanted) {
         count(m, COUNTER_read_errors, 1);
         count(m, COUNTER_pages_lost, 1);
-        error_set(-EIO, "the page at %p cannot be read back from slot %u of %s: %s", (void *)va,
-                  f->slots[i], m->pagefile.store->where,
+        error_set(-EIO, "the page at %p cannot be read back from slot %u of pagefile %s: %s",
+                  (void *)va, f->slots[i], m->pagefile.store->where,
                   result == 0 ? "its content is not what was written (hash differs)"
                               : "input/output error");
         log_line(LOG_ERROR, "%s; after %u attempts the program gets SIGBUS for this page",

@@ -314,7 +314,7 @@ static void page_failed(struct machine *m, struct write_item *item, int error)
     }
     w->failures++;
     log_line(LOG_WARNING,
-             "slot %u of %s cannot be written (error %d): the page is kept, another "
+             "slot %u of pagefile %s cannot be written (error %d): the page is kept, another "
              "slot is tried",
              item->slot, m->pagefile.store->where, -error);
     pagefile_mark_bad(m, item->slot);

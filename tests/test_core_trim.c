@@ -1,0 +1,221 @@
+/*
+ * The trimmer: who goes first, and what becomes of clean, changed, zero, pinned and wanted pages.
+ */
+#include "machine_fixture.h"
+
+static void stage_up(struct fixture *f, const char *stage)
+{
+    char conf[200];
+
+    snprintf(conf, sizeof(conf), "stage:%s,workers:off,touch_window:1,read_window:1", stage);
+    set_up(f, conf);
+}
+
+static void oldest_first(const char *stage)
+{
+    struct fixture f;
+    uintptr_t base;
+    unsigned gone;
+
+    stage_up(&f, stage);
+    base = map_pages(&f, 200);
+    put_all(&f, base, 200, 1);
+    age_pass(&f);
+    for (size_t p = 0; p < 200; p += 2)
+        holds(&f, base, p, 1);
+    age_pass(&f);
+    age_pass(&f);
+    gone = trim_pages(f.m, 10);
+    ok(gone >= 10 && gone < 60, "%s: about as many as asked for are trimmed: %u", stage, gone);
+    is(pages_at(&f, base, 200, 'm'), gone, "%s: they are modified", stage);
+    for (size_t p = 0; p < 200; p += 2) {
+        if (where(&f, base, p) != 'a')
+            ok(false, "%s: page %zu was used lately and should stay", stage, p);
+    }
+    trim_all(&f);
+    is(pages_at(&f, base, 200, 'm'), 200, "%s: if need be, all go", stage);
+    is(trim_pages(f.m, 10), 0, "%s: then there is nothing to trim", stage);
+    is(wrong_of(&f, base, 200, 1), 0, "%s: all are right", stage);
+    tear_down(&f);
+}
+
+static void verdicts(const char *stage)
+{
+    struct fixture f;
+    uintptr_t base;
+    uint32_t slots[4];
+    uint64_t used;
+    bool preserve;
+
+    stage_up(&f, stage);
+    preserve = f.m->tunables.preserve;
+    base = map_pages(&f, 5);
+    put_all(&f, base, 4, 1);
+    page_out(&f);
+    for (size_t p = 0; p < 4; p++)
+        slots[p] = pte_number(word_at(&f, base, p));
+    used = f.m->pagefile.slots.used;
+    is(wrong_of(&f, base, 4, 1), 0, "%s: four pages are read back", stage);
+    put(&f, base, 1, 2); /* changed */
+    put(&f, base, 2, 0); /* zeroed */
+    put(&f, base, 3, 1); /* written with what it held */
+    fault_at(&f, base, 4, 1);
+    trim_all(&f);
+    slot_release_deferred(f.m);
+    is(where(&f, base, 0), preserve ? 's' : 'm', "%s: an unchanged page, with a slot or not",
+       stage);
+    is(frame_at(&f, base, 0)->slot, preserve ? slots[0] : 0, "%s: keeps the slot it has", stage);
+    is(where(&f, base, 1), 'm', "%s: a changed page is modified", stage);
+    is(frame_at(&f, base, 1)->slot, 0, "%s: without its old slot", stage);
+    is(where(&f, base, 2), 'u', "%s: a zeroed page is given back", stage);
+    is(where(&f, base, 3), preserve ? 's' : 'm', "%s: the same content is no change", stage);
+    is(where(&f, base, 4), 'u', "%s: a page touched but never written too", stage);
+    is(f.m->pagefile.slots.used, preserve ? used - 2 : 1, "%s: slots of the others are free",
+       stage);
+    is(counted(&f, COUNTER_pages_trimmed_zero), 2, "%s: zero pages are counted", stage);
+    is(counted(&f, COUNTER_pages_trimmed_clean), preserve ? 2 : 0, "%s: clean ones too", stage);
+    is(f.m->touched, 3, "%s: three have content", stage);
+    is(machine_check(f.m), 0, "%s: books balanced", stage);
+    page_out(&f);
+    ok(holds(&f, base, 0, 1) && holds(&f, base, 1, 2) && holds(&f, base, 2, 0) &&
+           holds(&f, base, 3, 1),
+       "%s: all are right", stage);
+    tear_down(&f);
+}
+
+static void pinned(const char *stage)
+{
+    struct fixture f;
+    uintptr_t base;
+
+    stage_up(&f, stage);
+    base = map_pages(&f, 20);
+    put_all(&f, base, 20, 1);
+    is(machine_pin(f.m, base + 5 * PAGE, 3 * PAGE), 0, "%s: three pages are pinned", stage);
+    trim_all(&f);
+    is(pages_at(&f, base, 20, 'm'), 17, "%s: the others are trimmed", stage);
+    is(pages_at(&f, base + 5 * PAGE, 3, 'a'), 3, "%s: they are not", stage);
+    is(machine_unpin(f.m, base + 5 * PAGE, 3 * PAGE), 0, "%s: unpinned", stage);
+    trim_all(&f);
+    is(pages_at(&f, base, 20, 'm'), 20, "%s: now they are", stage);
+    tear_down(&f);
+}
+
+/* In the middle of a trim somebody asks for a page. */
+static struct {
+    struct machine *m;
+    pte_t *pte;
+} asked;
+
+static void ask(struct sync *s, enum sync_point point)
+{
+    (void)s;
+    if (point == SYNC_AT_STEP && asked.pte != NULL && pte_want(asked.m, asked.pte, PTE_WANTED_TRAP))
+        asked.pte = NULL;
+}
+
+static void wanted(const char *stage)
+{
+    struct sync_backend backend = sync_backend_linux;
+    struct fixture f;
+    uintptr_t base;
+
+    stage_up(&f, stage);
+    base = map_pages(&f, 100);
+    put_all(&f, base, 100, 1);
+    for (unsigned i = 0; i < 3; i++)
+        age_pass(&f);
+    asked.m = f.m;
+    asked.pte = pte_at(&f, base, 7);
+    backend.yield = ask;
+    f.m->sync.backend = &backend;
+    trim_pages(f.m, 10);
+    f.m->sync.backend = &sync_backend_linux;
+    ok(asked.pte == NULL, "%s: a page was asked for while it was trimmed", stage);
+    is(where(&f, base, 7), 'a', "%s: it stays", stage);
+    ok(word_at(&f, base, 7) & PTE_ACCESSED, "%s: and counts as used", stage);
+    is(counted(&f, COUNTER_pages_trim_undone), 1, "%s: its trim was undone", stage);
+    ok(pages_at(&f, base, 100, 'm') >= 10, "%s: others went", stage);
+    is(wrong_of(&f, base, 100, 1), 0, "%s: all are right", stage);
+    tear_down(&f);
+}
+
+/* What a reader is done with goes first, however young it is. */
+static void offered(void)
+{
+    struct fixture f;
+    uintptr_t base;
+    unsigned gone;
+
+    set_up(&f, "touch_window:1");
+    base = map_pages(&f, 200);
+    put_all(&f, base, 200, 1);
+    age_pass(&f);
+    age_pass(&f);
+    for (size_t p = 100; p < 120; p++)
+        holds(&f, base, p, 1);
+    trim_behind_add(f.m, base + 100 * PAGE, 20);
+    is(counted(&f, COUNTER_trim_behind), 20, "twenty pages are offered");
+    gone = trim_pages(f.m, 20);
+    is(gone, 20, "twenty are trimmed");
+    is(pages_at(&f, base + 100 * PAGE, 20, 'm'), 20, "those");
+    trim_behind_add(f.m, base + 195 * PAGE, 20);
+    trim_behind_add(f.m, base + 4000 * PAGE, 20);
+    is(trim_pages(f.m, 5), 5, "an offer may reach over the end of its region, or be of none");
+    is(wrong_of(&f, base, 200, 1), 0, "all are right");
+    tear_down(&f);
+}
+
+/* Pages that come back again and again go to better places on standby; unused read-ahead to the
+ * worst. */
+static void priorities(void)
+{
+    struct fixture f;
+    uintptr_t base;
+
+    set_up(&f, "memory:4M,touch_window:1");
+    base = map_pages(&f, 64);
+    put_all(&f, base, 64, 1);
+    page_out(&f);
+    for (unsigned i = 0; i < 4; i++) {
+        fault_at(&f, base, 0, 1);
+        trim_all(&f);
+    }
+    is(frame_at(&f, base, 0)->priority, STANDBY_PRIORITIES - 1, "a page often rescued");
+    ok(list_count(f.m, LIST_STANDBY + STANDBY_PRIORITIES - 1) == 1, "is alone on the best list");
+    ok(where(&f, base, 1) == 's' && frame_at(&f, base, 1)->priority == 0,
+       "one read ahead and not used is on the worst");
+    tear_down(&f);
+}
+
+static void steps(void)
+{
+    struct fixture f;
+    uintptr_t base;
+
+    set_up(&f, "");
+    is(trim_need(f.m), 0, "with enough frames nothing needs to be trimmed");
+    ok(!trim_step(f.m), "and nothing is");
+    base = map_pages(&f, 400);
+    put_all(&f, base, f.m->frame_count, 1);
+    ok(trim_need(f.m) > 0, "with none left there is need");
+    ok(trim_step(f.m), "a step trims");
+    write_all(&f);
+    is(trim_need(f.m), 0, "without a cache, standby is as good as free");
+    ok(f.m->low > 0 && f.m->high > f.m->low, "the marks are in order");
+    tear_down(&f);
+}
+
+int main(void)
+{
+    for (size_t i = 0; i < STAGES; i++) {
+        oldest_first(stages[i]);
+        verdicts(stages[i]);
+        pinned(stages[i]);
+        wanted(stages[i]);
+    }
+    offered();
+    priorities();
+    steps();
+    return done_testing();
+}
