@@ -23,6 +23,7 @@
 
 #define HUGE_PAGE (2UL * 1024 * 1024)
 #define SPINS_BEFORE_YIELD 16
+#define STACK_SIZE (1024UL * 1024) /* of a worker: several times what it uses */
 
 struct sync_thread {
     pthread_t id;
@@ -95,6 +96,7 @@ static int linux_thread_start(struct sync *s, const char *name, void (*run)(void
                               struct sync_thread **out)
 {
     struct sync_thread *thread;
+    pthread_attr_t attributes;
     sigset_t all, old;
     int error;
 
@@ -109,12 +111,16 @@ static int linux_thread_start(struct sync *s, const char *name, void (*run)(void
     /* The program's signals are for the program's threads. */
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &old);
-    error = pthread_create(&thread->id, NULL, thread_main, thread);
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, STACK_SIZE);
+    error = pthread_create(&thread->id, &attributes, thread_main, thread);
+    pthread_attr_destroy(&attributes);
     pthread_sigmask(SIG_SETMASK, &old, NULL);
     if (error != 0) {
         platform_linux.release(thread, sizeof(*thread));
-        return error_set(-error, "cannot start the thread %s: %s (is `ulimit -u` too low?)", name,
-                         strerrordesc_np(error));
+        return error_set(
+            -error, "cannot start the thread %s: %s (is `ulimit -u`, or `ulimit -v`, too low?)",
+            name, strerrordesc_np(error));
     }
     *out = thread;
     return 0;

@@ -1,0 +1,98 @@
+#!/bin/bash
+# What the system denies is said in words, and a pagefile survives its user's death.
+set -u
+cd "$(dirname "$0")/.."
+vmsm=${VMSM:-${VMSM_BUILD:-build}/vmsm}
+dir=$(mktemp -d /var/tmp/vmsm-limits.XXXXXX)
+victim=
+trap '[ -z "$victim" ] || kill -9 "$victim" 2>/dev/null; rm -rf "$dir"' EXIT
+n=0
+failed=0
+
+ok()
+{
+    n=$((n + 1))
+    if [ "$1" -eq 0 ]; then
+        echo "ok $n - $2"
+        return
+    fi
+    failed=$((failed + 1))
+    echo "not ok $n - $2"
+    [ ! -s "$dir/out" ] || sed 's/^/# /' "$dir/out"
+}
+
+skip()
+{
+    n=$((n + 1))
+    echo "ok $n # SKIP $1"
+}
+
+small=(--virtual 8M --memory 2M --threads 2 --accesses 5000 --quiet)
+
+"$vmsm" sim "${small[@]}" >"$dir/out" 2>&1
+usable=$?
+
+# Descriptors
+(ulimit -n 8 && exec "$vmsm" sim "${small[@]}") >"$dir/out" 2>&1
+status=$?
+[ $status -eq 3 ] && grep -q 'ulimit -n' "$dir/out"
+ok $? "too few descriptors: status 3, and which limit to raise"
+
+# Address space
+(ulimit -v 300000 && exec "$vmsm" sim "${small[@]}" --virtual 1G) >"$dir/out" 2>&1
+status=$?
+[ $status -eq 3 ] && grep -q 'ulimit -v\|address space' "$dir/out"
+ok $? "too little address space: status 3, in words"
+
+# Memory under the minimum
+"$vmsm" sim --memory 100K >"$dir/out" 2>&1
+[ $? -eq 2 ] && grep -q '256K' "$dir/out"
+ok $? "memory under the minimum: status 2, and what the minimum is"
+
+# Permission
+knob=/proc/sys/vm/unprivileged_userfaultfd
+if [ "$(id -u)" -eq 0 ] && command -v setpriv >/dev/null && [ "$(cat $knob 2>/dev/null)" = 0 ]; then
+    chmod 755 "$dir"
+    cp "$vmsm" "$dir/vmsm"
+    nobody=(setpriv --reuid 65534 --regid 65534 --clear-groups env TMPDIR=/var/tmp "$dir/vmsm")
+    "${nobody[@]}" sim "${small[@]}" >"$dir/out" 2>&1
+    status=$?
+    [ $status -eq 3 ] && grep -q 'unprivileged_userfaultfd=1' "$dir/out" && grep -q soft "$dir/out"
+    ok $? "no permission: status 3, what root can do, and what works without"
+    "${nobody[@]}" sim "${small[@]}" --mapper soft >"$dir/out" 2>&1
+    ok $? "no permission: the mapper soft works"
+    "${nobody[@]}" sim "${small[@]}" --trap sigbus >"$dir/out" 2>&1
+    ok $? "no permission: the trap sigbus works"
+    "${nobody[@]}" doctor >"$dir/out" 2>&1
+    [ $? -eq 3 ] && grep -q 'sysctl' "$dir/out"
+    ok $? "no permission: the doctor says so, and the command that mends it"
+else
+    skip "not root, or everybody may use userfaultfd"
+fi
+
+# A pagefile whose user is killed
+if [ $usable -ne 0 ]; then
+    skip "this kernel or user cannot run the simulation"
+else
+    "$vmsm" sim --virtual 8M --memory 2M --seconds 60 --quiet --pagefile "$dir/pages" >/dev/null 2>&1 &
+    victim=$!
+    for _ in $(seq 100); do
+        [ -s "$dir/pages" ] && break
+        sleep 0.1
+    done
+    "$vmsm" sim "${small[@]}" --pagefile "$dir/pages" >"$dir/out" 2>&1
+    status=$?
+    [ $status -eq 3 ] && grep -qi 'in use\|used by' "$dir/out"
+    ok $? "a pagefile in use: status 3, in words"
+    kill -9 "$victim"
+    wait "$victim" 2>/dev/null
+    victim=
+    [ -s "$dir/pages" ] && [ "$(stat -c %a "$dir/pages")" = 600 ]
+    ok $? "it stays when its user is killed, for its owner only"
+    "$vmsm" sim "${small[@]}" --pagefile "$dir/pages" >"$dir/out" 2>&1 &&
+        grep -q 'right, books balanced' "$dir/out"
+    ok $? "and serves the next run, with nothing stale"
+fi
+
+echo "1..$n"
+[ $failed -eq 0 ]
