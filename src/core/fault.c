@@ -397,13 +397,14 @@ static enum fault_result fault_rescue(struct machine *m, struct region *region, 
 
 /* ---- reading from the pagefile ---- */
 
-/* Add page i to the last piece if it continues it, or begin another. False: no piece is left. */
-static bool add_piece(struct fault *f, unsigned i, unsigned *iovs)
+/* Add page i to the last piece if it continues it and is not to be read alone, or begin another.
+ * False: no piece is left. */
+static bool add_piece(struct fault *f, unsigned i, bool alone, unsigned *iovs)
 {
     struct store_io *io = f->pieces > 0 ? &f->ios[f->pieces - 1] : NULL;
     struct iovec *last = io != NULL ? &io->iov[io->iovcnt - 1] : NULL;
 
-    if (io == NULL || io->slot + io->count != f->slots[i]) {
+    if (io == NULL || alone || io->slot + io->count != f->slots[i]) {
         if (f->pieces == FAULT_PIECES)
             return false;
         io = &f->ios[f->pieces++];
@@ -512,7 +513,7 @@ static enum fault_result read_run(struct machine *m, struct fault_queue *queue, 
     f->tries = 0;
     for (unsigned i = 0; i < f->count; i++) {
         f->broken[i] = false;
-        check_always(add_piece(f, i, &iovs));
+        check_always(add_piece(f, i, false, &iovs));
     }
     queue->in_flight++;
     send_pieces(m, queue, f);
@@ -570,7 +571,8 @@ static void verify(struct machine *m, struct fault *f)
     }
 }
 
-/* Read broken pages once more, one piece each. True if reads have been sent. */
+/* Read broken pages once more, each alone: one bad slot must not fail its neighbours, least of all
+ * the page that was asked for. True if reads have been sent. */
 static bool retry_broken(struct machine *m, struct fault_queue *queue, struct fault *f)
 {
     unsigned iovs = 0;
@@ -579,10 +581,10 @@ static bool retry_broken(struct machine *m, struct fault_queue *queue, struct fa
         return false;
     f->pieces = 0;
     if (f->wanted < f->count && f->broken[f->wanted])
-        add_piece(f, f->wanted, &iovs);
+        add_piece(f, f->wanted, true, &iovs);
     for (unsigned i = 0; i < f->count && f->pieces < FAULT_PIECES; i++) {
         if (f->broken[i] && i != f->wanted)
-            add_piece(f, i, &iovs);
+            add_piece(f, i, true, &iovs);
     }
     if (f->pieces == 0)
         return false;
@@ -606,6 +608,7 @@ static bool read_failed(struct machine *m, struct fault *f, unsigned i)
     if (i == f->wanted) {
         count(m, COUNTER_read_errors, 1);
         count(m, COUNTER_pages_lost, 1);
+        count(m, COUNTER_faults_failed, (f->flags & FAULT_TRAP) != 0);
         error_set(-EIO, "the page at %p cannot be read back from slot %u of pagefile %s: %s",
                   (void *)va, f->slots[i], m->pagefile.store->where,
                   result == 0 ? "its content is not what was written (hash differs)"
@@ -803,8 +806,6 @@ enum fault_result fault_begin(struct machine *m, struct fault_queue *queue, uint
             sync_mutex_unlock(&m->sync, &section->lock, SYNC_SECTION);
     }
     sync_rwlock_unread(&m->sync, &m->regions_lock, SYNC_REGIONS);
-    if (result == FAULT_FAILED)
-        count(m, COUNTER_faults_failed, 1);
     return result;
 }
 
@@ -882,6 +883,8 @@ enum fault_result fault_resolve(struct machine *m, uintptr_t va, unsigned flags,
             result = FAULT_FAILED;
         }
     } while (result == FAULT_BUSY || result == FAULT_NO_FRAME);
+    if (result == FAULT_FAILED && !(flags & FAULT_EXPLICIT))
+        count(m, COUNTER_faults_failed, 1);
     fault_queue_leave(m, queue);
     fault_queue_put(m, queue);
     return result;

@@ -64,6 +64,7 @@ struct trim_behind {
     struct {
         uintptr_t va;
         uint32_t pages;
+        uint32_t min_age;       /* younger ones have been used since */
     } ranges[TRIM_BEHIND_RING]; /* (h) */
 };
 
@@ -203,6 +204,8 @@ bool trim_step(struct machine *m);
 /* How many more frames the trimmer should make available now; 0: enough. */
 unsigned trim_need(struct machine *m);
 void trim_behind_add(struct machine *m, uintptr_t va, unsigned pages);
+/* A range of which pages at least so old are to go first. */
+void trim_offer(struct machine *m, uintptr_t va, unsigned pages, unsigned min_age);
 
 /* age.c */
 bool age_step(struct machine *m);

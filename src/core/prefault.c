@@ -128,7 +128,7 @@ static void dont_need(struct machine *m, uintptr_t start, size_t length)
     size_t pages = length >> PAGE_SHIFT;
 
     age_range(m, start, length, PTE_AGE_MAX);
-    trim_behind_add(m, start, pages < UINT32_MAX ? (unsigned)pages : UINT32_MAX);
+    trim_offer(m, start, pages < UINT32_MAX ? (unsigned)pages : UINT32_MAX, PTE_AGE_MAX);
 }
 
 int machine_advise(struct machine *m, uintptr_t start, size_t length, enum vmsm_advice advice)

@@ -394,11 +394,13 @@ static unsigned trim_offered(struct machine *m, unsigned want)
     while (gone < want && have_room(m)) {
         const struct region *region;
         uintptr_t va = 0, end = 0;
+        unsigned min_age = 0;
 
         sync_mutex_lock(&m->sync, &ring->lock, SYNC_HANDOVER);
         if (ring->head != ring->tail) {
             va = ring->ranges[ring->tail % TRIM_BEHIND_RING].va;
             end = va + ring->ranges[ring->tail % TRIM_BEHIND_RING].pages * PAGE_SIZE;
+            min_age = ring->ranges[ring->tail % TRIM_BEHIND_RING].min_age;
             ring->tail++;
         }
         sync_mutex_unlock(&m->sync, &ring->lock, SYNC_HANDOVER);
@@ -411,7 +413,7 @@ static unsigned trim_offered(struct machine *m, unsigned want)
             size_t last = pagetable_index(region->table, to - 1) / SECTION_PAGES;
 
             for (; pagetable_next_section(region->table, &n, last + 1); n++)
-                gone += trim_section(m, region, n, va, to, 0, 1, section_limit(m, want));
+                gone += trim_section(m, region, n, va, to, min_age, 1, section_limit(m, want));
         }
     }
     return gone;
@@ -470,7 +472,7 @@ unsigned trim_pages(struct machine *m, unsigned want)
     return gone;
 }
 
-void trim_behind_add(struct machine *m, uintptr_t va, unsigned pages)
+void trim_offer(struct machine *m, uintptr_t va, unsigned pages, unsigned min_age)
 {
     struct trim_behind *ring = &m->trim_behind;
 
@@ -480,8 +482,14 @@ void trim_behind_add(struct machine *m, uintptr_t va, unsigned pages)
         ring->tail++; /* the oldest offer is the least useful */
     ring->ranges[ring->head % TRIM_BEHIND_RING].va = va;
     ring->ranges[ring->head % TRIM_BEHIND_RING].pages = pages;
+    ring->ranges[ring->head % TRIM_BEHIND_RING].min_age = min_age;
     ring->head++;
     sync_mutex_unlock(&m->sync, &ring->lock, SYNC_HANDOVER);
+}
+
+void trim_behind_add(struct machine *m, uintptr_t va, unsigned pages)
+{
+    trim_offer(m, va, pages, 0);
     count(m, COUNTER_trim_behind, pages);
 }
 
