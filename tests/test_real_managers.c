@@ -7,7 +7,9 @@
 #include "real_fixture.h"
 
 #define PAGES 1024UL
-#define ROUNDS 3
+#define ROUNDS 10
+/* Stacks and heaps that the C library keeps come and go; one mapping a manager would be more. */
+#define MAPPINGS_NOISE 40
 #define THREADS 5
 
 static const char *const confs[THREADS] = {
@@ -104,7 +106,7 @@ int main(void)
     for (uint64_t round = 1; round <= ROUNDS; round++)
         round_of(round);
     is(count_fds(), fds, "no descriptor is left");
-    ok(count_mappings() <= mappings + 2 * THREADS, "mappings: %zu before, %zu after", mappings,
+    ok(count_mappings() <= mappings + MAPPINGS_NOISE, "mappings: %zu before, %zu after", mappings,
        count_mappings());
     return done_testing();
 }
