@@ -230,61 +230,6 @@ int vmsm_unpin(struct vmsm *m, void *addr, size_t length)
 
 /* ---- explicit access ---- */
 
-/* One access within one page through the software MMU: true if the page was there. */
-static bool soft_access(struct machine *m, uintptr_t va, char *buffer, size_t length, bool write)
-{
-    struct region *region;
-    bool done = false;
-
-    machine_enter(m);
-    sync_rwlock_read(&m->sync, &m->regions_lock, SYNC_REGIONS);
-    region = region_find(m, va);
-    if (region != NULL) {
-        pte_t *pte = pagetable_pte(region->table, va);
-        uint64_t word = pte_load(pte);
-
-        if ((word & PTE_VALID) && !(word & PTE_BUSY) && !(write && (word & PTE_PROTECTED)) &&
-            pte_try_busy(&m->sync, pte, word)) {
-            char *content = (char *)mapper_buffer(m->mapper, pte_number(word)) + va % PAGE_SIZE;
-
-            memcpy(write ? content : buffer, write ? buffer : content, length);
-            if (word & PTE_READAHEAD)
-                count(m, COUNTER_readahead_hits, 1);
-            word = (word & ~(uint64_t)PTE_READAHEAD) | PTE_ACCESSED | (write ? PTE_DIRTY : 0);
-            pte_release(m, pte, va, word);
-            done = true;
-        }
-    }
-    sync_rwlock_unread(&m->sync, &m->regions_lock, SYNC_REGIONS);
-    sync_rwlock_unread(&m->sync, &m->gate, SYNC_GATE);
-    return done;
-}
-
-static int soft_copy(struct machine *m, uintptr_t va, char *buffer, size_t length, bool write)
-{
-    uint32_t thread = 1 + m->sync.backend->shard(&m->sync);
-
-    while (length > 0) {
-        size_t here = PAGE_SIZE - va % PAGE_SIZE;
-
-        if (here > length)
-            here = length;
-        while (!soft_access(m, va, buffer, here, write)) {
-            unsigned flags = write ? FAULT_WRITE | FAULT_PROTECT : 0;
-            enum fault_result result = fault_resolve(m, va, flags, thread);
-
-            if (result == FAULT_OUTSIDE)
-                return error_set(-EINVAL, "%p is not mapped by this manager", (void *)va);
-            if (result == FAULT_FAILED)
-                return -EIO;
-        }
-        va += here;
-        buffer += here;
-        length -= here;
-    }
-    return 0;
-}
-
 static int explicit_copy(struct vmsm *v, uintptr_t va, char *buffer, size_t length, bool write)
 {
     struct machine *m = v->machine;
@@ -297,7 +242,7 @@ static int explicit_copy(struct vmsm *v, uintptr_t va, char *buffer, size_t leng
         return error_set(-EINVAL, "%zu bytes at %p are not all mapped by this manager", length,
                          (void *)va);
     if (m->tunables.mapper == MAPPER_SOFT)
-        return soft_copy(m, va, buffer, length, write);
+        return access_copy(m, va, buffer, length, write);
     memcpy(write ? (void *)va : buffer, write ? buffer : (void *)va, length);
     return 0;
 }

@@ -125,44 +125,6 @@ static inline enum fault_result fault_at(struct fixture *f, uintptr_t base, size
     return fault_resolve(f->m, base + page * PAGE, 0, thread);
 }
 
-/* An access by the software MMU: copy the page in or out, faulting as needed. */
-static inline enum fault_result access_page(struct fixture *f, uintptr_t base, size_t page,
-                                            uint64_t *in, uint64_t *out)
-{
-    struct machine *m = f->m;
-
-    for (;;) {
-        enum fault_result result;
-        pte_t *pte = NULL;
-        uint64_t word = 0;
-
-        machine_enter(m);
-        sync_rwlock_read(&m->sync, &m->regions_lock, SYNC_REGIONS);
-        if (region_find(m, base + page * PAGE) != NULL) {
-            pte = pte_at(f, base, page);
-            word = pte_load(pte);
-        }
-        if ((word & (PTE_VALID | PTE_BUSY)) == PTE_VALID && !(in != NULL && word & PTE_PROTECTED) &&
-            pte_try_busy(&m->sync, pte, word)) {
-            void *content = mapper_buffer(m->mapper, pte_number(word));
-
-            memcpy(in != NULL ? content : out, in != NULL ? in : content, PAGE);
-            word = (word & ~PTE_READAHEAD) | PTE_ACCESSED | (in != NULL ? PTE_DIRTY : 0);
-            pte_release(m, pte, base + page * PAGE, word);
-        } else {
-            pte = NULL;
-        }
-        sync_rwlock_unread(&m->sync, &m->regions_lock, SYNC_REGIONS);
-        sync_rwlock_unread(&m->sync, &m->gate, SYNC_GATE);
-        if (pte != NULL)
-            return FAULT_DONE;
-        result =
-            fault_resolve(m, base + page * PAGE, in != NULL ? FAULT_WRITE | FAULT_PROTECT : 0, 1);
-        if (result != FAULT_DONE)
-            return result;
-    }
-}
-
 /* Write what belongs there in that generation; 0: zeroes. */
 static inline enum fault_result put(struct fixture *f, uintptr_t base, size_t page,
                                     uint64_t generation)
@@ -171,14 +133,14 @@ static inline enum fault_result put(struct fixture *f, uintptr_t base, size_t pa
 
     for (size_t i = 0; i < WORDS; i++)
         words[i] = generation == 0 ? 0 : word_of(page, i, generation);
-    return access_page(f, base, page, words, NULL);
+    return access_page(f->m, base + page * PAGE, (char *)words, PAGE, true, 1);
 }
 
 static inline bool holds(struct fixture *f, uintptr_t base, size_t page, uint64_t generation)
 {
     uint64_t words[WORDS];
 
-    if (access_page(f, base, page, NULL, words) != FAULT_DONE)
+    if (access_page(f->m, base + page * PAGE, (char *)words, PAGE, false, 1) != FAULT_DONE)
         return false;
     for (size_t i = 0; i < WORDS; i++) {
         if (words[i] != (generation == 0 ? 0 : word_of(page, i, generation)))

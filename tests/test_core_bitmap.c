@@ -7,6 +7,8 @@
 #define BITS (3 * BITMAP_BLOCK)
 #define THREADS 4u
 
+static struct sync hooks = {.backend = &sync_backend_linux};
+
 static void fill(struct bitmap *map)
 {
     uint64_t first;
@@ -20,7 +22,7 @@ static void runs(void)
     struct bitmap map;
     uint64_t first, next;
 
-    bitmap_init(&map, &platform_linux, BITS, BITS);
+    bitmap_init(&map, &platform_linux, &hooks, BITS, BITS);
     is(bitmap_take_run(&map, 100, &first), 100, "a run as long as asked for");
     is(bitmap_take_run(&map, 300, &next), 300, "and another");
     is(next, first + 100, "taken one after the other, they lie side by side");
@@ -39,7 +41,7 @@ static void limits(void)
     unsigned got;
     bool inside = true;
 
-    bitmap_init(&map, &platform_linux, BITS, 1000);
+    bitmap_init(&map, &platform_linux, &hooks, BITS, 1000);
     ok(!bitmap_take_bit(&map, 1000), "a bit at the limit cannot be taken");
     while ((got = bitmap_take_run(&map, 64, &first)) > 0) {
         total += got;
@@ -58,7 +60,7 @@ static void fragments(void)
     struct bitmap map;
     uint64_t first, total = 0;
 
-    bitmap_init(&map, &platform_linux, BITS, BITS);
+    bitmap_init(&map, &platform_linux, &hooks, BITS, BITS);
     fill(&map);
     is(map.used, BITS, "full");
     is(bitmap_take_run(&map, 1, &first), 0, "a full map has nothing");
@@ -94,7 +96,7 @@ static void misuse(void)
     char text[512] = "";
     uint64_t first;
 
-    bitmap_init(&map, &platform_linux, BITS, BITS);
+    bitmap_init(&map, &platform_linux, &hooks, BITS, BITS);
     bitmap_take_run(&map, 64, &first);
     is(signal_of(release_twice, &map, text, sizeof(text)), SIGABRT, "releasing twice aborts");
     ok(strstr(text, "broken invariant") != NULL, "in words");
@@ -144,7 +146,7 @@ static void contention(void)
     static struct contest c;
     pthread_t ids[THREADS];
 
-    bitmap_init(&c.map, &platform_linux, BITS, 1000);
+    bitmap_init(&c.map, &platform_linux, &hooks, BITS, 1000);
     for (unsigned i = 0; i < THREADS; i++)
         pthread_create(&ids[i], NULL, take_and_release, &c);
     for (unsigned i = 0; i < THREADS; i++)

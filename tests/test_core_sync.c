@@ -145,7 +145,7 @@ static void *take_turns(void *argument)
     sync_mutex_unlock(&c->sync, &c->mutex, SYNC_LIST);
     for (unsigned i = 0; i < ROUNDS; i++) {
         while (c->turn % 2 != mine) {
-            uint32_t key = sync_event_prepare(&c->event);
+            uint32_t key = sync_event_prepare(&c->sync, &c->event);
 
             if (c->turn % 2 == mine)
                 sync_event_cancel(&c->event);
@@ -167,11 +167,11 @@ static void events(void)
     run(take_turns, &c, 2);
     is(c.turn, 2 * ROUNDS, "events lose no wake-up");
     is(c.event.waiters, 0, "nobody is left waiting");
-    key = sync_event_prepare(&c.event);
+    key = sync_event_prepare(&c.sync, &c.event);
     sync_event_signal(&c.sync, &c.event);
     sync_event_wait(&c.sync, &c.event, key, 0);
     ok(true, "a signal between prepare and wait ends the wait");
-    key = sync_event_prepare(&c.event);
+    key = sync_event_prepare(&c.sync, &c.event);
     sync_event_wait(&c.sync, &c.event, key, 1000000);
     is(c.event.waiters, 0, "a wait ends by its timeout");
     sequence = c.event.sequence;

@@ -12,12 +12,13 @@ static uint64_t blocks_of(uint64_t bits)
     return (bits + BITMAP_BLOCK - 1) / BITMAP_BLOCK;
 }
 
-int bitmap_init(struct bitmap *map, const struct platform *platform, uint64_t capacity,
-                uint64_t limit)
+int bitmap_init(struct bitmap *map, const struct platform *platform, struct sync *sync,
+                uint64_t capacity, uint64_t limit)
 {
     uint64_t blocks = blocks_of(capacity);
 
     map->platform = platform;
+    map->sync = sync;
     map->capacity = blocks * BITMAP_BLOCK;
     atomic_init(&map->limit, limit);
     atomic_init(&map->used, 0);
@@ -76,7 +77,10 @@ void bitmap_release(struct bitmap *map, uint64_t first, unsigned count)
         unsigned shift = (unsigned)(first % WORD_BITS);
         unsigned here = count < WORD_BITS - shift ? count : WORD_BITS - shift;
         uint64_t mask = (here == WORD_BITS ? ~UINT64_C(0) : (UINT64_C(1) << here) - 1) << shift;
-        uint64_t old =
+        uint64_t old;
+
+        sync_yield(map->sync, SYNC_AT_ATOMIC);
+        old =
             atomic_fetch_and_explicit(&map->words[first / WORD_BITS], ~mask, memory_order_acq_rel);
 
         check_always((old & mask) == mask); /* what is released was taken, and only once */
@@ -118,6 +122,7 @@ static unsigned take_exact(struct bitmap *map, uint64_t first, unsigned count)
         _Atomic uint64_t *word = &map->words[bit / WORD_BITS];
         uint64_t old = atomic_load_explicit(word, memory_order_relaxed);
 
+        sync_yield(map->sync, SYNC_AT_ATOMIC);
         if ((old & mask) != 0 ||
             !atomic_compare_exchange_strong_explicit(word, &old, old | mask, memory_order_acq_rel,
                                                      memory_order_relaxed))

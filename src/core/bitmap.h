@@ -16,11 +16,13 @@
 #include <stdint.h>
 
 #include "core/platform.h"
+#include "core/sync.h"
 
 #define BITMAP_BLOCK 4096u
 
 struct bitmap {
     const struct platform *platform;
+    struct sync *sync;           /* for yield points only */
     _Atomic uint64_t *words;     /* 64 bits each (a) */
     _Atomic int32_t *block_used; /* taken bits of each block (a) */
     uint64_t capacity;           /* bits there are tables for */
@@ -31,8 +33,8 @@ struct bitmap {
 /* (a) atomic */
 
 /* 0 or -ENOMEM. */
-int bitmap_init(struct bitmap *map, const struct platform *platform, uint64_t capacity,
-                uint64_t limit);
+int bitmap_init(struct bitmap *map, const struct platform *platform, struct sync *sync,
+                uint64_t capacity, uint64_t limit);
 void bitmap_fini(struct bitmap *map);
 
 /* Allow bits up to limit (never less than before). */

@@ -61,7 +61,7 @@ void fault_queue_leave(struct machine *m, struct fault_queue *queue)
 struct fault_queue *fault_queue_get(struct machine *m)
 {
     for (;;) {
-        uint32_t key = sync_event_prepare(&m->queues_event);
+        uint32_t key = sync_event_prepare(&m->sync, &m->queues_event);
         struct fault_queue *queue;
 
         sync_mutex_lock(&m->sync, &m->pool_lock, SYNC_QUEUES);

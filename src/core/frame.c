@@ -59,8 +59,9 @@ void frame_assert_state(const struct machine *m, const struct frame *frame)
 }
 
 /* Take up to want from a counter of rights. */
-static unsigned take_rights(_Atomic int64_t *rights, unsigned want)
+static unsigned take_rights(struct machine *m, _Atomic int64_t *rights, unsigned want)
 {
+    sync_yield(&m->sync, SYNC_AT_ATOMIC);
     int64_t have = atomic_load_explicit(rights, memory_order_relaxed);
 
     while (have > 0) {
@@ -76,6 +77,7 @@ static void give_rights(struct machine *m, _Atomic int64_t *rights, unsigned cou
 {
     if (count == 0)
         return;
+    sync_yield(&m->sync, SYNC_AT_ATOMIC);
     atomic_fetch_add(rights, count);
     if (rights == &m->available)
         sync_event_signal(&m->sync, &m->frames_event);
@@ -83,10 +85,10 @@ static void give_rights(struct machine *m, _Atomic int64_t *rights, unsigned cou
 
 unsigned frame_reserve(struct machine *m, unsigned want)
 {
-    unsigned got = take_rights(&m->available, want);
+    unsigned got = take_rights(m, &m->available, want);
 
     if (got == 0 && !m->mapper->has_cache && refill_standby(m, RUN_MAX) > 0)
-        got = take_rights(&m->available, want);
+        got = take_rights(m, &m->available, want);
     if (atomic_load_explicit(&m->available, memory_order_relaxed) <
         atomic_load_explicit(&m->low, memory_order_relaxed))
         worker_kick(&m->trim_worker);
@@ -117,7 +119,7 @@ int frame_wait(struct machine *m)
     count(m, COUNTER_fault_waits, 1);
     atomic_fetch_add(&m->waiting, 1);
     if (atomic_load(&m->available) > 0) { /* it was stage that was short: given back very soon */
-        uint32_t key = sync_event_prepare(&m->frames_event);
+        uint32_t key = sync_event_prepare(&m->sync, &m->frames_event);
 
         sync_event_wait(&m->sync, &m->frames_event, key, STAGE_WAIT_NS);
     }
@@ -131,7 +133,7 @@ int frame_wait(struct machine *m)
             reclaim_inline(m);
             continue;
         }
-        key = sync_event_prepare(&m->frames_event);
+        key = sync_event_prepare(&m->sync, &m->frames_event);
         machine_balance(m);
         if (atomic_load(&m->available) > 0)
             sync_event_cancel(&m->frames_event);
@@ -218,7 +220,7 @@ void frame_activated(struct machine *m, struct frame *frame)
 
 unsigned cache_reserve(struct machine *m, unsigned want)
 {
-    return m->mapper->has_cache ? take_rights(&m->cache_room, want) : want;
+    return m->mapper->has_cache ? take_rights(m, &m->cache_room, want) : want;
 }
 
 void cache_unreserve(struct machine *m, unsigned count)

@@ -19,8 +19,10 @@ void worker_kick(struct worker *worker)
 {
     struct machine *m = worker->m;
 
-    if (!atomic_load_explicit(&worker->running, memory_order_relaxed) ||
-        atomic_exchange(&worker->kicked, 1) != 0)
+    if (!atomic_load_explicit(&worker->running, memory_order_relaxed))
+        return;
+    sync_yield(&m->sync, SYNC_AT_ATOMIC);
+    if (atomic_exchange(&worker->kicked, 1) != 0)
         return;
     sync_event_signal(&m->sync, &worker->event);
 }
@@ -40,7 +42,7 @@ static void worker_main(void *argument)
         sync_rwlock_unread(&m->sync, &m->gate, SYNC_GATE);
         if (more)
             continue;
-        key = sync_event_prepare(&worker->event);
+        key = sync_event_prepare(&m->sync, &worker->event);
         if (atomic_load(&worker->kicked) || atomic_load(&m->stopping))
             sync_event_cancel(&worker->event);
         else
@@ -106,7 +108,7 @@ void reclaim_inline(struct machine *m)
         if (m->mapper->real_frames)
             zero_step(m);
         if (atomic_load(&m->available) <= 0 && atomic_load(&m->writer.failing_since) != 0) {
-            uint32_t key = sync_event_prepare(&m->frames_event);
+            uint32_t key = sync_event_prepare(&m->sync, &m->frames_event);
 
             sync_event_wait(&m->sync, &m->frames_event, key, RECLAIM_PAUSE_NS);
         }
@@ -186,7 +188,7 @@ static int frames_init(struct machine *m)
     atomic_init(&m->low, (int32_t)(m->active_max / 64 + 2));
     atomic_init(&m->high, (int32_t)(m->active_max / 32 + 4));
     if (!m->mapper->has_cache ||
-        bitmap_init(&m->buffers, m->platform, m->buffer_count, m->buffer_count) == 0)
+        bitmap_init(&m->buffers, m->platform, &m->sync, m->buffer_count, m->buffer_count) == 0)
         return 0;
     return error_set(-ENOMEM, "no memory for the table of the cache");
 no_memory:
@@ -502,6 +504,7 @@ void machine_enter(struct machine *m)
 {
     uint32_t closing;
 
+    sync_yield(&m->sync, SYNC_AT_ATOMIC);
     while ((closing = atomic_load(&m->gate_closing)) != 0)
         m->sync.backend->park(&m->sync, &m->gate_closing, closing, 0);
     sync_rwlock_read(&m->sync, &m->gate, SYNC_GATE);
@@ -524,6 +527,7 @@ static void gate_close(struct machine *m)
 static void gate_open(struct machine *m)
 {
     sync_rwlock_unwrite(&m->sync, &m->gate, SYNC_GATE);
+    sync_yield(&m->sync, SYNC_AT_ATOMIC);
     atomic_fetch_sub(&m->gate_closing, 1);
     m->sync.backend->unpark(&m->sync, &m->gate_closing, INT32_MAX);
     machine_balance(m);

@@ -234,6 +234,15 @@ void slot_release_deferred(struct machine *m);
 /* Where there are no workers: trim, write and refill until a frame is available. */
 void reclaim_inline(struct machine *m);
 
+/* access.c: the software MMU */
+/* One access within one page; true if the page was there and it is done. */
+bool access_try(struct machine *m, uintptr_t va, char *buffer, size_t length, bool write);
+/* The same, faulting for `thread` until it is done: FAULT_DONE, FAULT_FAILED or FAULT_OUTSIDE. */
+enum fault_result access_page(struct machine *m, uintptr_t va, char *buffer, size_t length,
+                              bool write, uint32_t thread);
+/* Any number of bytes. 0, -EINVAL or -EIO, with words. */
+int access_copy(struct machine *m, uintptr_t va, char *buffer, size_t length, bool write);
+
 /* prefault.c: as in vmsm.h */
 int machine_prefault(struct machine *m, const struct iovec *ranges, int range_count);
 int machine_advise(struct machine *m, uintptr_t start, size_t length, enum vmsm_advice advice);

@@ -17,7 +17,7 @@ static uint64_t round_up(uint64_t value, uint64_t step)
 static int tables_init(struct machine *m, uint64_t capacity, uint64_t limit)
 {
     struct pagefile *pf = &m->pagefile;
-    int error = bitmap_init(&pf->slots, m->platform, capacity, limit);
+    int error = bitmap_init(&pf->slots, m->platform, &m->sync, capacity, limit);
 
     if (error != 0)
         return error;

@@ -6,8 +6,6 @@
 
 #include "core/error.h"
 
-#define SPIN_ROUNDS 64
-
 static const char *const class_names[SYNC_CLASS_COUNT] = {
 #define SYNC_CLASS_NAME(name, text) text,
     SYNC_CLASSES(SYNC_CLASS_NAME)
@@ -31,7 +29,7 @@ void sync_mutex_lock_slow(struct sync *s, struct sync_mutex *lock, enum sync_cla
 {
     uint64_t since = sync_now(s);
 
-    for (unsigned round = 0; s->spin || round < SPIN_ROUNDS; round++) {
+    for (unsigned round = 0; s->spin || round < s->backend->spin_rounds; round++) {
         uint32_t free_word = 0;
 
         if (atomic_load_explicit(&lock->word, memory_order_relaxed) == 0 &&
@@ -79,7 +77,7 @@ void sync_rwlock_read_slow(struct sync *s, struct sync_rwlock *lock, enum sync_c
             continue;
         }
         waited = true;
-        if (s->spin || round < SPIN_ROUNDS)
+        if (s->spin || round < s->backend->spin_rounds)
             s->backend->relax(s, round);
         else
             rwlock_sleep(s, lock, word);
@@ -101,7 +99,7 @@ void sync_rwlock_write_slow(struct sync *s, struct sync_rwlock *lock, enum sync_
                 break;
             continue;
         }
-        if (s->spin || round < SPIN_ROUNDS)
+        if (s->spin || round < s->backend->spin_rounds)
             s->backend->relax(s, round);
         else
             rwlock_sleep(s, lock, word);
@@ -115,8 +113,9 @@ void sync_rwlock_wake(struct sync *s, struct sync_rwlock *lock)
     s->backend->unpark(s, &lock->word, INT32_MAX);
 }
 
-uint32_t sync_event_prepare(struct sync_event *event)
+uint32_t sync_event_prepare(struct sync *s, struct sync_event *event)
 {
+    sync_yield(s, SYNC_AT_ATOMIC);
     atomic_fetch_add(&event->waiters, 1);
     return atomic_load(&event->sequence);
 }
@@ -137,6 +136,7 @@ void sync_event_wait(struct sync *s, struct sync_event *event, uint32_t key, uin
 void sync_event_signal(struct sync *s, struct sync_event *event)
 {
     atomic_thread_fence(memory_order_seq_cst);
+    sync_yield(s, SYNC_AT_ATOMIC);
     if (atomic_load(&event->waiters) == 0)
         return;
     atomic_fetch_add(&event->sequence, 1);
@@ -145,12 +145,21 @@ void sync_event_signal(struct sync *s, struct sync_event *event)
 
 /* Ranks: what this thread holds, for debug builds. */
 
-#define RANK_DEPTH 600
+static _Thread_local struct sync_ranks ranks __attribute__((tls_model("initial-exec")));
 
-static _Thread_local struct {
-    uint16_t depth;
-    uint8_t held[RANK_DEPTH];
-} ranks __attribute__((tls_model("initial-exec")));
+void sync_ranks_exchange(struct sync_ranks *other)
+{
+    uint16_t most = ranks.depth > other->depth ? ranks.depth : other->depth, depth = ranks.depth;
+
+    for (unsigned i = 0; i < most; i++) {
+        uint8_t class = ranks.held[i];
+
+        ranks.held[i] = other->held[i];
+        other->held[i] = class;
+    }
+    ranks.depth = other->depth;
+    other->depth = depth;
+}
 
 void sync_rank_push(enum sync_class class, bool try)
 {
@@ -161,7 +170,7 @@ void sync_rank_push(enum sync_class class, bool try)
             abort();
         }
     }
-    if (ranks.depth == RANK_DEPTH)
+    if (ranks.depth == SYNC_RANK_DEPTH)
         abort();
     ranks.held[ranks.depth++] = (uint8_t) class;
 }

@@ -53,6 +53,7 @@ enum sync_point {
     SYNC_AT_UNLOCK, /* after a lock is released */
     SYNC_AT_PTE,    /* before a PTE is changed */
     SYNC_AT_PARK,   /* before a thread sleeps */
+    SYNC_AT_ATOMIC, /* before another word that threads share is changed: rights, bitmaps, events */
     SYNC_AT_STEP,   /* between two steps of a multi-step transition */
 };
 
@@ -73,6 +74,7 @@ struct sync_backend {
                         struct sync_thread **out);
     void (*thread_join)(struct sync *s, struct sync_thread *thread);
     unsigned (*shard)(struct sync *s); /* a small number that differs between running threads */
+    unsigned spin_rounds;              /* how often a taker relaxes before it sleeps on a lock */
 };
 
 #define SYNC_SHARDS 16
@@ -109,6 +111,18 @@ void sync_rwlock_wake(struct sync *s, struct sync_rwlock *lock);
 void sync_rank_push(enum sync_class class, bool try);
 void sync_rank_pop(enum sync_class class);
 void sync_rank_assert_held(enum sync_class class);
+
+#define SYNC_RANK_DEPTH 600
+
+/* What a thread holds, in debug builds. */
+struct sync_ranks {
+    uint16_t depth;
+    uint8_t held[SYNC_RANK_DEPTH];
+};
+
+/* Exchange what the calling thread holds for *other: a back end that runs several threads of its
+ * own on one of the system's. */
+void sync_ranks_exchange(struct sync_ranks *other);
 
 #ifndef VMSM_DEBUG
 #define VMSM_DEBUG 0
@@ -230,7 +244,7 @@ static inline void sync_rwlock_unwrite(struct sync *s, struct sync_rwlock *lock,
 
 /*
  * An event: threads sleep until something that they test for has happened.
- * Usage: key = sync_event_prepare(); test the condition again; if it does
+ * Usage: key = sync_event_prepare(s, event); test the condition again; if it does
  * not hold, sync_event_wait(key); else sync_event_cancel(). A signal after prepare() ends the
  * wait. Signalling costs no system call while nobody waits.
  */
@@ -239,7 +253,7 @@ struct sync_event {
     _Atomic uint32_t waiters;
 };
 
-uint32_t sync_event_prepare(struct sync_event *event);
+uint32_t sync_event_prepare(struct sync *s, struct sync_event *event);
 void sync_event_cancel(struct sync_event *event);
 /* timeout_ns 0: for ever. */
 void sync_event_wait(struct sync *s, struct sync_event *event, uint32_t key, uint64_t timeout_ns);

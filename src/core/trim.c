@@ -340,6 +340,7 @@ static unsigned trim_section(struct machine *m, const struct region *region, siz
     if (atomic_load_explicit(&span.section->valid, memory_order_relaxed) <= 0 ||
         count_victims(&span, min_age) < worth)
         return 0;
+    sync_yield(&m->sync, SYNC_AT_ATOMIC);
     if (!atomic_compare_exchange_strong(&span.section->trimming, &idle, 1))
         return 0;
     if (!m->tunables.fine_locks)

@@ -245,7 +245,8 @@ int mapper_copy_open(struct sync *sync, const struct mapper_options *options,
     copy->mapper.buffers = platform_linux.buffer(copy->buffers * PAGE_SIZE);
     copy->stage = platform_linux.buffer(copy->stage_pages * PAGE_SIZE);
     if (copy->mapper.buffers == NULL || copy->stage == NULL ||
-        bitmap_init(&copy->stage_map, &platform_linux, copy->stage_pages, copy->stage_pages) != 0) {
+        bitmap_init(&copy->stage_map, &platform_linux, sync, copy->stage_pages,
+                    copy->stage_pages) != 0) {
         copy_close(&copy->mapper);
         return error_set(-ENOMEM, "no memory for the cache of %u pages", options->buffers);
     }

@@ -23,6 +23,7 @@
 
 #define HUGE_PAGE (2UL * 1024 * 1024)
 #define SPINS_BEFORE_YIELD 16
+#define SPINS_BEFORE_SLEEP 64
 #define STACK_SIZE (1024UL * 1024) /* of a worker: several times what it uses */
 
 struct sync_thread {
@@ -202,4 +203,5 @@ const struct sync_backend sync_backend_linux = {
     .thread_start = linux_thread_start,
     .thread_join = linux_thread_join,
     .shard = linux_shard,
+    .spin_rounds = SPINS_BEFORE_SLEEP,
 };

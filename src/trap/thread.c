@@ -1,11 +1,6 @@
 /*
- * Handler threads. Each keeps many faults in flight: it takes what waits at the descriptor,
- * begins all of them, and maps what completes. It sleeps in one epoll_wait() for new faults,
- * completed reads, and the end.
- *
- * A handler must not wait for anything that needs a handler. A fault on a busy page is marked in
- * its PTE and forgotten (who is busy wakes it); a fault that finds no frame is kept in the backlog,
- * and the handler waits for a frame only when it has no read in flight.
+ * Handler threads: the loop of handler.h, fed by the userfaultfd. Each sleeps in one epoll_wait()
+ * for new faults, completed reads, and the end.
  */
 #include <errno.h>
 #include <string.h>
@@ -16,52 +11,47 @@
 #include "core/check.h"
 #include "core/error.h"
 #include "mapper/uffd.h"
+#include "trap/handler.h"
 #include "trap/trap.h"
 
 #define HANDLERS_MAX 64u
-#define MESSAGES 16u
 
-struct pending_fault {
-    uintptr_t va;
-    unsigned flags;
-    uint32_t thread;
-};
-
-struct handler {
-    struct machine *m;
-    struct trap_thread *trap;
-    struct fault_queue queue;
+struct handler_thread {
+    struct handler handler;
     struct sync_thread *thread;
     int epoll_fd;
-    unsigned backlog_count;
-    struct pending_fault backlog[MESSAGES];
 };
 
 struct trap_thread {
     int stop_fd; /* eventfd: readable when handlers must end */
     unsigned count;
-    struct handler handlers[HANDLERS_MAX];
+    struct handler_thread handlers[HANDLERS_MAX];
 };
 
 enum { FROM_UFFD, FROM_STORE, FROM_STOP };
 
-/* Take what waits at the descriptor, as far as the backlog has room. */
-static void read_messages(struct handler *h)
+static struct handler_thread *thread_of(struct handler *h)
 {
-    struct uffd_msg messages[MESSAGES];
+    return (struct handler_thread *)(void *)h; /* its first member */
+}
+
+static unsigned take_messages(struct handler *h, struct pending_fault *faults, unsigned max)
+{
+    struct uffd_msg messages[HANDLER_BACKLOG];
+    unsigned taken = 0;
     ssize_t got;
 
-    if (h->backlog_count == MESSAGES)
-        return;
-    got = read(h->m->mapper->fd, messages, (MESSAGES - h->backlog_count) * sizeof(messages[0]));
+    if (max == 0)
+        return 0;
+    got = read(h->m->mapper->fd, messages, max * sizeof(messages[0]));
     if (got < 0) {
         check_always(errno == EAGAIN || errno == EINTR);
-        return;
+        return 0;
     }
     for (size_t i = 0; i < (size_t)got / sizeof(messages[0]); i++) {
         const struct uffd_msg *message = &messages[i];
-        struct pending_fault *fault = &h->backlog[h->backlog_count];
         uint64_t flags = message->arg.pagefault.flags;
+        struct pending_fault *fault = &faults[taken];
 
         if (message->event != UFFD_EVENT_PAGEFAULT)
             continue;
@@ -72,65 +62,16 @@ static void read_messages(struct handler *h)
             fault->flags |= FAULT_WRITE;
         if (flags & UFFD_PAGEFAULT_FLAG_WP)
             fault->flags |= FAULT_WRITE | FAULT_PROTECT;
-        h->backlog_count++;
+        taken++;
     }
-}
-
-/* True if the fault is dealt with, false if it lacks a frame. */
-static bool begin(struct handler *h, const struct pending_fault *fault)
-{
-    struct machine *m = h->m;
-
-    switch (fault_begin(m, &h->queue, fault->va, fault->flags, fault->thread)) {
-    case FAULT_NO_FRAME:
-        return false;
-    case FAULT_FAILED:
-        fault_give_up(m, fault->va);
-        return true;
-    case FAULT_OUTSIDE:
-        /* Unmapped a moment ago: woken, the thread meets the SIGSEGV that is its due. */
-        m->mapper->ops->wake(m->mapper, fault->va & ~(PAGE_SIZE - 1), PAGE_SIZE);
-        return true;
-    case FAULT_DONE:
-    case FAULT_PENDING:
-    case FAULT_BUSY:
-        return true;
-    }
-    return true;
-}
-
-/* Begin what is in the backlog, in order, as far as frames go. False: it is stuck for a frame. */
-static bool begin_backlog(struct handler *h)
-{
-    unsigned done = 0;
-    bool stuck = false;
-
-    while (done < h->backlog_count && h->queue.in_flight < h->m->tunables.fault_depth) {
-        stuck = !begin(h, &h->backlog[done]);
-        if (stuck)
-            break;
-        done++;
-    }
-    h->backlog_count -= done;
-    memmove(h->backlog, h->backlog + done, h->backlog_count * sizeof(h->backlog[0]));
-    return !stuck;
-}
-
-/* Nothing is in flight and there is no frame: wait for one, or give the first fault up. */
-static void wait_for_frame(struct handler *h)
-{
-    if (frame_wait(h->m) == 0)
-        return;
-    fault_give_up(h->m, h->backlog[0].va);
-    h->backlog_count--;
-    memmove(h->backlog, h->backlog + 1, h->backlog_count * sizeof(h->backlog[0]));
+    return taken;
 }
 
 /* Sleep until there is something to do; true if that is to end. */
 static bool told_to_stop(struct handler *h)
 {
     struct epoll_event events[3];
-    int count = epoll_wait(h->epoll_fd, events, 3, -1);
+    int count = epoll_wait(thread_of(h)->epoll_fd, events, 3, -1);
     bool stop = false;
 
     for (int i = 0; i < count; i++)
@@ -138,36 +79,13 @@ static bool told_to_stop(struct handler *h)
     return stop;
 }
 
+static const struct handler_source uffd_source = {.take = take_messages, .sleep = told_to_stop};
+
 static void handler_main(void *argument)
 {
-    struct handler *h = argument;
-    struct machine *m = h->m;
+    struct handler_thread *h = argument;
 
-    for (;;) {
-        bool closing = atomic_load(&m->gate_closing) != 0;
-        bool stuck;
-
-        if (closing)
-            fault_queue_leave(m, &h->queue); /* if nothing is in flight */
-        fault_queue_enter(m, &h->queue);
-        if (!closing || h->queue.in_flight == 0)
-            read_messages(h);
-        stuck = !begin_backlog(h);
-        fault_reap(m, &h->queue, false, NULL);
-        if (stuck && h->queue.in_flight == 0) {
-            wait_for_frame(h);
-            continue;
-        }
-        if (h->queue.in_flight == 0 && h->backlog_count > 0)
-            continue;
-        if (stuck || h->backlog_count > 0) {
-            fault_reap(m, &h->queue, true, NULL); /* frames or places come from here */
-            continue;
-        }
-        fault_queue_leave(m, &h->queue);
-        if (told_to_stop(h) && h->queue.in_flight == 0)
-            return;
-    }
+    handler_run(&h->handler);
 }
 
 static int watch(int epoll_fd, int fd, uint32_t from, uint32_t flags)
@@ -179,21 +97,21 @@ static int watch(int epoll_fd, int fd, uint32_t from, uint32_t flags)
     return error_set(-errno, "cannot watch for faults: %s", strerror(errno));
 }
 
-static int handler_open(struct machine *m, struct trap_thread *trap, struct handler *h,
+static int handler_open(struct machine *m, struct trap_thread *trap, struct handler_thread *h,
                         unsigned number)
 {
     char name[16] = "vmsm-fault-";
     int error, store_fd;
 
-    h->m = m;
-    h->trap = trap;
+    h->handler.m = m;
+    h->handler.source = &uffd_source;
     h->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (h->epoll_fd < 0)
         return error_set(-errno, "too few file descriptors for handler threads: raise `ulimit -n`");
-    error = fault_queue_open(m, &h->queue);
+    error = fault_queue_open(m, &h->handler.queue);
     if (error != 0)
         return error;
-    store_fd = m->pagefile.store->ops->queue_fd(h->queue.store);
+    store_fd = m->pagefile.store->ops->queue_fd(h->handler.queue.store);
     error = watch(h->epoll_fd, trap->stop_fd, FROM_STOP, 0);
     if (error == 0) /* a fault wakes one handler, not all */
         error = watch(h->epoll_fd, m->mapper->fd, FROM_UFFD, EPOLLEXCLUSIVE);
@@ -237,13 +155,13 @@ void trap_thread_close(struct machine *m, struct trap_thread *trap)
     if (trap->stop_fd >= 0 && write(trap->stop_fd, &one, sizeof(one)) != (ssize_t)sizeof(one))
         log_line(LOG_ERROR, "cannot stop handler threads: %s", strerror(errno));
     for (unsigned i = 0; i < trap->count; i++) {
-        struct handler *h = &trap->handlers[i];
+        struct handler_thread *h = &trap->handlers[i];
 
         if (h->thread != NULL)
             m->sync.backend->thread_join(&m->sync, h->thread);
         if (h->epoll_fd >= 0)
             close(h->epoll_fd);
-        fault_queue_close(m, &h->queue);
+        fault_queue_close(m, &h->handler.queue);
     }
     if (trap->stop_fd >= 0)
         close(trap->stop_fd);

@@ -1,0 +1,85 @@
+#include "trap/handler.h"
+
+#include <string.h>
+
+/* True if the fault is dealt with, false if it lacks a frame. */
+static bool begin(struct handler *h, const struct pending_fault *fault)
+{
+    struct machine *m = h->m;
+
+    switch (fault_begin(m, &h->queue, fault->va, fault->flags, fault->thread)) {
+    case FAULT_NO_FRAME:
+        return false;
+    case FAULT_FAILED:
+        fault_give_up(m, fault->va);
+        return true;
+    case FAULT_OUTSIDE:
+        /* Unmapped a moment ago: woken, the thread meets the SIGSEGV that is its due. */
+        m->mapper->ops->wake(m->mapper, fault->va & ~(PAGE_SIZE - 1), PAGE_SIZE);
+        return true;
+    case FAULT_DONE:
+    case FAULT_PENDING:
+    case FAULT_BUSY:
+        return true;
+    }
+    return true;
+}
+
+/* Begin what is in the backlog, in order, as far as frames go. False: it is stuck for a frame. */
+static bool begin_backlog(struct handler *h)
+{
+    unsigned done = 0;
+    bool stuck = false;
+
+    while (done < h->backlog_count && h->queue.in_flight < h->m->tunables.fault_depth) {
+        stuck = !begin(h, &h->backlog[done]);
+        if (stuck)
+            break;
+        done++;
+    }
+    h->backlog_count -= done;
+    memmove(h->backlog, h->backlog + done, h->backlog_count * sizeof(h->backlog[0]));
+    return !stuck;
+}
+
+/* Nothing is in flight and there is no frame: wait for one, or give the first fault up. */
+static void wait_for_frame(struct handler *h)
+{
+    if (frame_wait(h->m) == 0)
+        return;
+    fault_give_up(h->m, h->backlog[0].va);
+    h->backlog_count--;
+    memmove(h->backlog, h->backlog + 1, h->backlog_count * sizeof(h->backlog[0]));
+}
+
+void handler_run(struct handler *h)
+{
+    struct machine *m = h->m;
+
+    for (;;) {
+        bool closing = atomic_load(&m->gate_closing) != 0;
+        bool stuck;
+
+        if (closing)
+            fault_queue_leave(m, &h->queue); /* if nothing is in flight */
+        fault_queue_enter(m, &h->queue);
+        if (!closing || h->queue.in_flight == 0)
+            h->backlog_count += h->source->take(h, h->backlog + h->backlog_count,
+                                                HANDLER_BACKLOG - h->backlog_count);
+        stuck = !begin_backlog(h);
+        fault_reap(m, &h->queue, false, NULL);
+        if (stuck && h->queue.in_flight == 0) {
+            wait_for_frame(h);
+            continue;
+        }
+        if (h->queue.in_flight == 0 && h->backlog_count > 0)
+            continue;
+        if (stuck || h->backlog_count > 0) {
+            fault_reap(m, &h->queue, true, NULL); /* frames or places come from here */
+            continue;
+        }
+        fault_queue_leave(m, &h->queue);
+        if (h->source->sleep(h) && h->queue.in_flight == 0)
+            return;
+    }
+}
