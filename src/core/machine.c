@@ -1,8 +1,6 @@
 #include "core/machine.h"
 
 #include <errno.h>
-#include <stdarg.h>
-#include <stdio.h>
 
 #include "core/check.h"
 #include "core/error.h"
@@ -114,6 +112,16 @@ void reclaim_inline(struct machine *m)
         }
     }
     sync_mutex_unlock(&m->sync, &m->reclaim_lock, SYNC_RECLAIM);
+}
+
+void machine_enter(struct machine *m)
+{
+    uint32_t closing;
+
+    sync_yield(&m->sync, SYNC_AT_ATOMIC);
+    while ((closing = atomic_load(&m->gate_closing)) != 0)
+        m->sync.backend->park(&m->sync, &m->gate_closing, closing, 0);
+    sync_rwlock_read(&m->sync, &m->gate, SYNC_GATE);
 }
 
 /* ---- making and ending ---- */
@@ -344,209 +352,4 @@ void machine_get_counters(struct machine *m, struct vmsm_counters *out)
     for (unsigned r = 0; r < m->region_count; r++)
         out->mapped_pages += (m->regions[r]->end - m->regions[r]->start) >> PAGE_SHIFT;
     sync_rwlock_unread(&m->sync, &m->regions_lock, SYNC_REGIONS);
-}
-
-/* ---- do the books balance? ---- */
-
-#define WRONG_LINES_MAX 20u
-
-struct audit {
-    unsigned wrong;
-    uint64_t slots;                    /* owned by a PTE or a frame */
-    uint64_t valid, transition, paged; /* PTEs by format */
-    uint64_t by_state[FRAME_STATE_COUNT];
-};
-
-__attribute__((format(printf, 2, 3))) static void wrong(struct audit *a, const char *format, ...)
-{
-    char text[200];
-    va_list args;
-
-    if (++a->wrong > WRONG_LINES_MAX)
-        return;
-    va_start(args, format);
-    vsnprintf(text, sizeof(text), format, args);
-    va_end(args);
-    log_line(LOG_ERROR, "check: %s", text);
-}
-
-static void audit_slot(struct machine *m, struct audit *a, uint32_t slot, const char *owner)
-{
-    a->slots++;
-    if (!bitmap_test(&m->pagefile.slots, slot))
-        wrong(a, "slot %u is owned by a %s but not taken", slot, owner);
-}
-
-static void audit_pte(struct machine *m, struct audit *a, const struct region *region, size_t i)
-{
-    pte_t *pte = &region->table->ptes[i];
-    uint64_t word = pte_load(pte);
-    const struct frame *frame;
-
-    if (word & PTE_BUSY)
-        wrong(a, "page %p is busy while nothing runs",
-              (void *)(region->table->base + i * PAGE_SIZE));
-    if (word & PTE_PAGEFILE) {
-        a->paged++;
-        audit_slot(m, a, pte_number(word), "page");
-    }
-    if (!(word & (PTE_VALID | PTE_TRANSITION)))
-        return;
-    if (pte_number(word) >= m->frame_count) {
-        wrong(a, "page %p names frame %u", (void *)(region->table->base + i * PAGE_SIZE),
-              pte_number(word));
-        return;
-    }
-    frame = &m->frames[pte_number(word)];
-    a->valid += (word & PTE_VALID) != 0;
-    a->transition += (word & PTE_TRANSITION) != 0;
-    if (frame->pte != pte || frame->va != region->table->base + i * PAGE_SIZE)
-        wrong(a, "frame %u is named by page %p but belongs to %p", pte_number(word),
-              (void *)(region->table->base + i * PAGE_SIZE), (void *)frame->va);
-    if ((word & PTE_VALID) ? frame->state != FRAME_ACTIVE
-                           : frame->state != FRAME_STANDBY && frame->state != FRAME_MODIFIED)
-        wrong(a, "frame %u of page %p is %s", pte_number(word), (void *)frame->va,
-              frame_state_name(frame->state));
-    if (((word & PTE_PINNED) != 0) != (atomic_load(&frame->pins) > 0))
-        wrong(a, "page %p is marked pinned or not, unlike its frame", (void *)frame->va);
-}
-
-static void audit_pages(struct machine *m, struct audit *a)
-{
-    for (unsigned r = 0; r < m->region_count; r++) {
-        const struct region *region = m->regions[r];
-        size_t low = pagetable_index(region->table, region->start);
-        size_t high = pagetable_index(region->table, region->end);
-        size_t n = low / SECTION_PAGES, end = (high + SECTION_PAGES - 1) / SECTION_PAGES;
-
-        for (; pagetable_next_section(region->table, &n, end); n++) {
-            for (size_t i = n * SECTION_PAGES; i < (n + 1) * SECTION_PAGES; i++) {
-                if (i >= low && i < high)
-                    audit_pte(m, a, region, i);
-            }
-        }
-    }
-}
-
-static void audit_frames(struct machine *m, struct audit *a)
-{
-    uint64_t on_lists[FRAME_STATE_COUNT] = {0};
-
-    for (uint32_t n = 0; n < m->frame_count; n++) {
-        const struct frame *frame = &m->frames[n];
-
-        a->by_state[frame->state]++;
-        if (frame->slot != 0)
-            audit_slot(m, a, frame->slot, "frame");
-        if (frame->state == FRAME_TRANSIT || frame->state == FRAME_WRITING)
-            wrong(a, "frame %u is %s while nothing runs", n, frame_state_name(frame->state));
-    }
-    on_lists[FRAME_FREE] = list_count(m, LIST_FREE);
-    on_lists[FRAME_ZERO] = list_count(m, LIST_ZERO);
-    on_lists[FRAME_STANDBY] = standby_count(m);
-    on_lists[FRAME_MODIFIED] = list_count(m, LIST_MODIFIED);
-    on_lists[FRAME_ACTIVE] = (uint64_t)atomic_load(&m->active);
-    for (unsigned s = 0; s < FRAME_STATE_COUNT; s++) {
-        if (on_lists[s] != a->by_state[s])
-            wrong(a, "%llu frames are %s but %llu are counted so",
-                  (unsigned long long)a->by_state[s], frame_state_name(s),
-                  (unsigned long long)on_lists[s]);
-    }
-    for (unsigned id = 0; id < LIST_COUNT; id++) {
-        unsigned faults = framelist_check(m, id);
-
-        if (faults > 0)
-            wrong(a, "list %u is not whole (%u faults)", id, faults);
-    }
-}
-
-static void audit_rights(struct machine *m, struct audit *a)
-{
-    int64_t available = atomic_load(&m->available), room = atomic_load(&m->cache_room);
-    int64_t active = atomic_load(&m->active);
-    int64_t content = (int64_t)(a->valid + a->transition + a->paged);
-    int64_t cached = (int64_t)(a->by_state[FRAME_STANDBY] + a->by_state[FRAME_MODIFIED]);
-    int64_t expected = m->mapper->has_cache
-                           ? (int64_t)m->active_max - active
-                           : (int64_t)(a->by_state[FRAME_FREE] + a->by_state[FRAME_ZERO]);
-
-    if (available != expected)
-        wrong(a, "%lld frames are available, should be %lld", (long long)available,
-              (long long)expected);
-    if (m->mapper->has_cache && room != (int64_t)m->buffer_count - cached)
-        wrong(a, "%lld buffers of the cache are free, should be %lld", (long long)room,
-              (long long)m->buffer_count - (long long)cached);
-    if (m->mapper->has_cache && atomic_load(&m->buffers.used) != (uint64_t)cached)
-        wrong(a, "%llu buffers are taken, should be %lld",
-              (unsigned long long)atomic_load(&m->buffers.used), (long long)cached);
-    if (a->valid != a->by_state[FRAME_ACTIVE])
-        wrong(a, "%llu pages are valid, but %llu frames active", (unsigned long long)a->valid,
-              (unsigned long long)a->by_state[FRAME_ACTIVE]);
-    if ((int64_t)a->transition != cached)
-        wrong(a, "%llu pages are in transition, but %lld frames trimmed",
-              (unsigned long long)a->transition, (long long)cached);
-    if (content != atomic_load(&m->touched))
-        wrong(a, "%lld pages have content, but %lld are counted", (long long)content,
-              (long long)atomic_load(&m->touched));
-}
-
-static void audit_slots(struct machine *m, struct audit *a)
-{
-    uint64_t used = atomic_load(&m->pagefile.slots.used);
-    uint64_t bad = atomic_load(&m->pagefile.bad);
-
-    if (used != a->slots + bad + 1)
-        wrong(a, "%llu slots are taken; %llu are owned, %llu bad, and slot 0",
-              (unsigned long long)used, (unsigned long long)a->slots, (unsigned long long)bad);
-}
-
-void machine_enter(struct machine *m)
-{
-    uint32_t closing;
-
-    sync_yield(&m->sync, SYNC_AT_ATOMIC);
-    while ((closing = atomic_load(&m->gate_closing)) != 0)
-        m->sync.backend->park(&m->sync, &m->gate_closing, closing, 0);
-    sync_rwlock_read(&m->sync, &m->gate, SYNC_GATE);
-}
-
-/* Stop everything: no fault in flight, no worker in a step, no write under way. */
-static void gate_close(struct machine *m)
-{
-    atomic_fetch_add(&m->gate_closing, 1);
-    for (;;) {
-        sync_rwlock_write(&m->sync, &m->gate, SYNC_GATE);
-        if (m->writer.in_flight == 0)
-            return;
-        sync_rwlock_unwrite(&m->sync, &m->gate, SYNC_GATE);
-        worker_kick(&m->write_worker);
-        m->sync.backend->relax(&m->sync, 15);
-    }
-}
-
-static void gate_open(struct machine *m)
-{
-    sync_rwlock_unwrite(&m->sync, &m->gate, SYNC_GATE);
-    sync_yield(&m->sync, SYNC_AT_ATOMIC);
-    atomic_fetch_sub(&m->gate_closing, 1);
-    m->sync.backend->unpark(&m->sync, &m->gate_closing, INT32_MAX);
-    machine_balance(m);
-}
-
-int machine_check(struct machine *m)
-{
-    struct audit a = {0};
-
-    gate_close(m);
-    slot_release_deferred(m);
-    sync_rwlock_write(&m->sync, &m->regions_lock, SYNC_REGIONS);
-    audit_pages(m, &a);
-    sync_rwlock_unwrite(&m->sync, &m->regions_lock, SYNC_REGIONS);
-    audit_frames(m, &a);
-    audit_rights(m, &a);
-    audit_slots(m, &a);
-    gate_open(m);
-    if (a.wrong > 0)
-        return error_set(-EUCLEAN, "the books do not balance: %u things are wrong", a.wrong);
-    return 0;
 }

@@ -125,4 +125,18 @@ static inline bool pte_try_busy(struct sync *s, pte_t *pte, uint64_t seen)
     return pte_cas(s, pte, &seen, seen | PTE_BUSY);
 }
 
+struct machine;
+
+/* Sleep until the PTE is no longer BUSY; returns a word without BUSY. Nothing may be held but BUSY
+ * of lower pages. */
+uint64_t pte_wait(struct machine *m, pte_t *pte);
+
+/* End ownership: store `word` (without BUSY) and wake who wants the page at va. */
+void pte_release(struct machine *m, pte_t *pte, uintptr_t va, uint64_t word);
+
+/*
+ * Leave a WANTED mark on a busy PTE. False if it is not busy any more.
+ */
+bool pte_want(struct machine *m, pte_t *pte, uint64_t mark);
+
 #endif

@@ -119,16 +119,4 @@ void region_unmap_all(struct machine *m);
 /* Is [start, start + length) wholly mapped? regions_lock held. */
 bool region_covers(struct machine *m, uintptr_t start, size_t length);
 
-/* Sleep until the PTE is no longer BUSY; returns a word without BUSY. Nothing may be held but BUSY
- * of lower pages. */
-uint64_t pte_wait(struct machine *m, pte_t *pte);
-
-/* End ownership: store `word` (without BUSY) and wake who wants the page at va. */
-void pte_release(struct machine *m, pte_t *pte, uintptr_t va, uint64_t word);
-
-/*
- * Leave a WANTED mark on a busy PTE. False if it is not busy any more.
- */
-bool pte_want(struct machine *m, pte_t *pte, uint64_t mark);
-
 #endif

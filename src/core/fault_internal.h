@@ -1,0 +1,59 @@
+/*
+ * What the files of fault resolution share: fault.c (the entrance), fault_queue.c (queues),
+ * fault_map.c (first touch, rescue, helpers) and fault_read.c (reading from the pagefile).
+ *
+ * All are called with regions_lock held shared, or with the page BUSY by the caller.
+ */
+#ifndef VMSM_CORE_FAULT_INTERNAL_H
+#define VMSM_CORE_FAULT_INTERNAL_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "core/counters.h"
+#include "core/fault.h"
+#include "core/pte.h"
+#include "core/region.h"
+#include "core/stream.h"
+
+/* fault_queue.c: take a struct fault from the queue, which has one, and give it back. */
+struct fault *fault_get(struct fault_queue *queue);
+void fault_put(struct fault_queue *queue, struct fault *fault);
+
+/* fault_map.c */
+
+/* Count how long a fault of this kind took. */
+void fault_timed(struct machine *m, enum fault_kind kind, uint64_t started);
+
+/* A TRANSIT frame becomes Active under va. The page is BUSY by us. */
+void frame_attach(struct machine *m, uint32_t number, pte_t *pte, uintptr_t va, uint32_t slot);
+
+/* So many pages from va on have become valid: their sections count them. */
+void section_add_valid(struct pagetable *table, uintptr_t va, unsigned pages);
+
+/* The word of a page that has just been mapped: by demand, or on speculation. */
+uint64_t mapped_word(uint32_t frame, bool wanted, bool protected);
+
+/* Ask the thread's stream how many pages to map with va, and do what it says of those passed. */
+void plan_window(struct machine *m, const struct region *region, uintptr_t va, uint32_t thread,
+                 bool touching, struct stream_plan *plan);
+
+/*
+ * Own pages next to va, which is BUSY by us already, while they are of the wanted format, up to
+ * count in all. *first becomes the lowest address. Returns how many, va included.
+ */
+unsigned extend_run(struct machine *m, const struct region *region, uintptr_t va, int direction,
+                    unsigned count, uint64_t format, uintptr_t *first);
+
+/* The page at va reads `word`. FAULT_BUSY: it does not any more, look again. */
+enum fault_result fault_touch(struct machine *m, struct region *region, uintptr_t va, uint64_t word,
+                              uint32_t thread, uint64_t started);
+enum fault_result fault_rescue(struct machine *m, struct region *region, uintptr_t va,
+                               uint64_t word, unsigned flags, uint64_t started);
+
+/* fault_read.c: likewise. FAULT_PENDING: fault_reap() goes on when the reads come back. */
+enum fault_result fault_read_begin(struct machine *m, struct fault_queue *queue,
+                                   struct region *region, uintptr_t va, uint64_t word,
+                                   unsigned flags, uint32_t thread, uint64_t started);
+
+#endif

@@ -1,0 +1,291 @@
+/* Faults that need no I/O, first touch and rescue, and what all kinds of faults share. */
+#include "core/check.h"
+#include "core/fault_internal.h"
+#include "core/machine.h"
+
+/* ---- helpers of all kinds of faults ---- */
+
+void fault_timed(struct machine *m, enum fault_kind kind, uint64_t started)
+{
+    histogram_add(&m->counters->faults[kind], sync_now(&m->sync) - started);
+}
+
+void frame_attach(struct machine *m, uint32_t number, pte_t *pte, uintptr_t va, uint32_t slot)
+{
+    struct frame *frame = &m->frames[number];
+
+    sync_mutex_lock(&m->sync, &frame->lock, SYNC_FRAME);
+    check_always(frame->state == FRAME_TRANSIT);
+    frame->pte = pte;
+    frame->va = va;
+    frame->slot = slot;
+    frame->state = FRAME_ACTIVE;
+    frame_assert_state(m, frame);
+    sync_mutex_unlock(&m->sync, &frame->lock, SYNC_FRAME);
+}
+
+void section_add_valid(struct pagetable *table, uintptr_t va, unsigned pages)
+{
+    for (unsigned i = 0; i < pages; i++)
+        atomic_fetch_add_explicit(&pagetable_section(table, va + i * PAGE_SIZE)->valid, 1,
+                                  memory_order_relaxed);
+}
+
+uint64_t mapped_word(uint32_t frame, bool wanted, bool protected)
+{
+    uint64_t word = pte_make(PTE_VALID, frame);
+
+    word |= wanted ? PTE_ACCESSED : PTE_READAHEAD;
+    return protected ? word | PTE_PROTECTED : word;
+}
+
+/* Pages mapped ahead that the stream has passed: used, as far as anybody can know. */
+static void mark_used(struct machine *m, struct pagetable *table, uintptr_t from, unsigned pages)
+{
+    unsigned hits = 0;
+
+    for (unsigned i = 0; i < pages; i++) {
+        uintptr_t va = from + i * PAGE_SIZE;
+        pte_t *pte;
+        uint64_t word;
+
+        if (va < table->base || pagetable_index(table, va) >= table->pages)
+            continue;
+        pte = pagetable_pte(table, va);
+        word = pte_load(pte);
+        if ((word & (PTE_VALID | PTE_BUSY | PTE_READAHEAD)) == (PTE_VALID | PTE_READAHEAD))
+            hits +=
+                pte_cas(&m->sync, pte, &word, (word & ~(PTE_READAHEAD | PTE_AGE)) | PTE_ACCESSED);
+    }
+    count(m, COUNTER_readahead_hits, hits);
+}
+
+void plan_window(struct machine *m, const struct region *region, uintptr_t va, uint32_t thread,
+                 bool touching, struct stream_plan *plan)
+{
+    unsigned most = (unsigned)(touching ? m->tunables.touch_window : m->tunables.read_window);
+    unsigned advice = pagetable_advice(region->table, va);
+    /* A window is never more than a small share of what the machine has. */
+    unsigned share = m->active_max / 16 > 0 ? m->active_max / 16 : 1;
+
+    if (!m->tunables.batching || advice == VMSM_RANDOM || thread == 0)
+        most = 1;
+    if (most > share)
+        most = share;
+    stream_plan(m, va, thread, touching, most, plan);
+    if (advice == VMSM_SEQUENTIAL && plan->direction > 0)
+        plan->window = most;
+    if (plan->passed_pages > 0)
+        mark_used(m, region->table, plan->passed_from, plan->passed_pages);
+    if (plan->trim_pages > 0 && m->tunables.deferred)
+        trim_behind_add(m, plan->trim_from, plan->trim_pages);
+}
+
+unsigned extend_run(struct machine *m, const struct region *region, uintptr_t va, int direction,
+                    unsigned count, uint64_t format, uintptr_t *first)
+{
+    unsigned got = 1;
+
+    *first = va;
+    while (got < count) {
+        uintptr_t next = direction > 0 ? va + got * PAGE_SIZE : va - got * PAGE_SIZE;
+        pte_t *pte;
+        uint64_t word;
+
+        if (next < region->start || next >= region->end)
+            break;
+        pte = pagetable_pte(region->table, next);
+        word = pte_load(pte);
+        if ((word & (PTE_FORMAT | PTE_BUSY | PTE_BAD)) != format)
+            break;
+        pagetable_populate(region->table, next);
+        if (!pte_try_busy(&m->sync, pte, word))
+            break;
+        if (direction < 0)
+            *first = next;
+        got++;
+    }
+    return got;
+}
+
+/* ---- first touch ---- */
+
+static unsigned charge_touch(struct machine *m, const struct region *region, unsigned want)
+{
+    if (!region->table->overcommit || pagefile_commit(m, want) == 0)
+        return want;
+    return want > 1 && pagefile_commit(m, 1) == 0 ? 1 : 0;
+}
+
+static void uncharge_touch(struct machine *m, const struct region *region, unsigned pages)
+{
+    if (region->table->overcommit && pages > 0)
+        pagefile_uncommit(m, pages);
+}
+
+/* Map zeroes under `pages` pages from `first` on, all BUSY by us. */
+static enum fault_result touch_run(struct machine *m, struct region *region, uintptr_t first,
+                                   unsigned pages, uintptr_t va)
+{
+    struct pagetable *table = region->table;
+    uint32_t frames[RUN_MAX];
+    unsigned done = 0;
+
+    frame_take(m, pages, frames, true);
+    m->mapper->ops->map_zero(m->mapper, first, pages, frames, 0, &done);
+    section_add_valid(table, first, done);
+    for (unsigned i = 0; i < done; i++) {
+        uintptr_t at = first + i * PAGE_SIZE;
+
+        frame_attach(m, frames[i], pagetable_pte(table, at), at, 0);
+        pte_release(m, pagetable_pte(table, at), at, mapped_word(frames[i], at == va, false));
+    }
+    atomic_fetch_add(&m->touched, done);
+    count(m, COUNTER_pages_first_touch, done);
+    count(m, COUNTER_map_calls, 1);
+    batch_stats_add(&m->counters->touches, done);
+    if (done > 1)
+        count(m, COUNTER_readahead_pages, done - 1);
+    if (done == pages)
+        return FAULT_DONE;
+    frame_free(m, pages - done, frames + done, true);
+    uncharge_touch(m, region, pages - done);
+    for (unsigned i = done; i < pages; i++)
+        pte_release(m, pagetable_pte(table, first + i * PAGE_SIZE), first + i * PAGE_SIZE, 0);
+    return va < first + done * PAGE_SIZE ? FAULT_DONE : FAULT_NO_FRAME;
+}
+
+enum fault_result fault_touch(struct machine *m, struct region *region, uintptr_t va, uint64_t word,
+                              uint32_t thread, uint64_t started)
+{
+    pte_t *pte = pagetable_pte(region->table, va);
+    struct stream_plan plan;
+    enum fault_result result;
+    unsigned got, pages;
+    uintptr_t first;
+
+    plan_window(m, region, va, thread, true, &plan);
+    got = frame_reserve(m, plan.window);
+    if (got == 0)
+        return FAULT_NO_FRAME;
+    pages = charge_touch(m, region, got);
+    frame_unreserve(m, got - pages);
+    if (pages == 0)
+        return FAULT_FAILED;
+    pagetable_populate(region->table, va);
+    if (!pte_try_busy(&m->sync, pte, word)) {
+        frame_unreserve(m, pages);
+        uncharge_touch(m, region, pages);
+        return FAULT_BUSY;
+    }
+    if (word & PTE_BAD)
+        m->mapper->ops->unfail(m->mapper, va);
+    got = pages;
+    pages = extend_run(m, region, va, plan.direction, got, 0, &first);
+    frame_unreserve(m, got - pages);
+    uncharge_touch(m, region, got - pages);
+    result = touch_run(m, region, first, pages, va);
+    if (result == FAULT_DONE) {
+        stream_mapped(m, va, thread, pages);
+        count(m, COUNTER_faults_first_touch, 1);
+        fault_timed(m, FAULT_KIND_FIRST_TOUCH, started);
+    }
+    return result;
+}
+
+/* ---- rescue ---- */
+
+static void count_rescue(struct machine *m, enum frame_state from, uint64_t started)
+{
+    if (from == FRAME_STANDBY) {
+        count(m, COUNTER_faults_standby, 1);
+        fault_timed(m, FAULT_KIND_STANDBY, started);
+    } else if (from == FRAME_MODIFIED) {
+        count(m, COUNTER_faults_modified, 1);
+        fault_timed(m, FAULT_KIND_MODIFIED, started);
+    } else {
+        count(m, COUNTER_faults_writing, 1);
+        fault_timed(m, FAULT_KIND_WRITING, started);
+    }
+}
+
+/* The kernel had no page for us: the frame goes back to where its content is safe. */
+static void rescue_undo(struct machine *m, uint32_t number, pte_t *pte, uintptr_t va)
+{
+    struct frame *frame = &m->frames[number];
+
+    if (frame->slot != 0)
+        framelist_push(m, LIST_STANDBY + STANDBY_PRIORITIES - 1, FRAME_STANDBY, 1, &number);
+    else
+        framelist_push(m, LIST_MODIFIED, FRAME_MODIFIED, 1, &number);
+    pte_release(m, pte, va, pte_make(PTE_TRANSITION, number));
+}
+
+/* Whether the page keeps its slot now that it is valid again, and is mapped protected to know when
+ * it must not. */
+static bool keep_slot(struct machine *m, struct frame *frame, unsigned flags)
+{
+    bool protect = m->tunables.dirty == DIRTY_PROTECT;
+
+    if (frame->slot == 0)
+        return false;
+    if (m->tunables.preserve && !(protect && (flags & FAULT_WRITE)))
+        return protect;
+    slot_release(m, frame->slot);
+    frame->slot = 0;
+    return false;
+}
+
+enum fault_result fault_rescue(struct machine *m, struct region *region, uintptr_t va,
+                               uint64_t word, unsigned flags, uint64_t started)
+{
+    pte_t *pte = pagetable_pte(region->table, va);
+    uint32_t number = pte_number(word);
+    struct frame *frame = &m->frames[number];
+    bool cached = m->mapper->has_cache, protected;
+    enum frame_state from;
+    unsigned done = 0;
+    void *content;
+
+    if (cached && frame_reserve(m, 1) == 0)
+        return FAULT_NO_FRAME;
+    if (!pte_try_busy(&m->sync, pte, word)) {
+        if (cached)
+            frame_unreserve(m, 1);
+        return FAULT_BUSY;
+    }
+    framelist_remove(m, frame);
+    from = frame->state;
+    check_always(frame->pte == pte &&
+                 (from == FRAME_STANDBY || from == FRAME_MODIFIED || from == FRAME_WRITING));
+    if (from == FRAME_WRITING)
+        frame->slot = 0; /* the writer gives it back */
+    frame->state = FRAME_TRANSIT;
+    sync_mutex_unlock(&m->sync, &frame->lock, SYNC_FRAME);
+
+    content = mapper_buffer(m->mapper, frame->buffer);
+    protected = m->tunables.dirty == DIRTY_PROTECT && m->tunables.preserve && frame->slot != 0 &&
+                !(flags & FAULT_WRITE);
+    m->mapper->ops->map(m->mapper, va, 1, &number, &content, protected ? MAP_PROTECTED : 0, &done);
+    count(m, COUNTER_map_calls, 1);
+    if (done == 0) {
+        rescue_undo(m, number, pte, va);
+        if (cached)
+            frame_unreserve(m, 1);
+        return FAULT_NO_FRAME;
+    }
+    keep_slot(m, frame, flags);
+    frame_activated(m, frame);
+    sync_mutex_lock(&m->sync, &frame->lock, SYNC_FRAME);
+    frame->state = FRAME_ACTIVE;
+    if (frame->rescued < UINT8_MAX)
+        frame->rescued++;
+    frame_assert_state(m, frame);
+    sync_mutex_unlock(&m->sync, &frame->lock, SYNC_FRAME);
+    section_add_valid(region->table, va, 1);
+    atomic_fetch_add_explicit(&pagetable_section(region->table, va)->rescues, 1,
+                              memory_order_relaxed);
+    pte_release(m, pte, va, mapped_word(number, true, protected));
+    count_rescue(m, from, started);
+    return FAULT_DONE;
+}

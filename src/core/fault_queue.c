@@ -1,0 +1,99 @@
+#include "core/fault.h"
+
+#include <errno.h>
+
+#include "core/check.h"
+#include "core/error.h"
+#include "core/fault_internal.h"
+#include "core/machine.h"
+
+int fault_queue_open(struct machine *m, struct fault_queue *queue)
+{
+    int error;
+
+    queue->faults = m->platform->reserve(FAULT_QUEUE_DEPTH_MAX * sizeof(struct fault));
+    if (queue->faults == NULL)
+        return error_set(-ENOMEM, "no memory for a fault queue");
+    error = m->pagefile.store->ops->queue_open(m->pagefile.store, (unsigned)m->tunables.store_depth,
+                                               &queue->store);
+    if (error != 0) {
+        m->platform->release(queue->faults, FAULT_QUEUE_DEPTH_MAX * sizeof(struct fault));
+        queue->faults = NULL;
+        return error;
+    }
+    queue->free = NULL;
+    for (unsigned i = FAULT_QUEUE_DEPTH_MAX; i-- > 0;) {
+        queue->faults[i].next = queue->free;
+        queue->free = &queue->faults[i];
+    }
+    return 0;
+}
+
+void fault_queue_close(struct machine *m, struct fault_queue *queue)
+{
+    if (queue->faults == NULL)
+        return;
+    check_always(queue->in_flight == 0);
+    m->pagefile.store->ops->queue_close(queue->store);
+    m->platform->release(queue->faults, FAULT_QUEUE_DEPTH_MAX * sizeof(struct fault));
+    queue->faults = NULL;
+}
+
+void fault_queue_enter(struct machine *m, struct fault_queue *queue)
+{
+    if (queue->gate_held)
+        return;
+    machine_enter(m);
+    queue->gate_held = true;
+}
+
+void fault_queue_leave(struct machine *m, struct fault_queue *queue)
+{
+    if (!queue->gate_held || queue->in_flight > 0)
+        return;
+    queue->gate_held = false;
+    sync_rwlock_unread(&m->sync, &m->gate, SYNC_GATE);
+}
+
+struct fault_queue *fault_queue_get(struct machine *m)
+{
+    for (;;) {
+        uint32_t key = sync_event_prepare(&m->sync, &m->queues_event);
+        struct fault_queue *queue;
+
+        sync_mutex_lock(&m->sync, &m->pool_lock, SYNC_QUEUES);
+        queue = m->pool_free;
+        if (queue != NULL)
+            m->pool_free = queue->next;
+        sync_mutex_unlock(&m->sync, &m->pool_lock, SYNC_QUEUES);
+        if (queue != NULL) {
+            sync_event_cancel(&m->queues_event);
+            return queue;
+        }
+        sync_event_wait(&m->sync, &m->queues_event, key, 0);
+    }
+}
+
+void fault_queue_put(struct machine *m, struct fault_queue *queue)
+{
+    sync_mutex_lock(&m->sync, &m->pool_lock, SYNC_QUEUES);
+    queue->next = m->pool_free;
+    m->pool_free = queue;
+    sync_mutex_unlock(&m->sync, &m->pool_lock, SYNC_QUEUES);
+    sync_event_signal(&m->sync, &m->queues_event);
+}
+
+struct fault *fault_get(struct fault_queue *queue)
+{
+    struct fault *fault = queue->free;
+
+    check_always(fault != NULL);
+    queue->free = fault->next;
+    return fault;
+}
+
+void fault_put(struct fault_queue *queue, struct fault *fault)
+{
+    fault->next = queue->free;
+    queue->free = fault;
+}

@@ -1,0 +1,379 @@
+/* Faults that read from the pagefile. */
+#include "core/fault.h"
+
+#include <errno.h>
+
+#include "core/check.h"
+#include "core/error.h"
+#include "core/fault_internal.h"
+#include "core/machine.h"
+
+#define READ_TRIES 3u
+
+/* Add page i to the last piece if it continues it and is not to be read alone, or begin another.
+ * False: no piece is left. */
+static bool add_piece(struct fault *f, unsigned i, bool alone, unsigned *iovs)
+{
+    struct store_io *io = f->pieces > 0 ? &f->ios[f->pieces - 1] : NULL;
+    struct iovec *last = io != NULL ? &io->iov[io->iovcnt - 1] : NULL;
+
+    if (io == NULL || alone || io->slot + io->count != f->slots[i]) {
+        if (f->pieces == FAULT_PIECES)
+            return false;
+        io = &f->ios[f->pieces++];
+        *io = (struct store_io){.slot = f->slots[i], .iov = &f->iovs[*iovs], .owner = f};
+        last = NULL;
+    }
+    io->count++;
+    if (last != NULL && (char *)last->iov_base + last->iov_len == f->content[i]) {
+        last->iov_len += PAGE_SIZE;
+        return true;
+    }
+    f->iovs[(*iovs)++] = (struct iovec){.iov_base = f->content[i], .iov_len = PAGE_SIZE};
+    io->iovcnt++;
+    return true;
+}
+
+static void send_pieces(struct machine *m, struct fault_queue *queue, struct fault *f)
+{
+    struct store_io *ios[FAULT_PIECES];
+
+    for (unsigned i = 0; i < f->pieces; i++)
+        ios[i] = &f->ios[i];
+    f->pending = f->pieces;
+    m->pagefile.store->ops->submit(queue->store, ios, f->pieces);
+    count(m, COUNTER_read_ios, f->pieces);
+}
+
+/* Give up the pages of the run from `from` on: they stay in the pagefile. */
+static void give_up_pages(struct machine *m, struct fault *f, unsigned from, unsigned to)
+{
+    for (unsigned i = from; i < to; i++) {
+        uintptr_t va = f->va + i * PAGE_SIZE;
+
+        pte_release(m, pagetable_pte(f->table, va), va, pte_make(PTE_PAGEFILE, f->slots[i]));
+    }
+}
+
+/* How many slots, from page `wanted` outwards, can be read in FAULT_PIECES pieces. */
+static void limit_pieces(struct machine *m, struct fault *f)
+{
+    unsigned low = f->wanted < f->count ? f->wanted : 0, high = low, pieces = 1;
+
+    while (high + 1 < f->count) {
+        pieces += f->slots[high + 1] != f->slots[high] + 1;
+        if (pieces > FAULT_PIECES)
+            break;
+        high++;
+    }
+    while (low > 0) {
+        pieces += f->slots[low] != f->slots[low - 1] + 1;
+        if (pieces > FAULT_PIECES)
+            break;
+        low--;
+    }
+    give_up_pages(m, f, high + 1, f->count);
+    give_up_pages(m, f, 0, low);
+    for (unsigned i = low; low > 0 && i <= high; i++)
+        f->slots[i - low] = f->slots[i];
+    f->va += low * PAGE_SIZE;
+    f->count = high - low + 1;
+    if (f->wanted < RUN_MAX)
+        f->wanted -= low;
+}
+
+/* There is staging for `room` pages only: give up the others, and of the page that is wanted last.
+ */
+static void keep_pages(struct machine *m, struct fault *f, unsigned room)
+{
+    unsigned front = f->wanted < RUN_MAX && f->wanted >= room ? f->count - room : 0;
+
+    give_up_pages(m, f, 0, front);
+    give_up_pages(m, f, front + room, f->count);
+    frame_free(m, f->count - room, f->frames + room, true);
+    for (unsigned i = 0; front > 0 && i < room; i++)
+        f->slots[i] = f->slots[i + front];
+    f->va += front * PAGE_SIZE;
+    f->count = room;
+    if (f->wanted < RUN_MAX)
+        f->wanted -= front;
+}
+
+/*
+ * The run f->va, f->count is BUSY by us and `rights` frames have been reserved for it: find out the
+ * slots, get frames and staging, send the reads. What there is no room for is given up.
+ */
+static enum fault_result read_run(struct machine *m, struct fault_queue *queue, struct fault *f,
+                                  unsigned rights)
+{
+    unsigned room, iovs = 0;
+
+    for (unsigned i = 0; i < f->count; i++)
+        f->slots[i] = pte_number(pte_load(pagetable_pte(f->table, f->va + i * PAGE_SIZE)));
+    limit_pieces(m, f);
+    frame_unreserve(m, rights - f->count);
+    frame_take(m, f->count, f->frames, false);
+    room = m->mapper->ops->stage_take(m->mapper, f->count, f->frames, &f->stage, f->content);
+    if (room < f->count) {
+        keep_pages(m, f, room);
+        if (room == 0) {
+            m->mapper->ops->stage_give(m->mapper, &f->stage);
+            fault_put(queue, f);
+            return FAULT_NO_FRAME;
+        }
+    }
+    f->pieces = 0;
+    f->tries = 0;
+    for (unsigned i = 0; i < f->count; i++) {
+        f->broken[i] = false;
+        check_always(add_piece(f, i, false, &iovs));
+    }
+    queue->in_flight++;
+    send_pieces(m, queue, f);
+    return FAULT_PENDING;
+}
+
+enum fault_result fault_read_begin(struct machine *m, struct fault_queue *queue,
+                                   struct region *region, uintptr_t va, uint64_t word,
+                                   unsigned flags, uint32_t thread, uint64_t started)
+{
+    struct stream_plan plan;
+    struct fault *f;
+    unsigned rights;
+
+    if ((word & PTE_BAD) && !(flags & FAULT_EXPLICIT)) {
+        error_set(-EIO, "the page at %p could not be read before", (void *)va);
+        return FAULT_FAILED;
+    }
+    plan_window(m, region, va, thread, false, &plan);
+    rights = frame_reserve(m, plan.window);
+    if (rights == 0)
+        return FAULT_NO_FRAME;
+    if (!pte_try_busy(&m->sync, pagetable_pte(region->table, va), word)) {
+        frame_unreserve(m, rights);
+        return FAULT_BUSY;
+    }
+    if (word & PTE_BAD)
+        m->mapper->ops->unfail(m->mapper, va);
+    f = fault_get(queue);
+    f->table = region->table;
+    f->flags = flags;
+    f->thread = thread;
+    f->started = started;
+    f->count = extend_run(m, region, va, plan.direction, rights, PTE_PAGEFILE, &f->va);
+    f->wanted = (unsigned)((va - f->va) >> PAGE_SHIFT);
+    return read_run(m, queue, f, rights);
+}
+
+/* Note which pages of a finished round of reads are not what was written. */
+static void verify(struct machine *m, struct fault *f)
+{
+    for (unsigned p = 0; p < f->pieces; p++) {
+        const struct store_io *io = &f->ios[p];
+
+        for (unsigned i = 0; i < f->count; i++) {
+            if (f->slots[i] < io->slot || f->slots[i] >= io->slot + io->count)
+                continue;
+            f->broken[i] = io->result != 0;
+            if (io->result == 0 &&
+                !hash_equal(hash_page(&m->key, f->content[i]), m->pagefile.hashes[f->slots[i]])) {
+                f->broken[i] = true;
+                count(m, COUNTER_hash_errors, 1);
+            }
+        }
+    }
+}
+
+/* Read broken pages once more, each alone: one bad slot must not fail its neighbours, least of all
+ * the page that was asked for. True if reads have been sent. */
+static bool retry_broken(struct machine *m, struct fault_queue *queue, struct fault *f)
+{
+    unsigned iovs = 0;
+
+    if (++f->tries >= READ_TRIES)
+        return false;
+    f->pieces = 0;
+    if (f->wanted < f->count && f->broken[f->wanted])
+        add_piece(f, f->wanted, true, &iovs);
+    for (unsigned i = 0; i < f->count && f->pieces < FAULT_PIECES; i++) {
+        if (f->broken[i] && i != f->wanted)
+            add_piece(f, i, true, &iovs);
+    }
+    if (f->pieces == 0)
+        return false;
+    count(m, COUNTER_read_retries, f->pieces);
+    send_pieces(m, queue, f);
+    return true;
+}
+
+/* The content of a page can't be had. What was asked for gets SIGBUS; the rest is left for another
+ * try. */
+static bool read_failed(struct machine *m, struct fault *f, unsigned i)
+{
+    uintptr_t va = f->va + i * PAGE_SIZE;
+    uint64_t word = pte_make(PTE_PAGEFILE, f->slots[i]);
+    int result = 0;
+
+    for (unsigned p = 0; p < f->pieces; p++) {
+        if (f->ios[p].slot <= f->slots[i] && f->slots[i] < f->ios[p].slot + f->ios[p].count)
+            result = f->ios[p].result;
+    }
+    if (i == f->wanted) {
+        count(m, COUNTER_read_errors, 1);
+        count(m, COUNTER_pages_lost, 1);
+        count(m, COUNTER_faults_failed, (f->flags & FAULT_TRAP) != 0);
+        error_set(-EIO, "the page at %p cannot be read back from slot %u of pagefile %s: %s",
+                  (void *)va, f->slots[i], m->pagefile.store->where,
+                  result == 0 ? "its content is not what was written (hash differs)"
+                              : "input/output error");
+        log_line(LOG_ERROR, "%s; after %u attempts the program gets SIGBUS for this page",
+                 error_last(), f->tries);
+        m->mapper->ops->fail(m->mapper, va);
+        word |= PTE_BAD;
+    }
+    pte_release(m, pagetable_pte(f->table, va), va, word);
+    return i == f->wanted;
+}
+
+/* Map pages [from, to) of the run, all read well. Returns how many were mapped. */
+static unsigned read_map(struct machine *m, struct fault *f, unsigned from, unsigned to)
+{
+    bool protect = m->tunables.dirty == DIRTY_PROTECT && m->tunables.preserve &&
+                   !(f->flags & FAULT_WRITE && f->wanted >= from && f->wanted < to);
+    uintptr_t va = f->va + from * PAGE_SIZE;
+    unsigned done = 0;
+
+    m->mapper->ops->map(m->mapper, va, to - from, f->frames + from, f->content + from,
+                        protect ? MAP_PROTECTED : 0, &done);
+    count(m, COUNTER_map_calls, 1);
+    batch_stats_add(&m->counters->maps, done);
+    section_add_valid(f->table, va, done);
+    for (unsigned i = from; i < from + done; i++) {
+        uintptr_t at = f->va + i * PAGE_SIZE;
+        bool keep = m->tunables.preserve && (protect || m->tunables.dirty == DIRTY_HASH);
+
+        frame_attach(m, f->frames[i], pagetable_pte(f->table, at), at, keep ? f->slots[i] : 0);
+        pte_release(m, pagetable_pte(f->table, at), at,
+                    mapped_word(f->frames[i], i == f->wanted || f->wanted == RUN_MAX, protect));
+        if (!keep)
+            slot_release(m, f->slots[i]);
+    }
+    return done;
+}
+
+/* All reads of f have been reaped. False: sent again, or else the outcome is in *failed. */
+static bool fault_read_finish(struct machine *m, struct fault_queue *queue, struct fault *f,
+                              unsigned *failed)
+{
+    unsigned i = 0, mapped = 0;
+    bool any_broken = false;
+
+    verify(m, f);
+    for (unsigned n = 0; n < f->count; n++)
+        any_broken |= f->broken[n];
+    if (any_broken && retry_broken(m, queue, f))
+        return false;
+    while (i < f->count) {
+        unsigned to = i, done;
+
+        while (to < f->count && !f->broken[to])
+            to++;
+        if (to > i) {
+            done = read_map(m, f, i, to);
+            mapped += done;
+            frame_free(m, to - i - done, f->frames + i + done, true);
+            give_up_pages(m, f, i + done, to);
+            /* No memory: who sleeps in the fault was not mapped, so nothing else wakes it. */
+            if (done < to - i && (f->flags & FAULT_TRAP))
+                m->mapper->ops->wake(m->mapper, f->va, f->count * PAGE_SIZE);
+            i = to;
+            continue;
+        }
+        frame_free(m, 1, f->frames + i, true);
+        if (read_failed(m, f, i) || f->wanted == RUN_MAX)
+            ++*failed;
+        i++;
+    }
+    m->mapper->ops->stage_give(m->mapper, &f->stage);
+    sync_event_signal(&m->sync, &m->frames_event);
+    count(m, COUNTER_pages_read, mapped);
+    batch_stats_add(&m->counters->reads, f->count);
+    if (f->wanted < f->count) {
+        count(m, COUNTER_faults_hard, 1);
+        if (mapped > 1)
+            count(m, COUNTER_readahead_pages, mapped - 1);
+        stream_mapped(m, f->va + f->wanted * PAGE_SIZE, f->thread, f->count);
+        fault_timed(m, FAULT_KIND_HARD, f->started);
+    }
+    return true;
+}
+
+unsigned fault_reap(struct machine *m, struct fault_queue *queue, bool wait, unsigned *failed)
+{
+    struct store_io *done[32];
+    unsigned finished = 0, failures = 0;
+
+    while (queue->in_flight > 0) {
+        unsigned n = m->pagefile.store->ops->reap(queue->store, done, 32, wait && finished == 0);
+
+        if (n == 0 && (finished > 0 || !wait))
+            break;
+        for (unsigned i = 0; i < n; i++) {
+            struct fault *f = done[i]->owner;
+
+            check_always(f->pending > 0);
+            if (--f->pending > 0 || !fault_read_finish(m, queue, f, &failures))
+                continue;
+            fault_put(queue, f);
+            queue->in_flight--;
+            finished++;
+        }
+    }
+    if (failed != NULL)
+        *failed += failures;
+    return finished;
+}
+
+enum fault_result fault_begin_run(struct machine *m, struct fault_queue *queue, uintptr_t va,
+                                  unsigned pages, unsigned *passed)
+{
+    enum fault_result result = FAULT_OUTSIDE;
+    struct region *region;
+    unsigned rights;
+    struct fault *f;
+    uint64_t word;
+    pte_t *pte;
+
+    *passed = 0;
+    sync_rwlock_read(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    region = region_find(m, va);
+    if (region == NULL)
+        goto out;
+    pte = pagetable_pte(region->table, va);
+    word = pte_load(pte);
+    result = FAULT_BUSY;
+    if ((word & PTE_BUSY) || !(word & PTE_PAGEFILE) || (word & PTE_BAD))
+        goto out;
+    result = FAULT_NO_FRAME;
+    rights = frame_reserve(m, pages < RUN_MAX ? pages : RUN_MAX);
+    if (rights == 0)
+        goto out;
+    if (!pte_try_busy(&m->sync, pte, word)) {
+        frame_unreserve(m, rights);
+        result = FAULT_BUSY;
+        goto out;
+    }
+    f = fault_get(queue);
+    f->table = region->table;
+    f->flags = FAULT_EXPLICIT;
+    f->thread = 0;
+    f->wanted = RUN_MAX;
+    f->started = sync_now(&m->sync);
+    f->count = extend_run(m, region, va, 1, rights, PTE_PAGEFILE, &f->va);
+    result = read_run(m, queue, f, rights);
+    if (result == FAULT_PENDING)
+        *passed = f->count;
+out:
+    sync_rwlock_unread(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    return result;
+}
