@@ -53,7 +53,9 @@ LIB_SOURCES := $(sort $(wildcard $(addsuffix /*.c,src/core src/mapper src/trap s
 CLI_SOURCES := $(sort $(wildcard src/cli/*.c))
 HEADERS := $(sort $(wildcard include/*.h src/*.h src/*/*.h tests/*.h bench/*.h examples/*.h))
 PROGRAM_SOURCES := $(sort $(wildcard tests/test_*.c bench/*.c examples/*.c))
-ALL_SOURCES := $(LIB_SOURCES) $(CLI_SOURCES) $(PROGRAM_SOURCES)
+SIM_MAINS := src/sim/simtest.c
+SIM_SOURCES := $(filter-out $(SIM_MAINS),$(sort $(wildcard src/sim/*.c)))
+ALL_SOURCES := $(LIB_SOURCES) $(CLI_SOURCES) $(SIM_SOURCES) $(SIM_MAINS) $(PROGRAM_SOURCES)
 
 LIB_OBJECTS := $(LIB_SOURCES:%.c=$(BUILD)/obj/%.o)
 PIC_OBJECTS := $(LIB_SOURCES:%.c=$(BUILD)/pic/%.o)
@@ -61,11 +63,13 @@ CLI_OBJECTS := $(CLI_SOURCES:%.c=$(BUILD)/obj/%.o)
 TESTS := $(patsubst %.c,$(BUILD)/%,$(sort $(wildcard tests/test_*.c)))
 BENCHES := $(patsubst %.c,$(BUILD)/%,$(sort $(wildcard bench/*.c)))
 EXAMPLES := $(patsubst %.c,$(BUILD)/%,$(sort $(wildcard examples/*.c)))
+SIM_OBJECTS := $(SIM_SOURCES:%.c=$(BUILD)/obj/%.o)
+SIMULATORS := $(SIM_MAINS:src/sim/%.c=$(BUILD)/%)
 MANUALS := $(BUILD)/vmsm.1 $(BUILD)/vmsm.3
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all libs cli tests bench examples man demo check check-core presubmit format \
+.PHONY: all libs cli tests bench examples man demo check check-core simtest presubmit format \
 	format-check tidy valgrind install uninstall clean help
 
 all: libs cli bench examples man ## build the libraries, vmsm, benchmarks, examples, manual pages
@@ -81,11 +85,11 @@ man: $(MANUALS)
 # build nothing themselves leave the stamps to the makes that they start.
 same = $(and $(findstring "$(strip $(1))","$(strip $(2))"),$(findstring "$(strip $(2))","$(strip $(1))"))
 stamp = $(if $(call same,$(2),$(file <$(1))),,$(shell mkdir -p $(dir $(1)))$(file >$(1),$(strip $(2))))
-GOALS := $(filter-out demo check check-core valgrind presubmit format format-check tidy uninstall \
+GOALS := $(filter-out demo check check-core simtest valgrind presubmit format format-check tidy uninstall \
 	clean help,$(or $(MAKECMDGOALS),all))
 ifneq ($(GOALS),)
 $(call stamp,$(BUILD)/flags,$(COMPILE) $(LINK))
-$(call stamp,$(BUILD)/files,$(LIB_SOURCES) $(CLI_SOURCES))
+$(call stamp,$(BUILD)/files,$(LIB_SOURCES) $(CLI_SOURCES) $(SIM_SOURCES))
 endif
 
 $(BUILD)/obj/%.o: %.c $(BUILD)/flags
@@ -119,6 +123,10 @@ $(TESTS) $(BENCHES) $(EXAMPLES): $(BUILD)/%: $(BUILD)/obj/%.o $(BUILD)/libvmsm.a
 	@echo "  LINK  $@"
 	$(Q)$(LINK) $< $(BUILD)/libvmsm.a $(LIBS) -lm -o $@
 
+$(SIMULATORS): $(BUILD)/%: $(BUILD)/obj/src/sim/%.o $(SIM_OBJECTS) $(BUILD)/libvmsm.a $(BUILD)/files
+	@echo "  LINK  $@"
+	$(Q)$(LINK) $< $(SIM_OBJECTS) $(BUILD)/libvmsm.a $(LIBS) -o $@
+
 $(BUILD)/vmsm.1: $(BUILD)/vmsm
 	@echo "  MAN   $@"
 	$(Q)$(BUILD)/vmsm --man > $@
@@ -147,6 +155,14 @@ check: ## install what is missing (as root), build, and run all tests
 check-core: ## run the unit tests only (those of the core, on the soft mapper)
 	$(Q)$(MAKE) $(PARALLEL) tests
 	$(Q)tests/run $(BUILD) core $(WRAP_thread)
+
+# The simulation runs with the assertions and lock ranks of a debug build.
+SEEDS ?= 1000
+simtest: ## run SEEDS=1000 simulations from fresh seeds, and those that failed once
+	$(Q)scripts/install-deps.sh build
+	$(Q)$(MAKE) $(PARALLEL) DEBUG=2 build-debug2/simtest
+	build-debug2/simtest --file tests/seeds.txt --jobs $(JOBS)
+	build-debug2/simtest --seeds $(SEEDS) --jobs $(JOBS)
 
 valgrind: ## run the unit tests under Valgrind
 	$(Q)$(MAKE) $(PARALLEL) tests

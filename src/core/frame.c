@@ -134,7 +134,7 @@ int frame_wait(struct machine *m)
             continue;
         }
         key = sync_event_prepare(&m->sync, &m->frames_event);
-        machine_balance(m);
+        machine_balance(m, NULL);
         if (atomic_load(&m->available) > 0)
             sync_event_cancel(&m->frames_event);
         else

@@ -67,22 +67,29 @@ static void worker_stop(struct machine *m, struct worker *worker)
     worker->thread = NULL;
 }
 
-void machine_balance(struct machine *m)
+/* A worker that goes to sleep must not wake itself: that it may go on is what its step returns. */
+static void kick_other(struct worker *worker, const struct worker *self)
+{
+    if (worker != self)
+        worker_kick(worker);
+}
+
+void machine_balance(struct machine *m, const struct worker *self)
 {
     int64_t have = atomic_load(&m->available);
 
     if (!m->mapper->has_cache)
         have += standby_count(m);
     if (have < atomic_load(&m->low))
-        worker_kick(&m->trim_worker);
+        kick_other(&m->trim_worker, self);
     if (refill_needed(m)) {
         if (atomic_load_explicit(&m->refill_worker.running, memory_order_relaxed))
-            worker_kick(&m->refill_worker);
+            kick_other(&m->refill_worker, self);
         else if (atomic_load(&m->waiting) > 0)
             refill_standby(m, RUN_MAX);
     }
     if (writer_needed(m))
-        worker_kick(&m->write_worker);
+        kick_other(&m->write_worker, self);
     if (atomic_load_explicit(&m->zero_worker.running, memory_order_relaxed) && zero_needed(m))
         worker_kick(&m->zero_worker);
     if (atomic_load(&m->consumed) - atomic_load(&m->trimmer.aged_at) > m->active_max / 4)

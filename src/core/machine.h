@@ -178,8 +178,8 @@ void machine_get_counters(struct machine *m, struct vmsm_counters *out);
  */
 void machine_enter(struct machine *m);
 
-/* Kick the workers that have something to do now. */
-void machine_balance(struct machine *m);
+/* Kick the workers that have something to do now, but the one that calls (NULL: none). */
+void machine_balance(struct machine *m, const struct worker *self);
 void worker_kick(struct worker *worker);
 
 /* Counting, in one line. */

@@ -105,7 +105,7 @@ bool refill_step(struct machine *m)
     slot_release_deferred(m);
     if (stock < target)
         done = refill_standby(m, (unsigned)(target - stock));
-    machine_balance(m);
+    machine_balance(m, &m->refill_worker);
     return done > 0 && refill_needed(m);
 }
 

@@ -544,6 +544,6 @@ bool trim_step(struct machine *m)
         age_step(m);
     gone = trim_pages(m, need);
     set_marks(m, sync_now(&m->sync) - started);
-    machine_balance(m);
+    machine_balance(m, &m->trim_worker);
     return gone > 0;
 }

@@ -441,6 +441,6 @@ bool writer_step(struct machine *m)
     if (before == 0)
         return false;
     reap(m, true);
-    machine_balance(m);
+    machine_balance(m, &m->write_worker);
     return true;
 }

@@ -1,0 +1,487 @@
+#include "sim/mmu.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "core/check.h"
+#include "core/error.h"
+#include "sim/arena.h"
+
+#define FOREIGN 0xa5 /* what a frame's home reads as while its page is elsewhere */
+
+/* For the next mmu_open(); one simulation runs at a time in a process. */
+static struct {
+    struct schedule *schedule;
+    enum tunable_mapper kind;
+    uint64_t seed;
+    struct mmu_faults faults;
+} prepared;
+
+static struct mmu *mmu_in(struct mapper *mapper)
+{
+    return (struct mmu *)(void *)mapper;
+}
+
+struct mmu *mmu_of(struct machine *m)
+{
+    return mmu_in(m->mapper);
+}
+
+struct mmu_page *mmu_page(struct mmu *mmu, uintptr_t va)
+{
+    size_t n = (va - MMU_BASE) / PAGE_SIZE;
+
+    if (va < MMU_BASE || n >= MMU_PAGES)
+        schedule_fail(mmu->schedule, "an address outside all memory");
+    return &mmu->pages[n];
+}
+
+static void yield(struct mmu *mmu)
+{
+    schedule_yield(mmu->schedule, SYNC_AT_STEP);
+}
+
+static bool happens(struct mmu *mmu, unsigned every)
+{
+    bool it_does = random_once_in(&mmu->random, every);
+
+    mmu->made += it_does;
+    return it_does;
+}
+
+static void require(struct mmu *mmu, bool condition, const char *what)
+{
+    if (!condition)
+        schedule_fail(mmu->schedule, what);
+}
+
+/* ---- memory under addresses ---- */
+
+static char *page_new(struct mmu *mmu)
+{
+    require(mmu, mmu->present < mmu->present_max, "more pages are resident than the budget allows");
+    return mmu->memory + mmu->free[mmu->present++] * PAGE_SIZE;
+}
+
+static void page_free(struct mmu *mmu, struct mmu_page *page)
+{
+    memset(page->memory, FOREIGN, PAGE_SIZE);
+    mmu->free[--mmu->present] = (uint32_t)((size_t)(page->memory - mmu->memory) / PAGE_SIZE);
+    page->memory = NULL;
+    page->read_only = false;
+}
+
+static void page_wake(struct mmu *mmu, struct mmu_page *page)
+{
+    atomic_fetch_add(&page->wakes, 1);
+    schedule_unpark(mmu->schedule, &page->wakes, INT32_MAX);
+}
+
+static int mmu_region_open(struct mapper *mapper, size_t length, uintptr_t *base)
+{
+    struct mmu *mmu = mmu_in(mapper);
+    size_t pages = length / PAGE_SIZE, run = 0;
+
+    yield(mmu);
+    for (size_t n = 0; n < MMU_PAGES; n++) {
+        run = mmu->pages[n].mapped ? 0 : run + 1;
+        if (run < pages)
+            continue;
+        *base = MMU_BASE + (n + 1 - pages) * PAGE_SIZE;
+        for (size_t i = n + 1 - pages; i <= n; i++)
+            mmu->pages[i].mapped = true;
+        return 0;
+    }
+    return error_set(-ENOMEM, "no address space for %zu pages", pages);
+}
+
+static void mmu_region_close(struct mapper *mapper, uintptr_t base, size_t length)
+{
+    struct mmu *mmu = mmu_in(mapper);
+
+    for (uintptr_t va = base; va < base + length; va += PAGE_SIZE) {
+        struct mmu_page *page = mmu_page(mmu, va);
+
+        yield(mmu);
+        require(mmu, page->mapped, "addresses are given back twice");
+        require(mmu, page->memory == NULL, "addresses are given back with a page still there");
+        page->mapped = page->failed = false;
+        page_wake(mmu, page);
+    }
+}
+
+/* ---- staging ---- */
+
+static unsigned stage_copy(struct mmu *mmu, unsigned want, struct mapper_stage *stage,
+                           void **content)
+{
+    uint32_t first = 0;
+
+    if (happens(mmu, mmu->faults.stage_every))
+        want = (unsigned)random_below(&mmu->random, want + 1);
+    while (first < mmu->stage_pages && mmu->stage_taken[first])
+        first++;
+    stage->first = first;
+    for (stage->count = 0; stage->count < want && first < mmu->stage_pages; stage->count++) {
+        if (mmu->stage_taken[first])
+            break;
+        mmu->stage_taken[first] = true;
+        content[stage->count] = mmu->stage + first++ * PAGE_SIZE;
+    }
+    return stage->count;
+}
+
+static unsigned mmu_stage_take(struct mapper *mapper, unsigned want, const uint32_t *frames,
+                               struct mapper_stage *stage, void **content)
+{
+    struct mmu *mmu = mmu_in(mapper);
+
+    yield(mmu);
+    stage->count = 0;
+    if (mmu->kind == MAPPER_COPY)
+        return stage_copy(mmu, want, stage, content);
+    if (happens(mmu, mmu->faults.stage_every))
+        want = (unsigned)random_below(&mmu->random, want + 1);
+    for (unsigned i = 0; i < want; i++) {
+        content[i] = mapper_buffer(mapper, frames[i]);
+        mmu->clean[frames[i]] = 0;
+    }
+    return want;
+}
+
+static void mmu_stage_give(struct mapper *mapper, struct mapper_stage *stage)
+{
+    struct mmu *mmu = mmu_in(mapper);
+
+    yield(mmu);
+    for (uint32_t i = 0; i < stage->count; i++) {
+        require(mmu, mmu->stage_taken[stage->first + i], "staging is given back twice");
+        mmu->stage_taken[stage->first + i] = false;
+        memset(mmu->stage + (stage->first + i) * PAGE_SIZE, FOREIGN, PAGE_SIZE);
+    }
+    stage->count = 0;
+}
+
+/* ---- mapping ---- */
+
+static void put_page(struct mmu *mmu, uintptr_t va, const void *content, bool read_only)
+{
+    struct mmu_page *page = mmu_page(mmu, va);
+
+    require(mmu, page->mapped, "a page is mapped outside every region");
+    require(mmu, page->memory == NULL, "a page is mapped where one is");
+    require(mmu, !page->failed, "a page is mapped where SIGBUS is due");
+    page->memory = page_new(mmu);
+    if (content != NULL)
+        memcpy(page->memory, content, PAGE_SIZE);
+    else
+        memset(page->memory, 0, PAGE_SIZE);
+    page->read_only = read_only;
+    page_wake(mmu, page);
+}
+
+static int mmu_map(struct mapper *mapper, uintptr_t va, unsigned count, const uint32_t *frames,
+                   void *const *content, unsigned flags, unsigned *done)
+{
+    struct mmu *mmu = mmu_in(mapper);
+
+    for (*done = 0; *done < count; ++*done) {
+        yield(mmu);
+        if (mmu->kind == MAPPER_SOFT)
+            continue;
+        if (happens(mmu, mmu->faults.no_memory_every))
+            return -ENOMEM;
+        put_page(mmu, va + *done * PAGE_SIZE, content[*done], (flags & MAP_PROTECTED) != 0);
+        if (mmu->kind == MAPPER_MOVE)
+            memset(mapper_buffer(mapper, frames[*done]), FOREIGN, PAGE_SIZE);
+    }
+    return 0;
+}
+
+static void mmu_zero(struct mapper *mapper, uint32_t frame)
+{
+    struct mmu *mmu = mmu_in(mapper);
+
+    yield(mmu);
+    if (mmu->kind == MAPPER_COPY)
+        return;
+    if (!mmu->clean[frame])
+        memset(mapper_buffer(mapper, frame), 0, PAGE_SIZE);
+    mmu->clean[frame] = 1;
+}
+
+static int mmu_map_zero(struct mapper *mapper, uintptr_t va, unsigned count, const uint32_t *frames,
+                        unsigned flags, unsigned *done)
+{
+    struct mmu *mmu = mmu_in(mapper);
+
+    for (*done = 0; *done < count; ++*done) {
+        const void *zeroes = NULL;
+
+        yield(mmu);
+        if (happens(mmu, mmu->faults.no_memory_every) && mmu->kind != MAPPER_SOFT)
+            return -ENOMEM;
+        if (mmu->kind != MAPPER_COPY) {
+            mmu_zero(mapper, frames[*done]);
+            mmu->clean[frames[*done]] = 0;
+            zeroes = mapper_buffer(mapper, frames[*done]);
+        }
+        if (mmu->kind == MAPPER_SOFT)
+            continue;
+        put_page(mmu, va + *done * PAGE_SIZE, zeroes, (flags & MAP_PROTECTED) != 0);
+        if (mmu->kind == MAPPER_MOVE)
+            memset(mapper_buffer(mapper, frames[*done]), FOREIGN, PAGE_SIZE);
+    }
+    return 0;
+}
+
+static int mmu_protect(struct mapper *mapper, uintptr_t va, size_t length)
+{
+    struct mmu *mmu = mmu_in(mapper);
+    bool fails = mmu->kind == MAPPER_COPY && happens(mmu, mmu->faults.protect_every);
+
+    for (size_t at = 0; at < length && mmu->kind == MAPPER_COPY; at += PAGE_SIZE) {
+        struct mmu_page *page = mmu_page(mmu, va + at);
+
+        yield(mmu);
+        if (fails && at >= length / 2)
+            return -ENOMEM;
+        if (page->memory != NULL)
+            page->read_only = true;
+    }
+    return 0;
+}
+
+static void mmu_wake(struct mapper *mapper, uintptr_t va, size_t length)
+{
+    struct mmu *mmu = mmu_in(mapper);
+
+    yield(mmu);
+    for (size_t at = 0; at < length; at += PAGE_SIZE)
+        page_wake(mmu, mmu_page(mmu, va + at));
+}
+
+static int mmu_lift(struct mapper *mapper, uintptr_t va, size_t length)
+{
+    struct mmu *mmu = mmu_in(mapper);
+
+    for (size_t at = 0; at < length && mmu->kind == MAPPER_COPY; at += PAGE_SIZE) {
+        yield(mmu);
+        mmu_page(mmu, va + at)->read_only = false;
+    }
+    mmu_wake(mapper, va, length);
+    return 0;
+}
+
+static void mmu_take(struct mapper *mapper, unsigned count, const uintptr_t *va,
+                     const uint32_t *buffers, int *status)
+{
+    struct mmu *mmu = mmu_in(mapper);
+
+    for (unsigned i = 0; i < count; i++) {
+        struct mmu_page *page = mmu_page(mmu, va[i]);
+
+        yield(mmu);
+        status[i] = 0;
+        if (mmu->kind == MAPPER_SOFT)
+            continue;
+        require(mmu, page->memory != NULL, "a page is taken that is not there");
+        if (mmu->kind == MAPPER_MOVE && (page->in_use || happens(mmu, mmu->faults.busy_every))) {
+            status[i] = -EBUSY;
+            continue;
+        }
+        memcpy(mapper_buffer(mapper, buffers[i]), page->memory, PAGE_SIZE);
+        if (mmu->kind == MAPPER_MOVE) {
+            mmu->clean[buffers[i]] = 0;
+            page_free(mmu, page);
+        }
+    }
+}
+
+static int mmu_drop(struct mapper *mapper, unsigned count, const uintptr_t *va,
+                    const uint32_t *frames)
+{
+    struct mmu *mmu = mmu_in(mapper);
+
+    (void)frames;
+    for (unsigned i = 0; i < count && mmu->kind != MAPPER_SOFT; i++) {
+        yield(mmu);
+        require(mmu, mmu_page(mmu, va[i])->memory != NULL, "a page is dropped that is not there");
+        page_free(mmu, mmu_page(mmu, va[i]));
+    }
+    return 0;
+}
+
+static int mmu_fail(struct mapper *mapper, uintptr_t va)
+{
+    struct mmu *mmu = mmu_in(mapper);
+    struct mmu_page *page = mmu_page(mmu, va);
+
+    yield(mmu);
+    require(mmu, page->memory == NULL, "SIGBUS is set where a page is");
+    page->failed = mmu->kind != MAPPER_SOFT;
+    page_wake(mmu, page);
+    return 0;
+}
+
+static void mmu_unfail(struct mapper *mapper, uintptr_t va)
+{
+    struct mmu *mmu = mmu_in(mapper);
+
+    yield(mmu);
+    mmu_page(mmu, va)->failed = false;
+}
+
+static void mmu_close(struct mapper *mapper)
+{
+    struct mmu *mmu = mmu_in(mapper);
+
+    require(mmu, mmu->present == 0, "a page is left when the mapper is closed");
+    platform_sim.release(mmu->memory, (size_t)mmu->present_max * PAGE_SIZE);
+    platform_sim.release(mmu->free, mmu->present_max * sizeof(*mmu->free));
+    platform_sim.release(mapper->buffers, (size_t)mmu->buffers * PAGE_SIZE);
+    platform_sim.release(mmu->clean, mmu->frames);
+    if (mmu->stage_pages > 0) {
+        platform_sim.release(mmu->stage, (size_t)mmu->stage_pages * PAGE_SIZE);
+        platform_sim.release(mmu->stage_taken, mmu->stage_pages);
+    }
+    platform_sim.release(mmu, sizeof(*mmu));
+}
+
+static const struct mapper_ops mmu_ops = {
+    .name = "simulated",
+    .region_open = mmu_region_open,
+    .region_close = mmu_region_close,
+    .stage_take = mmu_stage_take,
+    .stage_give = mmu_stage_give,
+    .map = mmu_map,
+    .map_zero = mmu_map_zero,
+    .protect = mmu_protect,
+    .lift = mmu_lift,
+    .take = mmu_take,
+    .drop = mmu_drop,
+    .fail = mmu_fail,
+    .unfail = mmu_unfail,
+    .wake = mmu_wake,
+    .zero = mmu_zero,
+    .close = mmu_close,
+};
+
+void mmu_prepare(struct schedule *s, enum tunable_mapper kind, uint64_t seed,
+                 const struct mmu_faults *faults)
+{
+    prepared.schedule = s;
+    prepared.kind = kind;
+    prepared.seed = seed;
+    prepared.faults = *faults;
+}
+
+int mmu_open(struct sync *sync, const struct mapper_options *options, struct mapper **mapper)
+{
+    struct mmu *mmu = platform_sim.reserve(sizeof(*mmu));
+    bool cached = prepared.kind == MAPPER_COPY;
+
+    mmu->schedule = prepared.schedule;
+    mmu->kind = prepared.kind;
+    mmu->random.state = prepared.seed;
+    mmu->faults = prepared.faults;
+    mmu->frames = options->frames;
+    mmu->buffers = cached ? options->buffers : options->frames;
+    mmu->stage_pages = cached ? options->stage : 0;
+    mmu->present_max = cached ? options->frames - options->buffers : options->frames;
+    mmu->mapper = (struct mapper){.ops = &mmu_ops,
+                                  .sync = sync,
+                                  .has_cache = cached,
+                                  .real_frames = !cached,
+                                  .can_protect = prepared.kind != MAPPER_MOVE,
+                                  .sets_access = prepared.kind == MAPPER_SOFT,
+                                  .fd = -1};
+    mmu->mapper.buffers = platform_sim.reserve((size_t)mmu->buffers * PAGE_SIZE);
+    mmu->memory = platform_sim.reserve((size_t)mmu->present_max * PAGE_SIZE);
+    mmu->free = platform_sim.reserve(mmu->present_max * sizeof(*mmu->free));
+    mmu->clean = platform_sim.reserve(mmu->frames);
+    for (uint32_t i = 0; i < mmu->present_max; i++)
+        mmu->free[i] = i;
+    if (mmu->stage_pages > 0) {
+        mmu->stage = platform_sim.reserve((size_t)mmu->stage_pages * PAGE_SIZE);
+        mmu->stage_taken = platform_sim.reserve(mmu->stage_pages);
+    }
+    *mapper = &mmu->mapper;
+    return 0;
+}
+
+/* ---- accesses and their faults ---- */
+
+unsigned mmu_add_bell(struct mmu *mmu, _Atomic uint32_t *bell)
+{
+    check_always(mmu->bell_count < sizeof(mmu->bells) / sizeof(mmu->bells[0]));
+    mmu->bells[mmu->bell_count] = bell;
+    return mmu->bell_count++;
+}
+
+static void post(struct mmu *mmu, uintptr_t va, unsigned flags, uint32_t thread)
+{
+    unsigned last = (mmu->posted_first + mmu->posted_count) % MMU_FAULTS;
+    unsigned first = (unsigned)random_below(&mmu->random, mmu->bell_count);
+
+    require(mmu, mmu->posted_count < MMU_FAULTS, "more faults are posted than threads can make");
+    mmu->posted[last] = (struct pending_fault){.va = va, .flags = flags, .thread = thread};
+    mmu->posted_count++;
+    for (unsigned i = 0; i < mmu->bell_count; i++) {
+        unsigned n = (first + i) % mmu->bell_count;
+
+        if (!mmu->asleep[n])
+            continue;
+        atomic_fetch_add(mmu->bells[n], 1);
+        schedule_unpark(mmu->schedule, mmu->bells[n], INT32_MAX);
+        return; /* one handler is enough */
+    }
+}
+
+unsigned mmu_take_faults(struct mmu *mmu, struct pending_fault *faults, unsigned max)
+{
+    unsigned n = 0;
+
+    for (; n < max && mmu->posted_count > 0; n++) {
+        faults[n] = mmu->posted[mmu->posted_first];
+        mmu->posted_first = (mmu->posted_first + 1) % MMU_FAULTS;
+        mmu->posted_count--;
+    }
+    return n;
+}
+
+enum mmu_result mmu_access(struct machine *m, uintptr_t va, bool write, uint32_t thread,
+                           bool sigbus, char **memory)
+{
+    struct mmu *mmu = mmu_of(m);
+
+    for (;;) {
+        struct mmu_page *page = mmu_page(mmu, va);
+        unsigned flags = write ? FAULT_WRITE : 0;
+        uint32_t wakes;
+
+        yield(mmu);
+        if (!page->mapped)
+            return MMU_SIGSEGV;
+        if (page->failed)
+            return MMU_SIGBUS;
+        if (page->memory != NULL && !(write && page->read_only)) {
+            *memory = page->memory;
+            return MMU_OK;
+        }
+        if (page->memory != NULL)
+            flags |= FAULT_PROTECT;
+        if (sigbus) {
+            enum fault_result result = fault_resolve(m, va, flags, thread);
+
+            if (result == FAULT_FAILED)
+                return MMU_SIGBUS;
+            if (result == FAULT_OUTSIDE)
+                return MMU_SIGSEGV;
+            continue;
+        }
+        wakes = atomic_load(&page->wakes);
+        post(mmu, va & ~(PAGE_SIZE - 1), flags | FAULT_TRAP, thread);
+        schedule_park(mmu->schedule, &page->wakes, wakes, 0);
+    }
+}

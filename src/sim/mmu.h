@@ -1,0 +1,89 @@
+/*
+ * The simulated kernel and processor: page tables, memory, and the delivery of faults, behind the
+ * core's mapper. It behaves as src/mapper/copy.c, move.c and soft.c do on Linux, one page at a
+ * time, with a yield point between any two of them:
+ *
+ *   copy   map() copies from staging and wakes; protect() and lift() change write permission page
+ *          by page; take() copies what is mapped; drop() unmaps. Pages may be read until dropped.
+ *   move   map() and take() move the page itself; take() may find it in use by a device (EBUSY).
+ *   soft   nothing is mapped; accesses go through core/access.c.
+ *
+ * A thread whose access cannot go on posts a fault and sleeps on its page (trap thread), or
+ * resolves it itself (trap sigbus). As in the kernel, posting and falling asleep are one step:
+ * what wakes the page afterwards wakes the thread.
+ *
+ * Page of the window:   absent ──map──▶ present ⇄ protected;  absent ⇄ failed (SIGBUS)
+ */
+#ifndef VMSM_SIM_MMU_H
+#define VMSM_SIM_MMU_H
+
+#include "core/machine.h"
+#include "sim/schedule.h"
+#include "trap/handler.h"
+
+#define MMU_BASE ((uintptr_t)UINT64_C(0x120000000000))
+#define MMU_PAGES 2048u /* of the window in which regions lie */
+#define MMU_FAULTS 64u  /* faults posted and not yet taken, at most */
+
+/* One in so many pages (or calls); 0: never. */
+struct mmu_faults {
+    unsigned no_memory_every; /* map: -ENOMEM after some of the pages */
+    unsigned busy_every;      /* take (move): -EBUSY */
+    unsigned protect_every;   /* protect: fails half-way */
+    unsigned stage_every;     /* staging gives fewer pages than asked for */
+};
+
+struct mmu_page {
+    char *memory;           /* its 4096 bytes; NULL: absent */
+    bool mapped;            /* in a region */
+    bool read_only;         /* protected, or a victim's range */
+    bool failed;            /* SIGBUS */
+    bool in_use;            /* a device holds it: EBUSY for take() */
+    _Atomic uint32_t wakes; /* counts wakes of the page */
+};
+
+struct mmu {
+    struct mapper mapper; /* first */
+    struct schedule *schedule;
+    enum tunable_mapper kind;
+    struct random random;
+    struct mmu_faults faults;
+    struct mmu_page pages[MMU_PAGES];
+    char *memory;   /* pages under addresses: present_max of them */
+    uint32_t *free; /* stack of those not in use */
+    uint32_t present, present_max;
+    uint32_t frames, buffers, stage_pages;
+    char *stage;
+    bool *stage_taken;
+    uint8_t *clean; /* of each frame (move, soft): its buffer is all zero */
+    uint64_t made;  /* faults of the mapper's own */
+
+    struct pending_fault posted[MMU_FAULTS];
+    unsigned posted_first, posted_count;
+    _Atomic uint32_t *bells[8]; /* of handlers */
+    bool asleep[8];             /* which of them sleep */
+    unsigned bell_count;
+};
+
+enum mmu_result { MMU_OK, MMU_SIGBUS, MMU_SIGSEGV };
+
+/* What machine_create() opens; uses the settings of the last mmu_prepare(). */
+int mmu_open(struct sync *sync, const struct mapper_options *options, struct mapper **mapper);
+void mmu_prepare(struct schedule *s, enum tunable_mapper kind, uint64_t seed,
+                 const struct mmu_faults *faults);
+struct mmu *mmu_of(struct machine *m);
+
+struct mmu_page *mmu_page(struct mmu *mmu, uintptr_t va);
+
+/*
+ * Wait until the page may be accessed, faulting as needed: by handlers, or (sigbus) by this
+ * thread. On MMU_OK *memory is the page, to be used before the next yield.
+ */
+enum mmu_result mmu_access(struct machine *m, uintptr_t va, bool write, uint32_t thread,
+                           bool sigbus, char **memory);
+
+/* A handler's bell, rung when a fault is posted while it sleeps. Returns its number. */
+unsigned mmu_add_bell(struct mmu *mmu, _Atomic uint32_t *bell);
+unsigned mmu_take_faults(struct mmu *mmu, struct pending_fault *faults, unsigned max);
+
+#endif
