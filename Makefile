@@ -27,8 +27,9 @@ $(error DEBUG=$(DEBUG): choose 0 (always-on assertions only), 1, 2 (with lock ra
 endif
 
 CLANG := $(findstring clang,$(notdir $(CC)))
-BUILD := $(subst $(space),-,$(strip build $(if $(CLANG),clang) $(SAN_WORDS) \
-	$(if $(DEBUG),debug$(DEBUG))))
+# FUZZ is what the goal fuzz sets for the make inside: objects that libFuzzer can follow.
+BUILD := $(subst $(space),-,$(strip build $(if $(FUZZ),fuzz,$(if $(CLANG),clang) $(SAN_WORDS) \
+	$(if $(DEBUG),debug$(DEBUG)))))
 
 # What is compiled with what.
 
@@ -37,7 +38,8 @@ WARNINGS := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-pr
 # gcc's thread sanitizer warns of every fence, because it cannot follow them.
 SAN_FLAGS := $(if $(SAN),-fsanitize=$(SAN)) \
 	$(if $(filter undefined,$(SAN_WORDS)),-fno-sanitize-recover=undefined) \
-	$(if $(CLANG),,$(if $(filter thread,$(SAN_WORDS)),-Wno-tsan))
+	$(if $(CLANG),,$(if $(filter thread,$(SAN_WORDS)),-Wno-tsan)) \
+	$(if $(FUZZ),-fsanitize=fuzzer-no-link$(comma)float-cast-overflow -fno-sanitize-recover=all)
 CFLAGS ?= -O2 -g
 COMPILE := $(CC) -std=gnu17 -D_GNU_SOURCE $(CFLAGS) -fno-omit-frame-pointer -fvisibility=hidden \
 	-pthread -Isrc -Iinclude -DVMSM_DEBUG=$(or $(DEBUG),0) $(WARNINGS) $(SAN_FLAGS) -MMD -MP
@@ -51,8 +53,9 @@ SONAME := libvmsm.so.0
 LIB_SOURCES := $(sort $(wildcard $(addsuffix /*.c,src/core src/mapper src/trap src/store \
 	src/platform src)))
 CLI_SOURCES := $(sort $(wildcard src/cli/*.c))
-HEADERS := $(sort $(wildcard include/*.h src/*.h src/*/*.h tests/*.h bench/*.h examples/*.h))
-PROGRAM_SOURCES := $(sort $(wildcard tests/test_*.c bench/*.c examples/*.c))
+HEADERS := $(sort $(wildcard include/*.h src/*.h src/*/*.h tests/*.h tests/fuzz/*.h bench/*.h \
+	examples/*.h))
+PROGRAM_SOURCES := $(sort $(wildcard tests/test_*.c tests/fuzz/*.c bench/*.c examples/*.c))
 SIM_MAINS := src/sim/simtest.c
 SIM_SOURCES := $(filter-out $(SIM_MAINS),$(sort $(wildcard src/sim/*.c)))
 ALL_SOURCES := $(LIB_SOURCES) $(CLI_SOURCES) $(SIM_SOURCES) $(SIM_MAINS) $(PROGRAM_SOURCES)
@@ -62,6 +65,7 @@ PIC_OBJECTS := $(LIB_SOURCES:%.c=$(BUILD)/pic/%.o)
 CLI_OBJECTS := $(CLI_SOURCES:%.c=$(BUILD)/obj/%.o)
 TESTS := $(patsubst %.c,$(BUILD)/%,$(sort $(wildcard tests/test_*.c)))
 BENCHES := $(patsubst %.c,$(BUILD)/%,$(sort $(wildcard bench/*.c)))
+FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 EXAMPLES := $(patsubst %.c,$(BUILD)/%,$(sort $(wildcard examples/*.c)))
 SIM_OBJECTS := $(SIM_SOURCES:%.c=$(BUILD)/obj/%.o)
 SIMULATORS := $(SIM_MAINS:src/sim/%.c=$(BUILD)/%)
@@ -69,8 +73,8 @@ MANUALS := $(BUILD)/vmsm.1 $(BUILD)/vmsm.3
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all libs cli tests bench examples man demo check check-core simtest presubmit format \
-	format-check tidy valgrind install uninstall clean help
+.PHONY: all libs cli tests bench examples man demo check check-core simtest fuzz fuzzers \
+	presubmit format format-check tidy valgrind install uninstall clean help
 
 all: libs cli bench examples man ## build the libraries, vmsm, benchmarks, examples, manual pages
 
@@ -79,14 +83,15 @@ cli: $(BUILD)/vmsm
 tests: $(TESTS) ## build the test programs
 bench: $(BENCHES)
 examples: $(EXAMPLES)
+fuzzers: $(FUZZERS)
 man: $(MANUALS)
 
 # A stamp changes only when the text in it does: other flags, or another set of files. Goals that
 # build nothing themselves leave the stamps to the makes that they start.
 same = $(and $(findstring "$(strip $(1))","$(strip $(2))"),$(findstring "$(strip $(2))","$(strip $(1))"))
 stamp = $(if $(call same,$(2),$(file <$(1))),,$(shell mkdir -p $(dir $(1)))$(file >$(1),$(strip $(2))))
-GOALS := $(filter-out demo check check-core simtest valgrind presubmit format format-check tidy uninstall \
-	clean help,$(or $(MAKECMDGOALS),all))
+GOALS := $(filter-out demo check check-core simtest fuzz valgrind presubmit format format-check \
+	tidy uninstall clean help,$(or $(MAKECMDGOALS),all))
 ifneq ($(GOALS),)
 $(call stamp,$(BUILD)/flags,$(COMPILE) $(LINK))
 $(call stamp,$(BUILD)/files,$(LIB_SOURCES) $(CLI_SOURCES) $(SIM_SOURCES))
@@ -126,6 +131,13 @@ $(TESTS) $(BENCHES) $(EXAMPLES): $(BUILD)/%: $(BUILD)/obj/%.o $(BUILD)/libvmsm.a
 $(SIMULATORS): $(BUILD)/%: $(BUILD)/obj/src/sim/%.o $(SIM_OBJECTS) $(BUILD)/libvmsm.a $(BUILD)/files
 	@echo "  LINK  $@"
 	$(Q)$(LINK) $< $(SIM_OBJECTS) $(BUILD)/libvmsm.a $(LIBS) -o $@
+
+# The fuzz targets are linked with the commands too, whose main() must give way to libFuzzer's.
+$(BUILD)/obj/src/cli/main.o: COMPILE += $(if $(FUZZ),-Dmain=vmsm_main -Wno-missing-prototypes)
+
+$(FUZZERS): $(BUILD)/%: $(BUILD)/obj/tests/fuzz/%.o $(CLI_OBJECTS) $(BUILD)/libvmsm.a
+	@echo "  LINK  $@"
+	$(Q)$(LINK) -fsanitize=fuzzer $< $(CLI_OBJECTS) $(BUILD)/libvmsm.a $(LIBS) $(CLI_LIBS) -o $@
 
 $(BUILD)/vmsm.1: $(BUILD)/vmsm
 	@echo "  MAN   $@"
@@ -167,6 +179,12 @@ simtest: ## run SEEDS=1000 simulations from fresh seeds, and those that failed o
 valgrind: ## run the unit tests under Valgrind
 	$(Q)$(MAKE) $(PARALLEL) tests
 	$(Q)tests/run $(BUILD) core $(WRAP_valgrind)
+
+FUZZ_SECONDS ?= 60
+fuzz: ## give every parser, and the API, inputs that were not thought of, for FUZZ_SECONDS=60 each
+	$(Q)scripts/install-deps.sh presubmit
+	$(Q)$(MAKE) $(PARALLEL) CC=clang SAN=address,undefined DEBUG=2 FUZZ=1 fuzzers
+	$(Q)tests/fuzz/run build-fuzz $(FUZZ_SECONDS) $(JOBS)
 
 presubmit: ## every check but the end-to-end tests: format, tidy, both compilers, sanitizers, Valgrind
 	$(Q)scripts/install-deps.sh presubmit
