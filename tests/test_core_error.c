@@ -49,6 +49,10 @@ static void test_error_set(void)
     large[sizeof(large) - 1] = '\0';
     error_set(-EINVAL, "%s", large);
     is(strlen(error_last()), ERROR_TEXT_MAX - 1, "long words are cut");
+
+    error_set(-EINVAL, "no file %s", "a\nb\033[1m\177\303\244");
+    ok(strcmp(error_last(), "no file a?b?[1m?\303\244") == 0,
+       "control characters are shown as ?: %s", error_last());
 }
 
 /* What log_line() wrote to fds[0] since the last call. */

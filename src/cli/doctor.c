@@ -2,20 +2,16 @@
  * The command doctor: what this kernel and this user may do, what is missing,
  * and what mends it; then which mapper and trap can be used here.
  */
+#include "cli/doctor.h"
+
 #include <errno.h>
-#include <jansson.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "cli/command.h"
 #include "cli/output.h"
-#include "cli/probe.h"
 #include "core/error.h"
-
-struct doctor_settings {
-    const char *json;
-};
 
 /* A combination of mapper and trap. */
 struct way {
@@ -141,9 +137,9 @@ static json_t *json_findings(const struct probe *p)
     for (size_t i = 0; i < p->count; i++) {
         const struct finding *f = &p->findings[i];
         json_t *object =
-            json_pack("{s:s, s:s, s:s, s:s, s:s}", "name", f->name + strspn(f->name, " "), "status",
-                      status_names[f->status], "found", f->detail, "needed_for", f->needed_for,
-                      "remedy", f->remedy);
+            json_pack("{s:s, s:s, s:o, s:s, s:o}", "name", f->name + strspn(f->name, " "), "status",
+                      status_names[f->status], "found", output_string(f->detail), "needed_for", f->needed_for,
+                      "remedy", output_string(f->remedy));
 
         if (json_array_append_new(array, object) != 0) {
             json_decref(array);
@@ -172,10 +168,18 @@ static json_t *json_ways(const struct way *ways)
     return array;
 }
 
-static int json_write(const char *path, const struct probe *p, const struct way *ways)
+json_t *doctor_json(const struct probe *p)
 {
-    json_t *json = json_pack("{s:b, s:o, s:o}", "default_works", ways[0].obstacle == NULL,
-                             "findings", json_findings(p), "ways", json_ways(ways));
+    struct way ways[WAYS];
+
+    ways_judge(p, ways);
+    return json_pack("{s:b, s:o, s:o}", "default_works", ways[0].obstacle == NULL, "findings",
+                     json_findings(p), "ways", json_ways(ways));
+}
+
+static int json_write(const char *path, const struct probe *p)
+{
+    json_t *json = doctor_json(p);
     int error = json != NULL ? output_write(path, json)
                              : error_set(-ENOMEM, "no memory for the JSON report");
 
@@ -213,7 +217,7 @@ static int doctor_run(const struct command *command, int argc, char **argv)
         print_findings(&probe, out, isatty(fileno(out)) != 0);
         print_ways(ways, out);
         if (settings.json != NULL)
-            error = json_write(settings.json, &probe, ways);
+            error = json_write(settings.json, &probe);
     }
     if (error != 0) {
         fprintf(stderr, "vmsm doctor: %s\n", error_last());

@@ -81,7 +81,7 @@ int option_number(const char *name, const char *value, uint64_t minimum, uint64_
     if (result != 0)
         return result;
     if (number < minimum || number > maximum)
-        return error_set(-ERANGE, "%s: %s is out of range: give %llu to %llu", name, value,
+        return error_set(-ERANGE, "%s: " SHOWN " is out of range: give %llu to %llu", name, value,
                          (unsigned long long)minimum, (unsigned long long)maximum);
     *out = number;
     return 0;
@@ -150,7 +150,7 @@ static int set_apply(struct tunables *tunables, const char *assignment)
     char name[NAME_MAX_LENGTH];
 
     if (assignment[length] == '\0' || length == 0 || length >= sizeof(name))
-        return error_set(-EINVAL, "set: \"%s\" is not name=value", assignment);
+        return error_set(-EINVAL, "set: \"" SHOWN "\" is not name=value", assignment);
     memcpy(name, assignment, length);
     name[length] = '\0';
     return tunables_set(tunables, name, assignment + length + 1);

@@ -12,6 +12,57 @@
 
 #define JSON_STYLE (JSON_INDENT(2) | JSON_REAL_PRECISION(9))
 
+/* Bytes of the UTF-8 character at text; 0 if there is none. */
+static size_t character_length(const unsigned char *text)
+{
+    /* By first byte: the length, and the range of the second byte, which keeps out characters
+     * written longer than need be, surrogates, and what is over U+10FFFF. */
+    static const struct {
+        unsigned char first, last, length, low, high;
+    } kinds[] = {
+        {0x01, 0x7f, 1, 0, 0},       {0xc2, 0xdf, 2, 0x80, 0xbf}, {0xe0, 0xe0, 3, 0xa0, 0xbf},
+        {0xe1, 0xec, 3, 0x80, 0xbf}, {0xed, 0xed, 3, 0x80, 0x9f}, {0xee, 0xef, 3, 0x80, 0xbf},
+        {0xf0, 0xf0, 4, 0x90, 0xbf}, {0xf1, 0xf3, 4, 0x80, 0xbf}, {0xf4, 0xf4, 4, 0x80, 0x8f},
+    };
+    size_t kind = 0, length;
+
+    while (text[0] < kinds[kind].first || text[0] > kinds[kind].last)
+        if (++kind == sizeof(kinds) / sizeof(kinds[0]))
+            return 0;
+    if (kinds[kind].length > 1 && (text[1] < kinds[kind].low || text[1] > kinds[kind].high))
+        return 0;
+    for (length = 2; length < kinds[kind].length; length++)
+        if ((text[length] & 0xc0) != 0x80)
+            return 0;
+    return kinds[kind].length;
+}
+
+json_t *output_string(const char *text)
+{
+    static const char replacement[] = "\xef\xbf\xbd";
+    char *clean = malloc(strlen(text) * (sizeof(replacement) - 1) + 1), *to = clean;
+    json_t *string;
+
+    if (clean == NULL)
+        return NULL;
+    while (*text != '\0') {
+        size_t length = character_length((const unsigned char *)text);
+
+        if (length == 0) {
+            to = stpcpy(to, replacement);
+            text++;
+            continue;
+        }
+        memcpy(to, text, length);
+        to += length;
+        text += length;
+    }
+    *to = '\0';
+    string = json_string(clean);
+    free(clean);
+    return string;
+}
+
 /* Devices and pipes cannot be replaced by a rename; they are written as they are. */
 static bool is_special(const char *path)
 {
@@ -27,7 +78,7 @@ static int beside_open(const char *path, char **name)
 
     if (asprintf(name, "%s.XXXXXX", path) < 0) {
         *name = NULL;
-        return error_set(-ENOMEM, "no memory to write %s", path);
+        return error_set(-ENOMEM, "no memory to write " SHOWN_PATH, path);
     }
     fd = mkostemp(*name, O_CLOEXEC);
     if (fd >= 0)
@@ -35,7 +86,7 @@ static int beside_open(const char *path, char **name)
     error = errno;
     free(*name);
     *name = NULL;
-    return error_set(-error, "cannot make a file for the JSON report %s: %s", path,
+    return error_set(-error, "cannot make a file for the JSON report " SHOWN_PATH ": %s", path,
                      strerror(error));
 }
 
@@ -50,7 +101,7 @@ int output_check(const char *path)
     if (output_is_stdout(path))
         return 0;
     if (stat(path, &status) == 0 && S_ISDIR(status.st_mode))
-        return error_set(-EISDIR, "cannot write the JSON report: %s is a directory", path);
+        return error_set(-EISDIR, "cannot write the JSON report: " SHOWN_PATH " is a directory", path);
     if (is_special(path))
         return 0;
     fd = beside_open(path, &name);
@@ -68,13 +119,13 @@ static int special_write(const char *path, const json_t *json)
     int failed;
 
     if (file == NULL)
-        return error_set(-errno, "cannot open %s for the JSON report: %s", path, strerror(errno));
+        return error_set(-errno, "cannot open " SHOWN_PATH " for the JSON report: %s", path, strerror(errno));
     failed = json_dumpf(json, file, JSON_STYLE) != 0;
     failed |= fputc('\n', file) == EOF;
     failed |= fflush(file) != 0;
     if (file != stdout)
         failed |= fclose(file) != 0;
-    return failed ? error_set(-EIO, "cannot write the JSON report to %s", path) : 0;
+    return failed ? error_set(-EIO, "cannot write the JSON report to " SHOWN_PATH, path) : 0;
 }
 
 int output_write(const char *path, const json_t *json)
@@ -99,7 +150,7 @@ int output_write(const char *path, const json_t *json)
         error = errno;
     if (error != 0) {
         unlink(name);
-        error_set(-error, "cannot write the JSON report %s: %s", path, strerror(error));
+        error_set(-error, "cannot write the JSON report " SHOWN_PATH ": %s", path, strerror(error));
     }
     free(name);
     return -error;

@@ -20,9 +20,11 @@
 #include <unistd.h>
 
 #include "cli/format.h"
+#include "cli/proc_text.h"
 #include "core/tunables.h"
 
 #define PAGE 4096
+#define PATH_SIZE 4096
 #define CAP_IPC_LOCK_NUMBER 14
 #define DESCRIPTORS_WANTED 256
 
@@ -46,28 +48,19 @@ bool probe_file(const char *path, char *text, size_t size)
 
     if (file == NULL)
         return false;
-    had = fgets(text, (int)size, file) != NULL;
+    had = proc_line(file, text, size);
     fclose(file);
-    if (had)
-        text[strcspn(text, "\n")] = '\0';
     return had;
 }
 
-/* The number after "Key:" in a file of such lines, in the given base. */
 static bool file_number(const char *path, const char *key, int base, uint64_t *number)
 {
     FILE *file = fopen(path, "re");
-    size_t length = strlen(key);
-    bool found = false;
-    char line[256];
+    bool found;
 
     if (file == NULL)
         return false;
-    while (!found && fgets(line, sizeof(line), file) != NULL) {
-        found = strncmp(line, key, length) == 0 && line[length] == ':';
-        if (found)
-            *number = strtoull(line + length + 1, NULL, base);
-    }
+    found = proc_number(file, key, base, number);
     fclose(file);
     return found;
 }
@@ -90,8 +83,8 @@ void probe_kernel(struct probe *p)
     p->in_container = access("/.dockerenv", F_OK) == 0 || access("/run/.containerenv", F_OK) == 0;
     if (uname(&name) != 0)
         return;
-    (void)!sscanf(name.release, "%u.%u", &major, &minor);
-    enough = major > 5 || (major == 5 && minor >= 7);
+    enough = proc_version(name.release, &major, &minor) &&
+             (major > 5 || (major == 5 && minor >= 7));
     f = finding_add(p, "kernel", enough ? FINDING_OK : FINDING_MISSING,
                     "mapper copy: 5.7; move: 6.8", "Linux %.40s%s", name.release,
                     p->in_container ? ", in a container" : "");
@@ -255,19 +248,16 @@ static void probe_huge_pages(struct probe *p)
 /* The least limit from a group up to the root; UINT64_MAX if there is none. */
 static uint64_t group_limit(const char *root, const char *group, const char *file)
 {
-    char path[640], text[64], name[512];
-    uint64_t least = UINT64_MAX;
+    char path[PATH_SIZE + 64], text[64], name[PATH_SIZE];
+    uint64_t least = UINT64_MAX, limit;
 
     snprintf(name, sizeof(name), "%s", group);
     for (;;) {
         char *slash;
 
         snprintf(path, sizeof(path), "%s%s/%s", root, name, file);
-        if (probe_file(path, text, sizeof(text)) && strcmp(text, "max") != 0) {
-            uint64_t limit = strtoull(text, NULL, 10);
-
+        if (probe_file(path, text, sizeof(text)) && proc_limit(text, &limit))
             least = limit < least ? limit : least;
-        }
         slash = strrchr(name, '/');
         if (slash == NULL)
             return least;
@@ -280,20 +270,17 @@ static uint64_t control_group_limit(void)
 {
     FILE *file = fopen("/proc/self/cgroup", "re");
     uint64_t least = UINT64_MAX, limit;
-    char line[640];
+    char line[PATH_SIZE];
+    const char *group;
 
     if (file == NULL)
         return least;
-    while (fgets(line, sizeof(line), file) != NULL) {
-        char *controllers = strchr(line, ':'), *group;
+    while (proc_line(file, line, sizeof(line))) {
+        enum proc_group kind = proc_memory_group(line, &group);
 
-        line[strcspn(line, "\n")] = '\0';
-        if (controllers == NULL || (group = strchr(controllers + 1, ':')) == NULL)
-            continue;
-        *group++ = '\0';
-        if (controllers[1] == '\0')
+        if (kind == PROC_GROUP_V2)
             limit = group_limit("/sys/fs/cgroup", group, "memory.max");
-        else if (strstr(controllers, "memory") != NULL)
+        else if (kind == PROC_GROUP_V1)
             limit = group_limit("/sys/fs/cgroup/memory", group, "memory.limit_in_bytes");
         else
             continue;

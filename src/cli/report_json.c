@@ -5,6 +5,7 @@
  */
 #include <string.h>
 
+#include "cli/output.h"
 #include "cli/report.h"
 
 /* Puts value, a new reference, under name; *ok turns false for good on failure. */
@@ -49,8 +50,8 @@ json_t *report_tunables(const struct tunables *tunables)
         } else if (info->type == TUNABLE_BOOL) {
             put(object, info->name, json_boolean(*(const bool *)at), &ok);
         } else {
-            put(object, info->name, json_string(tunable_print(tunables, info, text, sizeof(text))),
-                &ok);
+            put(object, info->name,
+                output_string(tunable_print(tunables, info, text, sizeof(text))), &ok);
         }
     }
     return whole(object, ok);
@@ -61,22 +62,22 @@ static json_t *json_settings(const struct sim_result *r)
     const struct sim_settings *s = r->settings;
 
     return json_pack(
-        "{s:I, s:I, s:f, s:I, s:i, s:i, s:I, s:s, s:o}", "virtual", (json_int_t)s->virtual_bytes,
+        "{s:I, s:I, s:f, s:I, s:i, s:i, s:I, s:o, s:o}", "virtual", (json_int_t)s->virtual_bytes,
         "accesses", (json_int_t)s->accesses, "seconds", (double)s->time_ns / 1e9, "run_max",
         (json_int_t)s->run_max, "threads", (int)s->threads, "write_percent", (int)s->write_percent,
-        "seed", (json_int_t)s->seed, "store", r->store, "tunables", report_tunables(&r->tunables));
+        "seed", (json_int_t)s->seed, "store", output_string(r->store), "tunables", report_tunables(&r->tunables));
 }
 
 static json_t *json_outcome(const struct sim_result *r)
 {
     char text[1024];
 
-    return json_pack("{s:i, s:s, s:I, s:I, s:I, s:I, s:I, s:b, s:b, s:s}", "status", (int)r->status,
-                     "text", sim_outcome(r, text, sizeof(text)), "wrong_pages",
+    return json_pack("{s:i, s:o, s:I, s:I, s:I, s:I, s:I, s:b, s:b, s:o}", "status", (int)r->status,
+                     "text", output_string(sim_outcome(r, text, sizeof(text))), "wrong_pages",
                      (json_int_t)r->wrong_pages, "wrong_accesses", (json_int_t)r->wrong_accesses,
                      "failed_accesses", (json_int_t)r->failed, "failed_in_sweep",
                      (json_int_t)r->sweep_failed, "torn_writes", (json_int_t)r->torn, "interrupted",
-                     r->interrupted, "books_balanced", r->balanced, "books", r->books);
+                     r->interrupted, "books_balanced", r->balanced, "books", output_string(r->books));
 }
 
 static json_t *json_phase(const char *what, uint64_t count, uint64_t ns)

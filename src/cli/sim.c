@@ -5,7 +5,6 @@
 #include "cli/sim.h"
 
 #include <errno.h>
-#include <inttypes.h>
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,6 +15,7 @@
 #include "cli/format.h"
 #include "cli/oracle.h"
 #include "cli/output.h"
+#include "cli/proc_text.h"
 #include "cli/progress.h"
 #include "cli/report.h"
 #include "cli/sim_options.h"
@@ -172,12 +172,10 @@ static uint64_t peak_resident(void)
 {
     FILE *file = fopen("/proc/self/status", "re");
     uint64_t kib = 0;
-    char line[256];
 
     if (file == NULL)
         return 0;
-    while (kib == 0 && fgets(line, sizeof(line), file) != NULL)
-        (void)!sscanf(line, "VmHWM: %" SCNu64, &kib);
+    (void)!proc_number(file, "VmHWM", 10, &kib);
     fclose(file);
     return kib * 1024;
 }

@@ -3,7 +3,6 @@
  */
 #include "cli/sim_options.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdarg.h>
@@ -30,7 +29,7 @@ static int apply_virtual(void *context, const char *value)
     if (bytes == 0)
         return error_set(-ERANGE, "virtual: a region of 0 bytes has no page; give at least 4K");
     if (bytes > VIRTUAL_MAX)
-        return error_set(-ERANGE, "virtual: %s is larger than can be mapped; give at most 64T",
+        return error_set(-ERANGE, "virtual: " SHOWN " is larger than can be mapped; give at most 64T",
                          value);
     s->virtual_bytes = (bytes + VMSM_PAGE_SIZE - 1) & ~(uint64_t)(VMSM_PAGE_SIZE - 1);
     return 0;
@@ -56,10 +55,10 @@ static int apply_seconds(void *context, const char *value)
     uint64_t ns;
     char *end;
 
-    if (length > 0 && isdigit((unsigned char)value[length - 1]) && value[0] != '-') {
+    if (length > 0 && strspn(value, "0123456789.") == length) {
         seconds = strtod(value, &end);
         if (*end != '\0')
-            return error_set(-EINVAL, "seconds: \"%s\" is not a number", value);
+            return error_set(-EINVAL, "seconds: \"" SHOWN "\" is not a number", value);
         ns = seconds <= (double)SECONDS_MAX ? (uint64_t)(seconds * 1e9) : UINT64_MAX;
     } else {
         int result = parse_time("seconds", value, &ns);
@@ -68,10 +67,10 @@ static int apply_seconds(void *context, const char *value)
             return result;
     }
     if (ns == 0)
-        return error_set(-ERANGE, "seconds: a run of %s has no time for anything; give more than 0",
+        return error_set(-ERANGE, "seconds: a run of " SHOWN " has no time for anything; give more than 0",
                          value);
     if (ns > SECONDS_MAX * TUNABLE_SECOND)
-        return error_set(-ERANGE, "seconds: %s is over a year; give less", value);
+        return error_set(-ERANGE, "seconds: " SHOWN " is over a year; give less", value);
     s->time_ns = ns;
     return 0;
 }
@@ -125,7 +124,7 @@ static int preset_apply(struct sim_settings *s, const char *word)
     if (strcmp(word, words[2]) == 0)
         return tunables_set(&s->tunables, "spinning_locks", "on");
     near = nearest_word(word, words);
-    return error_set(-EINVAL, "preset: there is no %s%s%s%s", word,
+    return error_set(-EINVAL, "preset: there is no " SHOWN "%s%s%s", word,
                      near != NULL ? "; did you mean "
                                   : "; there are small, harsh-disk, spinning-locks",
                      near != NULL ? near : "", near != NULL ? "?" : "");
@@ -138,7 +137,7 @@ static int apply_preset(void *context, const char *value)
 
     if (value[0] == '\0' || strlen(value) >= sizeof(words))
         return error_set(
-            -EINVAL, "preset: \"%s\" is not a list of small, harsh-disk, spinning-locks", value);
+            -EINVAL, "preset: \"" SHOWN "\" is not a list of small, harsh-disk, spinning-locks", value);
     snprintf(words, sizeof(words), "%s", value);
     while (result == 0 && (word = strsep(&rest, ",")) != NULL)
         result = preset_apply(context, word);

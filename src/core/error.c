@@ -33,6 +33,15 @@ __attribute__((constructor(101))) static void log_open(void)
     errno = saved;
 }
 
+/* Leave nothing in it that a terminal would take for an order. */
+static void one_line(char *text, size_t length)
+{
+    for (size_t i = 0; i < length; i++) {
+        if ((unsigned char)text[i] < ' ' || text[i] == 0x7f)
+            text[i] = '?';
+    }
+}
+
 int error_set(int code, const char *format, ...)
 {
     char text[ERROR_TEXT_MAX]; /* the arguments may point into error_text */
@@ -42,7 +51,9 @@ int error_set(int code, const char *format, ...)
     va_start(args, format);
     vsnprintf(text, sizeof(text), format, args);
     va_end(args);
-    memcpy(error_text, text, strnlen(text, sizeof(text) - 1) + 1);
+    size_t length = strnlen(text, sizeof(text) - 1);
+    one_line(text, length);
+    memcpy(error_text, text, length + 1);
     errno = saved;
     return code;
 }
@@ -68,6 +79,7 @@ void log_line(enum log_level level, const char *format, ...)
     int length = vsnprintf(line + start, room, format, args);
     va_end(args);
     size_t used = length < 0 ? 0 : (size_t)length < room ? (size_t)length : room - 1;
+    one_line(line, start + used);
     line[start + used] = '\n';
     /* One call, so that lines of several threads or processes do not mix. */
     while (write(fd, line, start + used + 1) < 0 && errno == EINTR)

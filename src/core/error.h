@@ -3,12 +3,17 @@
  *
  * error_set() formats into a thread-local buffer and returns its code, so that
  * failing is one line: return error_set(-ENOSPC, "pagefile %s: …", path).
- * Nothing here allocates or locks.
+ * Nothing here allocates or locks. What a message is given may be anything (names of files, words
+ * of the user): control characters become '?', so that it stays one line.
  */
 #ifndef VMSM_CORE_ERROR_H
 #define VMSM_CORE_ERROR_H
 
 #define ERROR_TEXT_MAX 512
+
+/* In a format, for a value or a path of the user's: cut, so that what follows it is not lost. */
+#define SHOWN "%.60s"
+#define SHOWN_PATH "%.300s"
 
 __attribute__((format(printf, 2, 3))) int error_set(int code, const char *format, ...);
 const char *error_last(void); /* "" if none */

@@ -12,9 +12,6 @@
 #define WORD_MAX 64        /* longest word whose neighbours are looked for */
 #define FRACTION_DIGITS 18 /* so that the digits after the point fit in 64 bits */
 
-/* Long values are cut in messages, so that what follows them is not lost. */
-#define SHOWN "%.60s"
-
 static const char *const choices_mapper[] = {"copy", "move", "soft", NULL};
 static const char *const choices_trap[] = {"thread", "sigbus", "none", NULL};
 static const char *const choices_stage[] = {"single", "basic", "full", NULL};
