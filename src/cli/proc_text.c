@@ -1,6 +1,5 @@
 #include "cli/proc_text.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,15 +22,13 @@ bool proc_line(FILE *file, char *line, size_t size)
 /* The number at text, with *end behind it; false if there are no digits or too many. */
 static bool number_read(const char *text, int base, uint64_t *number, const char **end)
 {
-    unsigned char first = (unsigned char)text[0];
+    size_t count = strspn(text, base == 16 ? "0123456789abcdefABCDEF" : "0123456789");
     unsigned long long value;
     char *stop;
 
-    if (!(base == 16 ? isxdigit(first) : isdigit(first)))
-        return false;
     errno = 0;
     value = strtoull(text, &stop, base);
-    if (errno != 0)
+    if (count == 0 || errno != 0 || stop != text + count) /* a sign, or 0x */
         return false;
     *end = stop;
     *number = value;

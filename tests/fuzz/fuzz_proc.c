@@ -63,7 +63,8 @@ static bool plain_number(const char *text, size_t length, unsigned base, uint64_
         if (value > UINT64_MAX)
             return false;
     }
-    *number = (uint64_t)value;
+    if (length > 0)
+        *number = (uint64_t)value;
     return length > 0;
 }
 
