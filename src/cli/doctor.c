@@ -138,8 +138,8 @@ static json_t *json_findings(const struct probe *p)
         const struct finding *f = &p->findings[i];
         json_t *object =
             json_pack("{s:s, s:s, s:o, s:s, s:o}", "name", f->name + strspn(f->name, " "), "status",
-                      status_names[f->status], "found", output_string(f->detail), "needed_for", f->needed_for,
-                      "remedy", output_string(f->remedy));
+                      status_names[f->status], "found", output_string(f->detail), "needed_for",
+                      f->needed_for, "remedy", output_string(f->remedy));
 
         if (json_array_append_new(array, object) != 0) {
             json_decref(array);

@@ -101,7 +101,8 @@ int output_check(const char *path)
     if (output_is_stdout(path))
         return 0;
     if (stat(path, &status) == 0 && S_ISDIR(status.st_mode))
-        return error_set(-EISDIR, "cannot write the JSON report: " SHOWN_PATH " is a directory", path);
+        return error_set(-EISDIR, "cannot write the JSON report: " SHOWN_PATH " is a directory",
+                         path);
     if (is_special(path))
         return 0;
     fd = beside_open(path, &name);
@@ -119,7 +120,8 @@ static int special_write(const char *path, const json_t *json)
     int failed;
 
     if (file == NULL)
-        return error_set(-errno, "cannot open " SHOWN_PATH " for the JSON report: %s", path, strerror(errno));
+        return error_set(-errno, "cannot open " SHOWN_PATH " for the JSON report: %s", path,
+                         strerror(errno));
     failed = json_dumpf(json, file, JSON_STYLE) != 0;
     failed |= fputc('\n', file) == EOF;
     failed |= fflush(file) != 0;

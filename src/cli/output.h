@@ -15,7 +15,8 @@ static inline bool output_is_stdout(const char *path)
 
 /*
  * A JSON string of any text: paths and messages need not be UTF-8, or may have been cut within a
- * character; each byte that is part of none becomes U+FFFD. A new reference, or NULL without memory.
+ * character; each byte that is part of none becomes U+FFFD. A new reference, or NULL without
+ * memory.
  */
 json_t *output_string(const char *text);
 

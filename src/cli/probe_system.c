@@ -83,8 +83,8 @@ void probe_kernel(struct probe *p)
     p->in_container = access("/.dockerenv", F_OK) == 0 || access("/run/.containerenv", F_OK) == 0;
     if (uname(&name) != 0)
         return;
-    enough = proc_version(name.release, &major, &minor) &&
-             (major > 5 || (major == 5 && minor >= 7));
+    enough =
+        proc_version(name.release, &major, &minor) && (major > 5 || (major == 5 && minor >= 7));
     f = finding_add(p, "kernel", enough ? FINDING_OK : FINDING_MISSING,
                     "mapper copy: 5.7; move: 6.8", "Linux %.40s%s", name.release,
                     p->in_container ? ", in a container" : "");

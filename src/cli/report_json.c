@@ -61,11 +61,12 @@ static json_t *json_settings(const struct sim_result *r)
 {
     const struct sim_settings *s = r->settings;
 
-    return json_pack(
-        "{s:I, s:I, s:f, s:I, s:i, s:i, s:I, s:o, s:o}", "virtual", (json_int_t)s->virtual_bytes,
-        "accesses", (json_int_t)s->accesses, "seconds", (double)s->time_ns / 1e9, "run_max",
-        (json_int_t)s->run_max, "threads", (int)s->threads, "write_percent", (int)s->write_percent,
-        "seed", (json_int_t)s->seed, "store", output_string(r->store), "tunables", report_tunables(&r->tunables));
+    return json_pack("{s:I, s:I, s:f, s:I, s:i, s:i, s:I, s:o, s:o}", "virtual",
+                     (json_int_t)s->virtual_bytes, "accesses", (json_int_t)s->accesses, "seconds",
+                     (double)s->time_ns / 1e9, "run_max", (json_int_t)s->run_max, "threads",
+                     (int)s->threads, "write_percent", (int)s->write_percent, "seed",
+                     (json_int_t)s->seed, "store", output_string(r->store), "tunables",
+                     report_tunables(&r->tunables));
 }
 
 static json_t *json_outcome(const struct sim_result *r)
@@ -77,7 +78,8 @@ static json_t *json_outcome(const struct sim_result *r)
                      (json_int_t)r->wrong_pages, "wrong_accesses", (json_int_t)r->wrong_accesses,
                      "failed_accesses", (json_int_t)r->failed, "failed_in_sweep",
                      (json_int_t)r->sweep_failed, "torn_writes", (json_int_t)r->torn, "interrupted",
-                     r->interrupted, "books_balanced", r->balanced, "books", output_string(r->books));
+                     r->interrupted, "books_balanced", r->balanced, "books",
+                     output_string(r->books));
 }
 
 static json_t *json_phase(const char *what, uint64_t count, uint64_t ns)

@@ -29,8 +29,8 @@ static int apply_virtual(void *context, const char *value)
     if (bytes == 0)
         return error_set(-ERANGE, "virtual: a region of 0 bytes has no page; give at least 4K");
     if (bytes > VIRTUAL_MAX)
-        return error_set(-ERANGE, "virtual: " SHOWN " is larger than can be mapped; give at most 64T",
-                         value);
+        return error_set(
+            -ERANGE, "virtual: " SHOWN " is larger than can be mapped; give at most 64T", value);
     s->virtual_bytes = (bytes + VMSM_PAGE_SIZE - 1) & ~(uint64_t)(VMSM_PAGE_SIZE - 1);
     return 0;
 }
@@ -67,7 +67,8 @@ static int apply_seconds(void *context, const char *value)
             return result;
     }
     if (ns == 0)
-        return error_set(-ERANGE, "seconds: a run of " SHOWN " has no time for anything; give more than 0",
+        return error_set(-ERANGE,
+                         "seconds: a run of " SHOWN " has no time for anything; give more than 0",
                          value);
     if (ns > SECONDS_MAX * TUNABLE_SECOND)
         return error_set(-ERANGE, "seconds: " SHOWN " is over a year; give less", value);
@@ -136,8 +137,9 @@ static int apply_preset(void *context, const char *value)
     int result = 0;
 
     if (value[0] == '\0' || strlen(value) >= sizeof(words))
-        return error_set(
-            -EINVAL, "preset: \"" SHOWN "\" is not a list of small, harsh-disk, spinning-locks", value);
+        return error_set(-EINVAL,
+                         "preset: \"" SHOWN "\" is not a list of small, harsh-disk, spinning-locks",
+                         value);
     snprintf(words, sizeof(words), "%s", value);
     while (result == 0 && (word = strsep(&rest, ",")) != NULL)
         result = preset_apply(context, word);

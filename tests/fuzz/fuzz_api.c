@@ -14,8 +14,8 @@
 
 #define PAGE 4096u
 #define AREAS 4u
-#define AREA_PAGES 96u
-#define CALLS_MAX 160u
+#define AREA_PAGES 48u
+#define CALLS_MAX 120u
 #define COPY_MAX (6u * PAGE)
 
 struct page {
@@ -41,8 +41,8 @@ struct model {
 struct range {
     char *start;
     size_t length;
-    bool aligned; /* start and length */
-    bool covered; /* not empty, and every byte is mapped */
+    bool aligned;         /* start and length */
+    bool covered;         /* not empty, and every byte is mapped */
     uintptr_t first, end; /* if covered: the pages it touches */
 };
 
@@ -236,8 +236,8 @@ static void call_discard(struct input *in, bool unmap)
 {
     struct range r = range_choose(in, true);
     int want = !r.aligned || !r.covered ? -EINVAL : range_pinned(&r) ? -EBUSY : 0;
-    int got = unmap ? vmsm_unmap(model.m, r.start, r.length)
-                    : vmsm_decommit(model.m, r.start, r.length);
+    int got =
+        unmap ? vmsm_unmap(model.m, r.start, r.length) : vmsm_decommit(model.m, r.start, r.length);
     struct page *page;
 
     check_result(unmap ? "unmap" : "decommit", &r, got, want);
@@ -269,8 +269,8 @@ static void call_advise(struct input *in)
 
     if (r.length == 0 && r.aligned && advice == VMSM_WILLNEED)
         want = 0; /* nothing is needed */
-    check_result("advise", &r,
-                 vmsm_advise(model.m, r.start, r.length, (enum vmsm_advice)advice), want);
+    check_result("advise", &r, vmsm_advise(model.m, r.start, r.length, (enum vmsm_advice)advice),
+                 want);
 }
 
 static void call_prefault(struct input *in)
@@ -445,8 +445,8 @@ static void call_check(struct input *in)
     }
     must(c.mapped_pages == mapped, "%llu pages mapped, should be %llu",
          (unsigned long long)c.mapped_pages, (unsigned long long)mapped);
-    must(c.pinned_pages == pinned, "%llu pins, should be %llu",
-         (unsigned long long)c.pinned_pages, (unsigned long long)pinned);
+    must(c.pinned_pages == pinned, "%llu pins, should be %llu", (unsigned long long)c.pinned_pages,
+         (unsigned long long)pinned);
     must(c.pages_lost == 0 && c.faults_failed == 0, "%llu pages were lost",
          (unsigned long long)c.pages_lost);
 }
@@ -454,13 +454,25 @@ static void call_check(struct input *in)
 static void call_one(struct input *in)
 {
     static void (*const calls[])(struct input *) = {
-        call_map,     call_map_wrong, call_unmap, call_decommit, call_advise, call_prefault,
-        call_pin,     call_unpin,     call_write, call_write,    call_read,   call_fill,
-        call_sweep,   call_check,     call_map,   call_read,
+        call_map,   call_map_wrong, call_unmap, call_decommit, call_advise, call_prefault,
+        call_pin,   call_unpin,     call_write, call_write,    call_read,   call_fill,
+        call_sweep, call_check,     call_map,   call_read,
     };
 
     model.calls++;
     calls[input_byte(in) % 16](in);
+}
+
+/* Run by run of pages that are mapped. */
+static void area_unmap(const struct area *area)
+{
+    for (unsigned i = 0, end; i < area->pages; i = end + 1) {
+        for (end = i; end < area->pages && area->page[end].mapped;)
+            end++;
+        if (end > i)
+            must(vmsm_unmap(model.m, area->base + (size_t)i * PAGE, (size_t)(end - i) * PAGE) == 0,
+                 "%s", vmsm_last_error());
+    }
 }
 
 /* Everything is right, and is given back. */
@@ -472,15 +484,11 @@ static void finish(void)
         struct area *area = &model.areas[n];
 
         area_check(area);
-        for (unsigned i = 0; i < area->pages; i++) {
-            char *start = area->base + (size_t)i * PAGE;
-
+        for (unsigned i = 0; i < area->pages; i++)
             for (; area->page[i].pins > 0; area->page[i].pins--)
-                must(vmsm_unpin(model.m, start, 1) == 0, "%s", vmsm_last_error());
-            if (area->page[i].mapped)
-                must(vmsm_unmap(model.m, start, PAGE) == 0, "%s", vmsm_last_error());
-            area->page[i].mapped = false;
-        }
+                must(vmsm_unpin(model.m, area->base + (size_t)i * PAGE, 1) == 0, "%s",
+                     vmsm_last_error());
+        area_unmap(area);
     }
     must(vmsm_check(model.m) == 0, "%s", vmsm_last_error());
     vmsm_get_counters(model.m, &c);

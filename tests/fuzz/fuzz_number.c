@@ -20,18 +20,12 @@ struct unit {
     uint64_t factor;
 };
 
-static const struct unit sizes[] = {{"", 1},
-                                    {"k", TUNABLE_KIB},
-                                    {"m", TUNABLE_MIB},
-                                    {"g", TUNABLE_MIB * 1024},
-                                    {"t", TUNABLE_TIB},
-                                    {NULL, 0}};
-static const struct unit times[] = {{"ns", 1},
-                                    {"us", 1000},
-                                    {"ms", 1000000},
-                                    {"s", TUNABLE_SECOND},
-                                    {"m", 60 * TUNABLE_SECOND},
-                                    {NULL, 0}};
+static const struct unit sizes[] = {
+    {"", 1},  {"k", TUNABLE_KIB}, {"m", TUNABLE_MIB}, {"g", TUNABLE_MIB * 1024}, {"t", TUNABLE_TIB},
+    {NULL, 0}};
+static const struct unit times[] = {
+    {"ns", 1}, {"us", 1000}, {"ms", 1000000}, {"s", TUNABLE_SECOND}, {"m", 60 * TUNABLE_SECOND},
+    {NULL, 0}};
 
 /* Digits, with a point or without, taken as one whole number and a power of ten. */
 struct exact {
@@ -108,8 +102,8 @@ static int exact_parse(const char *text, const struct unit *units, bool any_case
 
 static void check_kind(unsigned kind, const char *text)
 {
-    static int (*const parsers[])(const char *, const char *,
-                                  uint64_t *) = {parse_size, parse_time, parse_count};
+    static int (*const parsers[])(const char *, const char *, uint64_t *) = {parse_size, parse_time,
+                                                                             parse_count};
     static const struct unit *const units[] = {sizes, times, NULL};
     uint64_t got = UNTOUCHED, want = UNTOUCHED;
     int expected = exact_parse(text, units[kind], kind == 0, &want), result;

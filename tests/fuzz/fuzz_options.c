@@ -44,8 +44,7 @@ static void check_message(const struct capture *c, const char *prefix)
          "not one line: \"%s\"", c->err_text);
 }
 
-static void check_outcome(enum options_outcome outcome, const struct capture *c,
-                          const char *prefix)
+static void check_outcome(enum options_outcome outcome, const struct capture *c, const char *prefix)
 {
     if (outcome == OPTIONS_WRONG) {
         check_message(c, prefix);
@@ -71,8 +70,7 @@ static void check_ranges(const struct sim_settings *s)
         const struct tunable_info *info = &tunable_table[i];
         uint64_t number;
 
-        if (info->type != TUNABLE_SIZE && info->type != TUNABLE_TIME &&
-            info->type != TUNABLE_COUNT)
+        if (info->type != TUNABLE_SIZE && info->type != TUNABLE_TIME && info->type != TUNABLE_COUNT)
             continue;
         memcpy(&number, (const char *)&s->tunables + info->offset, sizeof(number));
         must((number >= info->minimum && number <= info->maximum) ||

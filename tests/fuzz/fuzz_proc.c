@@ -17,9 +17,9 @@
 static FILE *stream_of(const struct input *in)
 {
     /* fmemopen() refuses an empty buffer. */
-    FILE *file = input_left(in) ? fmemopen((void *)(uintptr_t)in->at, (size_t)(in->end - in->at),
-                                           "r")
-                                : fopen("/dev/null", "re");
+    FILE *file = input_left(in)
+                     ? fmemopen((void *)(uintptr_t)in->at, (size_t)(in->end - in->at), "r")
+                     : fopen("/dev/null", "re");
 
     must(file != NULL, "no stream: %d", errno);
     return file;
@@ -117,8 +117,8 @@ static void check_limit(struct input *in)
 {
     char *text = input_text(in, -1);
     uint64_t got = UNTOUCHED, want = UNTOUCHED;
-    bool is = strspn(text, "0123456789") == strlen(text) &&
-              plain_number(text, strlen(text), 10, &want);
+    bool is =
+        strspn(text, "0123456789") == strlen(text) && plain_number(text, strlen(text), 10, &want);
 
     must(proc_limit(text, &got) == is, "\"%s\" is %sa limit", text, is ? "" : "not ");
     must(got == (is ? want : UNTOUCHED), "\"%s\" is %llu", text, (unsigned long long)got);

@@ -40,8 +40,7 @@ static size_t distance(const char *a, const char *b)
             size_t best = i == 0 ? j : i;
 
             if (i > 0 && j > 0) {
-                bool same =
-                    tolower((unsigned char)a[i - 1]) == tolower((unsigned char)b[j - 1]);
+                bool same = tolower((unsigned char)a[i - 1]) == tolower((unsigned char)b[j - 1]);
                 size_t change = table[i - 1][j - 1] + !same;
 
                 best = table[i - 1][j] + 1;

@@ -55,8 +55,7 @@ static void check_ranges(const struct tunables *t)
             must(memchr(value, '\0', TUNABLE_STRING_MAX) != NULL, "%s has no end", info->name);
         } else if (info->type == TUNABLE_CHOICE) {
             for (unsigned word = 0; word <= *(const unsigned *)value; word++)
-                must(info->choices[word] != NULL, "%s is %u", info->name,
-                     *(const unsigned *)value);
+                must(info->choices[word] != NULL, "%s is %u", info->name, *(const unsigned *)value);
         }
     }
 }
