@@ -131,6 +131,10 @@ refused 2 'accesses: .*out of range' sim --accesses 0
 refused 2 'seconds: .*give more' sim --seconds 0
 refused 2 'seconds: .*negative' sim --seconds -1
 refused 2 'seconds: .*not a time' sim --seconds soon
+refused 2 'seconds: .*not a time' sim --seconds ' -5'
+refused 2 'seconds: .*ends in "x10"' sim --seconds 0x10
+refused 2 '"1?2" ends in' sim --memory "$(printf '1\t2')"
+refused 2 'give 1 to 256' sim --threads "$(printf '%0600d' 300)"
 refused 2 'trap: sim needs faults' sim --trap none
 
 VMSM_CONF=memry:1M
@@ -164,6 +168,11 @@ done
 set -- "$dir"/report*
 [ $# -eq 1 ]
 ok $? "no other file is left beside it"
+
+odd=$(printf 'odd\377')
+call sim $small --pagefile "$dir/$odd" --json "$dir/odd.json"
+[ "$status" -eq 0 ] && grep -q "\"pagefile\": \".*/odd$(printf '\357\277\275')\"" "$dir/odd.json"
+ok $? "a path that is not UTF-8 does not cost the JSON report"
 
 grep '"writes":' "$dir/report" >"$dir/first"
 call sim $small --seed 7 --json "$dir/report"
