@@ -56,7 +56,7 @@ CLI_SOURCES := $(sort $(wildcard src/cli/*.c))
 HEADERS := $(sort $(wildcard include/*.h src/*.h src/*/*.h tests/*.h tests/fuzz/*.h bench/*.h \
 	examples/*.h))
 PROGRAM_SOURCES := $(sort $(wildcard tests/test_*.c tests/fuzz/*.c bench/*.c examples/*.c))
-SIM_MAINS := src/sim/simtest.c
+SIM_MAINS := src/sim/simtest.c src/sim/exhaust.c
 SIM_SOURCES := $(filter-out $(SIM_MAINS),$(sort $(wildcard src/sim/*.c)))
 ALL_SOURCES := $(LIB_SOURCES) $(CLI_SOURCES) $(SIM_SOURCES) $(SIM_MAINS) $(PROGRAM_SOURCES)
 

@@ -19,7 +19,6 @@
 static struct {
     char *small, *large;
     size_t small_used, large_used, live;
-    bool keep; /* what is released */
 } arena;
 
 static char *map_at(void *base, size_t size)
@@ -59,7 +58,7 @@ static void arena_release(void *base, size_t length)
 {
     check_always(arena.live >= length);
     arena.live -= length;
-    if (length < LARGE_FROM && !arena.keep)
+    if (length < LARGE_FROM)
         memset(base, RELEASED, length);
 }
 
@@ -77,6 +76,13 @@ void arena_reset(void)
     arena.small_used = arena.large_used = arena.live = 0;
 }
 
+void arena_rewind(size_t used, size_t live)
+{
+    memset(arena.small + used, 0, arena.small_used - used);
+    arena.small_used = used;
+    arena.live = live;
+}
+
 size_t arena_live(void)
 {
     return arena.live;
@@ -90,11 +96,6 @@ void *arena_base(void)
 size_t arena_used(void)
 {
     return arena.small_used;
-}
-
-void arena_scribble(bool on)
-{
-    arena.keep = !on;
 }
 
 const struct platform platform_sim = {

@@ -18,7 +18,7 @@ size_t arena_live(void);
 /* The part from which small reservations came so far. */
 void *arena_base(void);
 size_t arena_used(void);
-/* May a released reservation be overwritten? On at first. */
-void arena_scribble(bool on);
+/* Take back what has been reserved since arena_used() was `used`; it reads as zero again. */
+void arena_rewind(size_t used, size_t live);
 
 #endif

@@ -37,7 +37,9 @@ struct disk {
     struct slot_state *slots;
     char *content;
     struct request *requests;
-    uint64_t full_until; /* ns */
+    uint64_t capacity;    /* slots there is memory for */
+    uint64_t full_until;  /* ns */
+    unsigned fail_writes; /* so many writes to come fail */
     uint64_t made, harm;
     unsigned under_way;
 };
@@ -168,7 +170,8 @@ static int do_write(struct disk *disk, const struct store_io *io)
             return -EIO;
         }
     }
-    if (happens(disk, disk->faults.write_error_every)) {
+    if (disk->fail_writes > 0 || happens(disk, disk->faults.write_error_every)) {
+        disk->fail_writes -= disk->fail_writes > 0;
         tear(disk, io);
         return -EIO;
     }
@@ -259,7 +262,7 @@ static void send(struct disk_queue *queue, struct store_io *io)
     *r = (struct request){.queue = queue, .io = io};
     r->event.happen = complete;
     r->event.argument = r;
-    if (io->write)
+    if (io->write && disk->schedule->policy != SCHEDULE_CHOSEN)
         r->early = random_once_in(&disk->random, 2);
     for (unsigned i = 0; i < io->count && !io->write; i++)
         garbage(disk, io_page(io, i)); /* nobody may look before the read is complete */
@@ -331,7 +334,7 @@ static int disk_grow(struct store *store, uint64_t slots)
     if (slots <= store->slots)
         return 0;
     schedule_yield(disk->schedule, SYNC_AT_STEP);
-    if (slots > DISK_SLOTS_MAX || happens(disk, disk->faults.grow_error_every))
+    if (slots > disk->capacity || happens(disk, disk->faults.grow_error_every))
         return error_set(-ENOSPC, "the simulated disk has no room for %llu slots",
                          (unsigned long long)slots);
     store->slots = slots;
@@ -343,8 +346,8 @@ static void disk_close(struct store *store)
     struct disk *disk = disk_of(store);
 
     platform_sim.release(disk->requests, DISK_REQUESTS * sizeof(*disk->requests));
-    platform_sim.release(disk->slots, DISK_SLOTS_MAX * sizeof(*disk->slots));
-    platform_sim.release(disk->content, DISK_SLOTS_MAX * SLOT);
+    platform_sim.release(disk->slots, disk->capacity * sizeof(*disk->slots));
+    platform_sim.release(disk->content, disk->capacity * SLOT);
     platform_sim.release(disk, sizeof(*disk));
 }
 
@@ -367,13 +370,14 @@ struct disk *disk_open(struct schedule *s, uint64_t seed, uint64_t slots, bool f
     disk->store.ops = &disk_ops;
     disk->store.slots = slots;
     disk->store.can_grow = !fixed;
+    disk->capacity = fixed ? slots : DISK_SLOTS_MAX;
     snprintf(disk->store.where, sizeof(disk->store.where), "(simulated)");
     disk->schedule = s;
     disk->random.state = seed;
     disk->faults = *faults;
     disk->requests = platform_sim.reserve(DISK_REQUESTS * sizeof(*disk->requests));
-    disk->slots = platform_sim.reserve(DISK_SLOTS_MAX * sizeof(*disk->slots));
-    disk->content = platform_sim.reserve(DISK_SLOTS_MAX * SLOT);
+    disk->slots = platform_sim.reserve(disk->capacity * sizeof(*disk->slots));
+    disk->content = platform_sim.reserve(disk->capacity * SLOT);
     return disk;
 }
 
@@ -387,6 +391,11 @@ void disk_behave(struct disk *disk)
     disk->faults = (struct disk_faults){.latency_min = disk->faults.latency_min,
                                         .latency_max = disk->faults.latency_max};
     disk->full_until = 0;
+}
+
+void disk_fail_writes(struct disk *disk, unsigned count)
+{
+    disk->fail_writes = count;
 }
 
 const void *disk_content(const struct disk *disk, uint64_t slot)

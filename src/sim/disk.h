@@ -43,6 +43,8 @@ struct store *disk_store(struct disk *disk);
 
 /* From now on nothing goes wrong any more. */
 void disk_behave(struct disk *disk);
+/* The next count writes fail, whatever the faults say. */
+void disk_fail_writes(struct disk *disk, unsigned count);
 const void *disk_content(const struct disk *disk, uint64_t slot);
 /* Has the disk lost what was last written there? */
 bool disk_harmed(const struct disk *disk, uint64_t slot);

@@ -156,6 +156,7 @@ const char *invariants_check(struct invariants *v, bool thorough)
     struct machine *m = v->w->machine;
 
     v->round++;
+    v->broken = NULL;
     if (m->frames == NULL || atomic_load(&m->regions_lock.word) & SYNC_RW_WRITER)
         return NULL;
     for (unsigned r = 0; r < m->region_count; r++) {

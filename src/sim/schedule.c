@@ -40,7 +40,9 @@ static void stack_arrive(void *saved, const void **base, size_t *size)
 }
 #endif
 
-#define FAIR_EVERY 512u /* steps */
+#define SAVED_REGISTERS 40u               /* bytes: rbx and r12 to r15 */
+#define STACK_CLEARED ((size_t)16 * 1024) /* bytes */
+#define FAIR_EVERY 512u                   /* steps */
 
 static struct schedule *schedule_of(struct sync *sync)
 {
@@ -82,6 +84,13 @@ static _Noreturn void enter(struct schedule *s, struct sync_thread *thread, void
     context.uc_stack.ss_sp = thread->stack;
     context.uc_stack.ss_size = SIM_STACK;
     context.uc_link = NULL;
+#if defined(__x86_64__)
+    /* What another thread had in its registers must not be part of this one's state. */
+    static const int kept[] = {REG_RBX, REG_RBP, REG_R12, REG_R13, REG_R14, REG_R15};
+
+    for (size_t i = 0; i < sizeof(kept) / sizeof(kept[0]); i++)
+        context.uc_mcontext.gregs[kept[i]] = 0;
+#endif
     makecontext(&context, thread_entry, 0);
     thread->begun = true;
     starting = s;
@@ -297,10 +306,25 @@ static struct sync_thread *choose(struct schedule *s)
     return pick(s, ready, count);
 }
 
-static void step(struct schedule *s, enum sync_point point)
+/*
+ * Overwrite what calls have left below this frame: where states are compared, the thread's next
+ * calls must not find there what depends on who ran before.
+ */
+__attribute__((noinline)) static void clear_below(void)
+{
+    volatile uint64_t *end = (uint64_t *)__builtin_frame_address(0) - 4;
+
+    for (volatile uint64_t *at = end - STACK_CLEARED / sizeof(*at); at < end; at++)
+        *at = 0;
+}
+
+__attribute__((noinline)) static void step(struct schedule *s, enum sync_point point)
 {
     struct sync_thread *self = s->current, *next;
 
+    /* All that the thread needs to go on lies above this, its registers right below the frame. */
+    __builtin_unwind_init();
+    self->frame = (char *)__builtin_frame_address(0) - SAVED_REGISTERS;
     s->steps++;
     s->clock += s->step_ns;
     self->point = point;
@@ -319,6 +343,8 @@ static void step(struct schedule *s, enum sync_point point)
     schedule_note(s, (s->steps << 16) + (next->number << 8) + point);
     next->lazy = false;
     switch_to(s, next);
+    if (s->policy == SCHEDULE_CHOSEN)
+        clear_below();
 }
 
 /* The current thread has got on: who spins may look again. */

@@ -59,6 +59,7 @@ struct sync_thread {
     void (*run)(void *);
     void *argument;
     char *stack;      /* SIM_STACK bytes */
+    char *frame;      /* its stack down to its last yield point */
     void *fake_stack; /* the address sanitizer's */
     jmp_buf context;
     struct sync_ranks ranks; /* while it does not run */
