@@ -335,28 +335,30 @@ void machine_destroy(struct machine *m)
 void machine_get_counters(struct machine *m, struct vmsm_counters *out)
 {
     int64_t available = atomic_load(&m->available), touched = atomic_load(&m->touched);
+    struct vmsm_counters now; /* *out may be managed memory: nothing is held when it is written */
 
-    counters_collect(m->counters, out);
-    out->frames_total = m->frame_count;
-    out->frames_active = (uint64_t)atomic_load(&m->active);
-    out->frames_standby = standby_count(m);
-    out->frames_modified = list_count(m, LIST_MODIFIED);
-    out->frames_writing = (uint64_t)atomic_load(&m->writing);
-    out->frames_free = list_count(m, LIST_FREE);
-    out->frames_zero = list_count(m, LIST_ZERO);
-    out->frames_available = available > 0 ? (uint64_t)available : 0;
-    out->slots_bad = atomic_load(&m->pagefile.bad);
-    out->slots_used = atomic_load(&m->pagefile.slots.used) - 1;
+    counters_collect(m->counters, &now);
+    now.frames_total = m->frame_count;
+    now.frames_active = (uint64_t)atomic_load(&m->active);
+    now.frames_standby = standby_count(m);
+    now.frames_modified = list_count(m, LIST_MODIFIED);
+    now.frames_writing = (uint64_t)atomic_load(&m->writing);
+    now.frames_free = list_count(m, LIST_FREE);
+    now.frames_zero = list_count(m, LIST_ZERO);
+    now.frames_available = available > 0 ? (uint64_t)available : 0;
+    now.slots_bad = atomic_load(&m->pagefile.bad);
+    now.slots_used = atomic_load(&m->pagefile.slots.used) - 1;
     sync_mutex_lock(&m->sync, &m->pagefile.commit_lock, SYNC_COMMIT);
-    out->slots_total = m->pagefile.commit_slots;
-    out->commit_pages = m->pagefile.commit;
-    out->commit_limit = pagefile_commit_limit(m);
+    now.slots_total = m->pagefile.commit_slots;
+    now.commit_pages = m->pagefile.commit;
+    now.commit_limit = pagefile_commit_limit(m);
     sync_mutex_unlock(&m->sync, &m->pagefile.commit_lock, SYNC_COMMIT);
-    out->pinned_pages = (uint64_t)atomic_load(&m->pinned);
-    out->touched_pages = touched > 0 ? (uint64_t)touched : 0;
-    out->mapped_pages = 0;
+    now.pinned_pages = (uint64_t)atomic_load(&m->pinned);
+    now.touched_pages = touched > 0 ? (uint64_t)touched : 0;
+    now.mapped_pages = 0;
     sync_rwlock_read(&m->sync, &m->regions_lock, SYNC_REGIONS);
     for (unsigned r = 0; r < m->region_count; r++)
-        out->mapped_pages += (m->regions[r]->end - m->regions[r]->start) >> PAGE_SHIFT;
+        now.mapped_pages += (m->regions[r]->end - m->regions[r]->start) >> PAGE_SHIFT;
     sync_rwlock_unread(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    *out = now;
 }

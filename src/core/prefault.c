@@ -2,10 +2,13 @@
  * Explicit control of what is in memory: prefault, advice, pins.
  */
 #include <errno.h>
+#include <string.h>
 
 #include "core/check.h"
 #include "core/error.h"
 #include "core/machine.h"
+
+#define RANGES_AT_ONCE 128 /* ranges of a prefault that are brought in together */
 
 /* ---- prefault ---- */
 
@@ -59,26 +62,12 @@ static unsigned prefault_begin(struct machine *m, struct fault_queue *queue, uin
     return 1;
 }
 
-int machine_prefault(struct machine *m, const struct iovec *ranges, int range_count)
+/* Bring in ranges that are mapped; returns how many pages could not be had. */
+static unsigned prefault_ranges(struct machine *m, const struct iovec *ranges, int range_count)
 {
-    struct fault_queue *queue;
+    struct fault_queue *queue = fault_queue_get(m);
     unsigned failed = 0;
-    int error = 0;
 
-    if (range_count < 0 || (range_count > 0 && ranges == NULL))
-        return error_set(-EINVAL, "prefault: %d ranges", range_count);
-    sync_rwlock_read(&m->sync, &m->regions_lock, SYNC_REGIONS);
-    for (int i = 0; i < range_count && error == 0; i++) {
-        if (ranges[i].iov_len > 0 &&
-            !region_covers(m, (uintptr_t)ranges[i].iov_base, ranges[i].iov_len))
-            error =
-                error_set(-EINVAL, "prefault: %zu bytes at %p are not all mapped by this manager",
-                          ranges[i].iov_len, ranges[i].iov_base);
-    }
-    sync_rwlock_unread(&m->sync, &m->regions_lock, SYNC_REGIONS);
-    if (error != 0)
-        return error;
-    queue = fault_queue_get(m);
     fault_queue_enter(m, queue);
     for (int i = 0; i < range_count; i++) {
         uintptr_t va = (uintptr_t)ranges[i].iov_base & ~(PAGE_SIZE - 1);
@@ -97,6 +86,46 @@ int machine_prefault(struct machine *m, const struct iovec *ranges, int range_co
         fault_reap(m, queue, true, &failed);
     fault_queue_leave(m, queue);
     fault_queue_put(m, queue);
+    return failed;
+}
+
+static int check_range(struct machine *m, const char *what, struct iovec range)
+{
+    bool covered;
+
+    sync_rwlock_read(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    covered = range.iov_len == 0 || region_covers(m, (uintptr_t)range.iov_base, range.iov_len);
+    sync_rwlock_unread(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    if (covered)
+        return 0;
+    return error_set(-EINVAL, "%s: %zu bytes at %p are not all mapped by this manager", what,
+                     range.iov_len, range.iov_base);
+}
+
+/*
+ * The array may itself be managed memory, even a part of what it asks for. So it is read while
+ * nothing is held and no page is busy by us: a piece at a time.
+ */
+int machine_prefault(struct machine *m, const struct iovec *ranges, int range_count)
+{
+    struct iovec piece[RANGES_AT_ONCE];
+    unsigned failed = 0;
+
+    if (range_count < 0 || (range_count > 0 && ranges == NULL))
+        return error_set(-EINVAL, "prefault: %d ranges", range_count);
+    for (int i = 0; i < range_count; i++) {
+        int error = check_range(m, "prefault", ranges[i]);
+
+        if (error != 0)
+            return error;
+    }
+    for (int i = 0; i < range_count;) {
+        int n = range_count - i < RANGES_AT_ONCE ? range_count - i : RANGES_AT_ONCE;
+
+        memcpy(piece, ranges + i, (size_t)n * sizeof(*ranges));
+        failed += prefault_ranges(m, piece, n);
+        i += n;
+    }
     return failed > 0 ? error_set(-EIO, "prefault: %u pages could not be had", failed) : 0;
 }
 
