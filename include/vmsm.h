@@ -185,6 +185,7 @@ VMSM_API int vmsm_advise(struct vmsm *m, void *addr, size_t length, enum vmsm_ad
  *   -EINVAL  bad range (or, for unpin, a page in it is not pinned)
  *   -ENOMEM  too much would be pinned: an eighth of the frames must stay free
  *   -EIO     a page could not be read
+ *   -EOVERFLOW  a page is pinned 65535 times already
  */
 VMSM_API int vmsm_pin(struct vmsm *m, void *addr, size_t length);
 VMSM_API int vmsm_unpin(struct vmsm *m, void *addr, size_t length);

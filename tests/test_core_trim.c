@@ -166,6 +166,60 @@ static void offered(void)
     tear_down(&f);
 }
 
+/* A mapper whose regions lie side by side. Nobody touches memory of the mapper soft. */
+static struct mapper_ops side_by_side;
+static uintptr_t next_base = UINT64_C(1) << 40;
+
+static int open_next(struct mapper *mapper, size_t length, uintptr_t *base)
+{
+    (void)mapper;
+    *base = next_base;
+    next_base += length;
+    return 0;
+}
+
+static void close_nothing(struct mapper *mapper, uintptr_t base, size_t length)
+{
+    (void)mapper;
+    (void)base;
+    (void)length;
+}
+
+static int open_side_by_side(struct sync *sync, const struct mapper_options *options,
+                             struct mapper **mapper)
+{
+    int error = mapper_soft_open(sync, options, mapper);
+
+    if (error != 0)
+        return error;
+    side_by_side = *(*mapper)->ops;
+    side_by_side.region_open = open_next;
+    side_by_side.region_close = close_nothing;
+    (*mapper)->ops = &side_by_side;
+    return 0;
+}
+
+/* What is advised away goes first in every region that it lies in. */
+static void offered_across(void)
+{
+    struct fixture f;
+    uintptr_t first, second;
+
+    set_up_mapper(&f, "touch_window:1", open_side_by_side);
+    first = map_pages(&f, 100);
+    second = map_pages(&f, 100);
+    is(second, first + 100 * PAGE, "two regions lie side by side");
+    put_all(&f, first, 100, 1);
+    put_all(&f, second, 100, 1);
+    for (unsigned i = 0; i <= PTE_AGE_MAX; i++)
+        age_pass(&f); /* all are as old as what is advised away */
+    is(machine_advise(f.m, first + 90 * PAGE, 20 * PAGE, VMSM_DONTNEED), 0, "advice for both");
+    is(trim_pages(f.m, 20), 20, "twenty are trimmed");
+    is(pages_at(&f, first + 90 * PAGE, 10, 'm'), 10, "those of the first");
+    is(pages_at(&f, second, 10, 'm'), 10, "and those of the second");
+    tear_down(&f);
+}
+
 /* Pages that come back again and again go to better places on standby; unused read-ahead to the
  * worst. */
 static void priorities(void)
@@ -215,6 +269,7 @@ int main(void)
         wanted(stages[i]);
     }
     offered();
+    offered_across();
     priorities();
     steps();
     return done_testing();

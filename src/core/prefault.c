@@ -151,13 +151,21 @@ static void set_advice(struct machine *m, uintptr_t start, uintptr_t end, unsign
     }
 }
 
-/* The range is the oldest there is, and what the next trim looks at first. */
+/* The range is the oldest there is, and what the next trim looks at first. An offer is for one
+ * region. */
 static void dont_need(struct machine *m, uintptr_t start, size_t length)
 {
-    size_t pages = length >> PAGE_SHIFT;
+    uintptr_t end = start + length;
 
     age_range(m, start, length, PTE_AGE_MAX);
-    trim_offer(m, start, pages < UINT32_MAX ? (unsigned)pages : UINT32_MAX, PTE_AGE_MAX);
+    while (start < end) {
+        const struct region *region = region_find(m, start);
+        uintptr_t stop = region->end < end ? region->end : end;
+        size_t pages = (stop - start) >> PAGE_SHIFT;
+
+        trim_offer(m, start, pages < UINT32_MAX ? (unsigned)pages : UINT32_MAX, PTE_AGE_MAX);
+        start = stop;
+    }
 }
 
 int machine_advise(struct machine *m, uintptr_t start, size_t length, enum vmsm_advice advice)
