@@ -164,6 +164,60 @@ static void pins(void)
     tear_down(&f);
 }
 
+/* While a pin is under way, and is going to fail, another thread takes off one of its pins. */
+static struct {
+    struct fixture f;
+    uintptr_t base;
+    bool armed;
+    int error;
+} meddle;
+
+static void *unpin_first(void *argument)
+{
+    (void)argument;
+    meddle.error = machine_unpin(meddle.f.m, meddle.base, PAGE);
+    return NULL;
+}
+
+static void unpin_between(struct sync *s, enum sync_point point)
+{
+    pthread_t id;
+
+    (void)s;
+    if (!meddle.armed || point != SYNC_AT_UNLOCK ||
+        (word_at(&meddle.f, meddle.base, 1) & (PTE_PINNED | PTE_BUSY)) != PTE_PINNED)
+        return;
+    meddle.armed = false;
+    if (pthread_create(&id, NULL, unpin_first, NULL) == 0)
+        pthread_join(id, NULL);
+}
+
+static void failing_pin(void)
+{
+    struct sync_backend backend = sync_backend_linux;
+    struct machine *m;
+
+    set_up(&meddle.f, "touch_window:1");
+    m = meddle.f.m;
+    meddle.base = map_pages(&meddle.f, 4);
+    put_all(&meddle.f, meddle.base, 4, 1);
+    is(machine_pin(m, meddle.base + 3 * PAGE, PAGE), 0, "the last page is pinned");
+    frame_at(&meddle.f, meddle.base, 3)->pins = UINT16_MAX; /* as often as can be */
+    backend.yield = unpin_between;
+    m->sync.backend = &backend;
+    meddle.armed = true;
+    is(machine_pin(m, meddle.base, 4 * PAGE), -EOVERFLOW, "pinning all fails");
+    m->sync.backend = &sync_backend_linux;
+    ok(strstr(error_last(), "65535 times") != NULL, "in words: %s", error_last());
+    ok(!meddle.armed && meddle.error == 0, "one of the pins had been taken off before");
+    is(m->pinned, 1, "the others are undone, and each is counted once");
+    for (size_t p = 0; p < 3; p++)
+        ok(!(word_at(&meddle.f, meddle.base, p) & PTE_PINNED), "page %zu is not pinned", p);
+    frame_at(&meddle.f, meddle.base, 3)->pins = 1;
+    is(machine_unpin(m, meddle.base + 3 * PAGE, PAGE), 0, "the last is unpinned");
+    tear_down(&meddle.f);
+}
+
 int main(void)
 {
     all_at_once("full");
@@ -173,5 +227,6 @@ int main(void)
     for (size_t i = 0; i < STAGES; i++)
         beyond_memory(stages[i]);
     pins();
+    failing_pin();
     return done_testing();
 }

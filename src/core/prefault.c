@@ -248,18 +248,21 @@ static int pin_page(struct machine *m, uintptr_t va)
     }
 }
 
-/* Take one pin off the page at va. regions_lock held shared. */
-static int unpin_page(struct machine *m, uintptr_t va)
+/* Take one pin off the page at va; false if it has none (any more). regions_lock held shared. */
+static bool unpin_page(struct machine *m, uintptr_t va)
 {
     const struct region *region = region_find(m, va);
-    pte_t *pte = pagetable_pte(region->table, va);
     struct frame *frame;
     uint64_t word;
+    pte_t *pte;
 
+    if (region == NULL)
+        return false;
+    pte = pagetable_pte(region->table, va);
     do {
         word = pte_wait(m, pte);
-        if (!(word & PTE_PINNED)) /* another thread took the last one off meanwhile */
-            return error_set(-EINVAL, "unpin: %p is not pinned", (void *)va);
+        if (!(word & PTE_PINNED))
+            return false;
     } while (!pte_try_busy(&m->sync, pte, word));
     frame = &m->frames[pte_number(word)];
     check_always(atomic_load(&frame->pins) > 0);
@@ -267,7 +270,7 @@ static int unpin_page(struct machine *m, uintptr_t va)
         word &= ~PTE_PINNED;
     pte_release(m, pte, va, word | PTE_ACCESSED);
     atomic_fetch_sub(&m->pinned, 1);
-    return 0;
+    return true;
 }
 
 static int unpin_range(struct machine *m, uintptr_t start, uintptr_t end)
@@ -282,11 +285,25 @@ static int unpin_range(struct machine *m, uintptr_t start, uintptr_t end)
         if (region == NULL || !(pte_load(pagetable_pte(region->table, va)) & PTE_PINNED))
             error = error_set(-EINVAL, "unpin: %p is not pinned", (void *)va);
     }
-    for (uintptr_t va = start; va < end && error == 0; va += PAGE_SIZE)
-        error = unpin_page(m, va);
+    for (uintptr_t va = start; va < end && error == 0; va += PAGE_SIZE) {
+        if (!unpin_page(m, va)) /* another thread took the last one off meanwhile */
+            error = error_set(-EINVAL, "unpin: %p is not pinned", (void *)va);
+    }
     sync_rwlock_unread(&m->sync, &m->regions_lock, SYNC_REGIONS);
     sync_rwlock_unread(&m->sync, &m->gate, SYNC_GATE);
     return error;
+}
+
+/* Undo the pins of a pin that failed, but for those that the program has taken off, or unmapped,
+ * meanwhile: they are counted out already. */
+static void unpin_left(struct machine *m, uintptr_t start, uintptr_t end)
+{
+    machine_enter(m);
+    sync_rwlock_read(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    for (uintptr_t va = start; va < end; va += PAGE_SIZE)
+        unpin_page(m, va);
+    sync_rwlock_unread(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    sync_rwlock_unread(&m->sync, &m->gate, SYNC_GATE);
 }
 
 int machine_pin(struct machine *m, uintptr_t start, size_t length)
@@ -318,8 +335,7 @@ int machine_pin(struct machine *m, uintptr_t start, size_t length)
         uintptr_t failed = va - PAGE_SIZE;
 
         atomic_fetch_sub(&m->pinned, (int64_t)((end - failed) >> PAGE_SHIFT));
-        if (failed > start)
-            unpin_range(m, start, failed);
+        unpin_left(m, start, failed);
     }
     return error;
 }
