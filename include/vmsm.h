@@ -145,7 +145,7 @@ VMSM_API void vmsm_destroy(struct vmsm *m);
 /*
  * Map length bytes (rounded up to pages) of zeroes; *addr is page-aligned.
  *   -EINVAL  length is 0 or too large
- *   -ENOMEM  the commit does not fit (frames + slots), or no address space
+ *   -ENOMEM  the commit does not fit (frames + slots), no address space, or 4096 regions already
  *   -ENOSPC  the pagefile had to grow for the commit and the disk is full
  */
 VMSM_API int vmsm_map(struct vmsm *m, size_t length, void **addr);
@@ -161,6 +161,7 @@ VMSM_API int vmsm_reserve(struct vmsm *m, size_t length, void **addr);
  * Unmap any page-aligned part of a region.
  *   -EINVAL  not aligned, length 0, or the range is not wholly mapped by m
  *   -EBUSY   a page in it is pinned
+ *   -ENOMEM  the middle of a region, so that two would be left, while there are 4096; or no memory
  */
 VMSM_API int vmsm_unmap(struct vmsm *m, void *addr, size_t length);
 

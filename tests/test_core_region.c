@@ -2,6 +2,7 @@
  * Regions: parts unmapped and given back whatever state their pages are in, the rest untouched.
  */
 #include <errno.h>
+#include <sys/mman.h>
 
 #include "machine_fixture.h"
 
@@ -202,6 +203,84 @@ static void terabyte(void)
     tear_down(&f);
 }
 
+/* With as many regions as there can be, each can still be unmapped: whole, in front or at the end.
+ */
+static void as_many_as_can_be(void)
+{
+    struct fixture f;
+    uintptr_t base, last, other = 0;
+    unsigned failed = 0;
+
+    set_up(&f, "pagefile_size:64M");
+    base = map_pages(&f, 2 * REGIONS_MAX + 3);
+    for (size_t p = 1; p < 2 * REGIONS_MAX - 2; p += 2)
+        failed += region_unmap(f.m, base + p * PAGE, PAGE) != 0;
+    is(failed, 0, "every second page is unmapped");
+    is(f.m->region_count, REGIONS_MAX, "as many regions as can be");
+    is(region_map(f.m, PAGE, false, &other), -ENOMEM, "another is refused");
+    ok(strstr(error_last(), "4096 regions") != NULL, "in words: %s", error_last());
+    last = base + (2 * REGIONS_MAX - 2) * PAGE;
+    put_all(&f, last, 5, 1);
+    is(region_unmap(f.m, last + 2 * PAGE, PAGE), -ENOMEM, "two cannot be made of one");
+    ok(strstr(error_last(), "4096 regions") != NULL, "in words: %s", error_last());
+    is(wrong_of(&f, last, 5, 1), 0, "it is as it was");
+    is(region_unmap(f.m, last, PAGE), 0, "its front can go");
+    is(region_unmap(f.m, last + 4 * PAGE, PAGE), 0, "its end too");
+    is(region_unmap(f.m, base, PAGE), 0, "and a whole region");
+    is(region_unmap(f.m, last + 2 * PAGE, PAGE), 0, "after that, two can be made of one");
+    tear_down(&f);
+}
+
+/* How many pages of a page table have ever been looked at, as the kernel sees it. */
+static size_t table_pages_used(const struct pagetable *table)
+{
+    uintptr_t from = (uintptr_t)table->ptes & ~(PAGE - 1);
+    uintptr_t to = (uintptr_t)(table->ptes + table->pages);
+    unsigned char here[512];
+    size_t used = 0;
+
+    for (; from < to; from += sizeof(here) * PAGE) {
+        size_t pages = (to - from + PAGE - 1) / PAGE;
+
+        if (pages > sizeof(here))
+            pages = sizeof(here);
+        if (mincore((void *)from, pages * PAGE, here) != 0)
+            return SIZE_MAX;
+        for (size_t i = 0; i < pages; i++)
+            used += here[i] & 1;
+    }
+    return used;
+}
+
+/* Whether a page is pinned is asked of the sections in use only. */
+static void sparse_pins(void)
+{
+    struct fixture f;
+    uintptr_t base = 0, other;
+    size_t n = 1u << 23;
+
+    set_up(&f, "touch_window:1");
+    other = map_pages(&f, 1);
+    if (region_map(f.m, n * PAGE, true, &base) != 0) {
+        skip("32 GiB: %s", error_last());
+        tear_down(&f);
+        return;
+    }
+    put(&f, base + n / 2 * PAGE, 0, 1);
+    is(machine_pin(f.m, other, PAGE), 0, "a page elsewhere is pinned");
+    is(region_decommit(f.m, base, n * PAGE), 0, "32 GiB with one page are decommitted");
+    ok(table_pages_used(region_find(f.m, base)->table) < 4096,
+       "without a look at every entry of the page table: %zu pages of %zu",
+       table_pages_used(region_find(f.m, base)->table), n * sizeof(pte_t) / PAGE);
+    is(machine_pin(f.m, base + (n / 2 + 7) * PAGE, PAGE), 0, "now one inside is pinned");
+    is(region_unmap(f.m, base, n * PAGE), -EBUSY, "it is found");
+    is(region_unmap(f.m, base, (n / 2 + 7) * PAGE), 0, "what is before it can go");
+    is(region_unmap(f.m, base + (n / 2 + 8) * PAGE, (n / 2 - 8) * PAGE), 0, "and what is behind");
+    is(machine_unpin(f.m, other, PAGE) + machine_unpin(f.m, base + (n / 2 + 7) * PAGE, PAGE), 0,
+       "unpinned");
+    tear_down(&f);
+}
+
 struct race {
     struct fixture f;
     uintptr_t base;
@@ -258,6 +337,8 @@ int main(void)
     refusals();
     overcommit();
     terabyte();
+    as_many_as_can_be();
+    sparse_pins();
     races();
     return done_testing();
 }

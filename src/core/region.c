@@ -107,6 +107,14 @@ static void take_out(struct machine *m, unsigned at)
         m->regions[i] = m->regions[i + 1];
 }
 
+static int too_many_regions(const char *what)
+{
+    return error_set(-ENOMEM,
+                     "%s: a manager has at most %u regions; map fewer, larger ones, and unmap "
+                     "them whole",
+                     what, REGIONS_MAX);
+}
+
 int region_map(struct machine *m, size_t length, bool overcommit, uintptr_t *base)
 {
     size_t pages = length / PAGE_SIZE + (length % PAGE_SIZE != 0);
@@ -139,10 +147,10 @@ int region_map(struct machine *m, size_t length, bool overcommit, uintptr_t *bas
     table->references = 1;
     table->overcommit = overcommit;
     sync_rwlock_write(&m->sync, &m->regions_lock, SYNC_REGIONS);
-    if (m->region_count < REGIONS_MAX - 1)
+    if (m->region_count < REGIONS_MAX)
         insert(m, region);
     else
-        error = error_set(-ENOMEM, "more than %u regions", REGIONS_MAX - 2);
+        error = too_many_regions("map");
     sync_rwlock_unwrite(&m->sync, &m->regions_lock, SYNC_REGIONS);
     if (error == 0) {
         *base = region->start;
@@ -281,6 +289,23 @@ static unsigned discard_range(struct machine *m, struct pagetable *table, uintpt
     return d.pinned;
 }
 
+/* Is a page of [start, end), which lies in one region, pinned? */
+static bool pinned_in(const struct pagetable *table, uintptr_t start, uintptr_t end)
+{
+    size_t low = pagetable_index(table, start), high = pagetable_index(table, end);
+    size_t n = low / SECTION_PAGES, stop = (high + SECTION_PAGES - 1) / SECTION_PAGES;
+
+    for (; pagetable_next_section(table, &n, stop); n++) {
+        size_t first = n * SECTION_PAGES, last = first + SECTION_PAGES;
+
+        for (size_t i = first > low ? first : low; i < last && i < high; i++) {
+            if (pte_load(&table->ptes[i]) & PTE_PINNED)
+                return true;
+        }
+    }
+    return false;
+}
+
 static bool pinned_inside(struct machine *m, uintptr_t start, uintptr_t end)
 {
     if (atomic_load(&m->pinned) == 0)
@@ -289,10 +314,9 @@ static bool pinned_inside(struct machine *m, uintptr_t start, uintptr_t end)
         const struct region *region = region_find(m, start);
         uintptr_t stop = region->end < end ? region->end : end;
 
-        for (; start < stop; start += PAGE_SIZE) {
-            if (pte_load(pagetable_pte(region->table, start)) & PTE_PINNED)
-                return true;
-        }
+        if (pinned_in(region->table, start, stop))
+            return true;
+        start = stop;
     }
     return false;
 }
@@ -397,13 +421,14 @@ int region_unmap(struct machine *m, uintptr_t start, size_t length)
             return error_set(-ENOMEM, "no memory to split a region");
         sync_rwlock_write(&m->sync, &m->regions_lock, SYNC_REGIONS);
         error = check_range(m, "unmap", start, end - start);
-        if (error == 0 && m->region_count >= REGIONS_MAX - 1)
-            error = error_set(-ENOMEM, "unmap: more than %u regions", REGIONS_MAX - 2);
         if (error == 0) {
-            struct region *region = region_find(m, start);
+            const struct region *region = region_find(m, start);
 
             stop = region->end < end ? region->end : end;
-            table = cut(m, start, stop, &spare, &gone);
+            if (region->start < start && stop < region->end && m->region_count == REGIONS_MAX)
+                error = too_many_regions("unmap from the middle of a region");
+            else
+                table = cut(m, start, stop, &spare, &gone);
         }
         sync_rwlock_unwrite(&m->sync, &m->regions_lock, SYNC_REGIONS);
         if (spare != NULL)

@@ -53,7 +53,7 @@ struct region {
     struct pagetable *table;
 };
 
-#define REGIONS_MAX 4096u
+#define REGIONS_MAX 4096u /* most regions of a machine */
 
 struct machine;
 
