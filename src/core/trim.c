@@ -19,6 +19,7 @@
 #include <errno.h>
 
 #include "core/check.h"
+#include "core/error.h"
 #include "core/machine.h"
 
 #define BATCH_WORTH                                                                                \
@@ -44,7 +45,7 @@ struct trim_victims {
 int trim_init(struct machine *m)
 {
     m->trimmer.victims = m->platform->reserve(sizeof(struct trim_victims));
-    return m->trimmer.victims != NULL ? 0 : -ENOMEM;
+    return m->trimmer.victims != NULL ? 0 : error_set(-ENOMEM, "no memory for the trimmer");
 }
 
 void trim_fini(struct machine *m)
