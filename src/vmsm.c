@@ -48,10 +48,35 @@ static int adjust(struct tunables *t)
     return 0;
 }
 
+/* Length of the scheme of a URI ("nbd" of "nbd://…"), which begins with a letter; 0: it is a path.
+ * A slash before the first colon makes it one. */
+static size_t scheme_length(const char *text)
+{
+    size_t n = strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-.");
+
+    return text[n] == ':' && n > 0 && text[0] >= 'A' ? n : 0;
+}
+
+/* The path of a file or block device: STORE itself, or what follows "file:". */
+static int file_path(const char *store, const char **path)
+{
+    size_t scheme = scheme_length(store);
+
+    *path = store;
+    if (scheme == 0)
+        return 0;
+    if (scheme != 4 || strncmp(store, "file", 4) != 0)
+        return error_set(-EINVAL,
+                         "pagefile %s: there is no store \"%.*s:\"; give a path, or file:PATH (a "
+                         "file whose name has a colon: ./%s)",
+                         store, (int)scheme, store, store);
+    *path = store + 5;
+    return 0;
+}
+
 static int open_store(const struct tunables *t, struct store **store)
 {
-    struct store_file_options file = {.path = t->pagefile,
-                                      .size_slots = t->pagefile_size / VMSM_PAGE_SIZE,
+    struct store_file_options file = {.size_slots = t->pagefile_size / VMSM_PAGE_SIZE,
                                       .direct = t->direct,
                                       .preallocate = t->preallocate};
     struct store_inject_options inject = {.delay_ns = t->store_delay,
@@ -64,8 +89,9 @@ static int open_store(const struct tunables *t, struct store **store)
     struct store *inner;
     int error;
 
-    if (strncmp(file.path, "file:", 5) == 0)
-        file.path += 5;
+    error = file_path(t->pagefile, &file.path);
+    if (error != 0)
+        return error;
     error = store_file_open(&file, &inner);
     if (error != 0)
         return error;
