@@ -158,6 +158,39 @@ static void rescue_while_failing(void)
     tear_down(&f);
 }
 
+/* Somebody else has nearly all slots, as if they were bad: faults lose patience then, too. */
+static void no_slots(const char *stage, const char *workers)
+{
+    uint32_t taken[1024], first;
+    struct fixture f;
+    unsigned n = 0;
+    uintptr_t base;
+    size_t written = 0;
+    char conf[100];
+
+    snprintf(conf, sizeof(conf), "stage:%s,workers:%s,patience:30ms,pagefile_size:2M", stage,
+             workers);
+    set_up(&f, conf);
+    base = map_pages(&f, 600);
+    while (n < 1024 && pagefile_take(f.m, 1, &first) == 1)
+        taken[n++] = first;
+    while (written < 600 && put(&f, base, written, 1) == FAULT_DONE)
+        written++;
+    ok(written > 0 && written <= f.m->frame_count,
+       "%s, workers %s: without a slot %zu pages fit in %u frames, then faults give up", stage,
+       workers, written, f.m->frame_count);
+    ok(f.m->writer.failing_since != 0 && strstr(error_last(), "refused writes") != NULL,
+       "in words: %s", error_last());
+    while (n > 0)
+        pagefile_release(f.m, taken[--n]);
+    f.m->writer.tried_at = 0;
+    while (put(&f, base, written, 1) != FAULT_DONE) /* it may still be refused, by old news */
+        sched_yield();
+    is(f.m->writer.failing_since, 0, "with slots it works again");
+    is(wrong_of(&f, base, written + 1, 1), 0, "nothing was lost");
+    tear_down(&f);
+}
+
 int main(void)
 {
     sorted();
@@ -170,5 +203,8 @@ int main(void)
     all_fail("basic", "on", -EIO);
     all_fail("full", "on", -ENOSPC);
     rescue_while_failing();
+    for (size_t i = 0; i < STAGES; i++)
+        no_slots(stages[i], "off");
+    no_slots("full", "on");
     return done_testing();
 }

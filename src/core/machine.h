@@ -80,14 +80,15 @@ struct write_batch;
 /* The writer's; used by one thread at a time (reclaim_lock where there are no workers). */
 struct writer {
     struct store_queue *queue;
-    struct write_batch *batches;    /* write_depth of them */
-    unsigned batch_pages;           /* most pages in one */
-    char *buffer;                   /* staging: write_depth * batch_pages pages */
-    unsigned in_flight;             /* batches */
-    unsigned failures;              /* pages that failed alone since a write last succeeded */
-    _Atomic uint64_t tried_at;      /* ns: when a batch was last begun */
-    _Atomic uint64_t failing_since; /* ns; 0: writes succeed. Read by frame_wait() */
-    _Atomic int error;              /* the last write error while failing */
+    struct write_batch *batches; /* write_depth of them */
+    unsigned batch_pages;        /* most pages in one */
+    char *buffer;                /* staging: write_depth * batch_pages pages */
+    unsigned in_flight;          /* batches */
+    unsigned failures;           /* pages that failed alone since a write last succeeded */
+    _Atomic uint64_t tried_at;   /* ns: when a batch was last begun */
+    _Atomic uint64_t
+        failing_since; /* ns; 0: writes succeed, and find slots. Read by frame_wait() */
+    _Atomic int error; /* the last write error while failing */
 };
 
 /* The trimmer's hand and what it needs for a section; one thread at a time. */

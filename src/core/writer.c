@@ -77,6 +77,55 @@ void writer_fini(struct machine *m)
         m->platform->release(w->batches, depth * sizeof(*w->batches));
 }
 
+/* ---- is the store failing? ---- */
+
+/* From now on faults that wait may lose patience. False: that was known. */
+static bool begin_failing(struct machine *m, int error)
+{
+    struct writer *w = &m->writer;
+
+    atomic_store(&w->error, error);
+    if (atomic_load(&w->failing_since) != 0)
+        return false;
+    atomic_store(&w->failing_since, sync_now(&m->sync));
+    return true;
+}
+
+static void note_failure(struct machine *m, int error)
+{
+    if (begin_failing(m, error))
+        log_line(
+            LOG_ERROR,
+            "pagefile %s does not accept writes: %s. Pages stay in memory and nothing is lost; "
+            "faults that need a frame wait. %s",
+            m->pagefile.store->where,
+            error == -ENOSPC ? "no space left on the device" : "input/output error",
+            error == -ENOSPC ? "Make room on its disk." : "Check its disk.");
+}
+
+/* A fault waits for a frame, and there is no slot for the page that should give it up. */
+static void note_no_slot(struct machine *m)
+{
+    if (begin_failing(m, -ENOSPC))
+        log_line(
+            LOG_ERROR,
+            "pagefile %s has no slot left; %llu could not be written and are withdrawn. Pages stay "
+            "in memory and nothing is lost; faults that need a frame wait. Unmap what is not "
+            "needed; check its disk, or use another pagefile.",
+            m->pagefile.store->where, (unsigned long long)atomic_load(&m->pagefile.bad));
+}
+
+static void note_success(struct machine *m)
+{
+    struct writer *w = &m->writer;
+
+    w->failures = 0;
+    if (atomic_load(&w->failing_since) == 0)
+        return;
+    atomic_store(&w->failing_since, 0);
+    log_line(LOG_WARNING, "pagefile %s accepts writes again", m->pagefile.store->where);
+}
+
 /* ---- making a batch ---- */
 
 /* Shell sort: no library call that might allocate. */
@@ -223,6 +272,9 @@ static bool write_begin(struct machine *m, struct write_batch *b)
         return false;
     with_slot = take_slots(m, b);
     put_back(m, b, with_slot);
+    /* A batch under way may give slots back; without a fault that waits there is time. */
+    if (with_slot == 0 && m->writer.in_flight == 0 && atomic_load(&m->waiting) > 0)
+        note_no_slot(m);
     b->pieces = 0;
     b->singly = false;
     for (unsigned i = 0; i < b->count; i++) {
@@ -272,33 +324,6 @@ static unsigned return_items(struct machine *m, struct write_batch *b, enum fram
     }
     atomic_fetch_sub(&m->writing, n);
     return kept;
-}
-
-static void note_failure(struct machine *m, int error)
-{
-    struct writer *w = &m->writer;
-
-    atomic_store(&w->error, error);
-    if (atomic_load(&w->failing_since) != 0)
-        return;
-    atomic_store(&w->failing_since, sync_now(&m->sync));
-    log_line(LOG_ERROR,
-             "pagefile %s does not accept writes: %s. Pages stay in memory and nothing is lost; "
-             "faults that need a frame wait. %s",
-             m->pagefile.store->where,
-             error == -ENOSPC ? "no space left on the device" : "input/output error",
-             error == -ENOSPC ? "Make room on its disk." : "Check its disk.");
-}
-
-static void note_success(struct machine *m)
-{
-    struct writer *w = &m->writer;
-
-    w->failures = 0;
-    if (atomic_load(&w->failing_since) == 0)
-        return;
-    atomic_store(&w->failing_since, 0);
-    log_line(LOG_WARNING, "pagefile %s accepts writes again", m->pagefile.store->where);
 }
 
 /* One page could not be written to one slot: withdraw the slot, unless the whole store seems to
