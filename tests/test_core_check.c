@@ -200,6 +200,69 @@ static void while_running(const char *stage, const char *workers)
     tear_down(&b.f);
 }
 
+/* What the thread that checks does while a write is under way. */
+static struct {
+    struct fixture f;
+    _Atomic unsigned parked, relaxed;
+    _Atomic bool checking;
+    int result;
+} waiting;
+
+static void count_park(struct sync *s, _Atomic uint32_t *word, uint32_t expected,
+                       uint64_t timeout_ns)
+{
+    waiting.parked += word == &waiting.f.m->writer.idle.sequence;
+    sync_backend_linux.park(s, word, expected, timeout_ns);
+}
+
+static void count_relax(struct sync *s, unsigned round)
+{
+    waiting.relaxed += waiting.checking;
+    sync_backend_linux.relax(s, round);
+}
+
+static void *check_books(void *argument)
+{
+    (void)argument;
+    waiting.result = machine_check(waiting.f.m);
+    return NULL;
+}
+
+/* A write takes as long as the disk likes: the check sleeps until it is done. */
+static void sleeps_through_writes(void)
+{
+    struct sync_backend backend = sync_backend_linux;
+    struct machine *m;
+    uintptr_t base;
+    pthread_t id;
+
+    set_up(&waiting.f, "touch_window:1");
+    m = waiting.f.m;
+    backend.park = count_park;
+    backend.relax = count_relax;
+    m->sync.backend = &backend;
+    base = map_pages(&waiting.f, 20);
+    put_all(&waiting.f, base, 20, 1);
+    trim_all(&waiting.f);
+    switch_hold(waiting.f.store, true);
+    atomic_fetch_add(&m->waiting, 1);
+    writer_step(m);
+    atomic_fetch_sub(&m->waiting, 1);
+    is(m->writer.in_flight, 1, "a write is under way");
+    waiting.checking = true;
+    pthread_create(&id, NULL, check_books, NULL);
+    while (waiting.parked == 0 && waiting.relaxed < 100000)
+        sched_yield();
+    ok(waiting.parked > 0, "the check sleeps until it is done");
+    switch_hold(waiting.f.store, false);
+    writer_drain(m);
+    pthread_join(id, NULL);
+    is(waiting.result, 0, "then the books balance");
+    waiting.checking = false;
+    is(wrong_of(&waiting.f, base, 20, 1), 0, "all are right");
+    tear_down(&waiting.f);
+}
+
 int main(void)
 {
     struct scene s;
@@ -219,5 +282,6 @@ int main(void)
         while_running(stages[i], "off");
     while_running("basic", "on");
     while_running("full", "on");
+    sleeps_through_writes();
     return done_testing();
 }

@@ -164,12 +164,16 @@ static void gate_close(struct machine *m)
 {
     atomic_fetch_add(&m->gate_closing, 1);
     for (;;) {
+        uint32_t key = sync_event_prepare(&m->sync, &m->writer.idle);
+
         sync_rwlock_write(&m->sync, &m->gate, SYNC_GATE);
-        if (m->writer.in_flight == 0)
+        if (m->writer.in_flight == 0) {
+            sync_event_cancel(&m->writer.idle);
             return;
+        }
         sync_rwlock_unwrite(&m->sync, &m->gate, SYNC_GATE);
         worker_kick(&m->write_worker);
-        m->sync.backend->relax(&m->sync, 15);
+        sync_event_wait(&m->sync, &m->writer.idle, key, 0);
     }
 }
 

@@ -84,6 +84,7 @@ struct writer {
     unsigned batch_pages;        /* most pages in one */
     char *buffer;                /* staging: write_depth * batch_pages pages */
     unsigned in_flight;          /* batches */
+    struct sync_event idle;      /* in_flight has become 0 */
     unsigned failures;           /* pages that failed alone since a write last succeeded */
     _Atomic uint64_t tried_at;   /* ns: when a batch was last begun */
     _Atomic uint64_t

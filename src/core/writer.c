@@ -394,7 +394,8 @@ static bool write_finish(struct machine *m, struct write_batch *b)
     count(m, COUNTER_pages_written, written);
     batch_stats_add(&m->counters->writes, b->count);
     b->count = 0;
-    m->writer.in_flight--;
+    if (--m->writer.in_flight == 0)
+        sync_event_signal(&m->sync, &m->writer.idle);
     return true;
 }
 
