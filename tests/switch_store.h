@@ -27,6 +27,7 @@ struct switch_store {
     pthread_mutex_t lock; /* guards hold and the log */
     pthread_cond_t let_go;
     bool hold;
+    _Atomic unsigned sleepers; /* times that a reap has slept for what is held */
     unsigned logged;
     struct switch_entry log[SWITCH_LOG];
     _Atomic int write_error, read_error, grow_error; /* 0: works */
@@ -129,6 +130,7 @@ static inline void switch_unhold(struct switch_queue *q, bool wait)
     bool hold;
 
     pthread_mutex_lock(&q->store->lock);
+    q->store->sleepers += wait && q->store->hold;
     while (wait && q->store->hold)
         pthread_cond_wait(&q->store->let_go, &q->store->lock);
     hold = q->store->hold;

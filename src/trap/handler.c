@@ -74,8 +74,10 @@ void handler_run(struct handler *h)
         }
         if (h->queue.in_flight == 0 && h->backlog_count > 0)
             continue;
-        if (stuck || h->backlog_count > 0) {
-            fault_reap(m, &h->queue, true, NULL); /* frames or places come from here */
+        /* Frames or places come from here; and who closes the gate waits for it, while new faults
+         * are left where they are and would end every sleep at once. */
+        if (stuck || h->backlog_count > 0 || (closing && h->queue.in_flight > 0)) {
+            fault_reap(m, &h->queue, true, NULL);
             continue;
         }
         fault_queue_leave(m, &h->queue);

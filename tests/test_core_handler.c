@@ -1,0 +1,117 @@
+/*
+ * The loop of a handler thread, fed by the test: what it does while it has reads in flight.
+ */
+#include "machine_fixture.h"
+#include "trap/handler.h"
+
+/* The test's side of the handler; it is the source of its faults. */
+static struct {
+    struct fixture f;
+    uintptr_t base;
+    struct handler h;
+    _Atomic unsigned given;         /* faults to take: pages from the first on */
+    _Atomic unsigned taken;         /* the handler's */
+    _Atomic unsigned sleeps;        /* times that the handler has gone to sleep */
+    _Atomic unsigned wakes;         /* times that it has been woken */
+    _Atomic unsigned idle_in_check; /* times that it looked for faults with a read in flight while
+                                       a check waited: such a sleep ends at once */
+    _Atomic bool end;
+} scene;
+
+static unsigned take(struct handler *h, struct pending_fault *faults, unsigned max)
+{
+    unsigned n = 0;
+
+    (void)h;
+    for (; n < max && scene.taken < scene.given; n++)
+        faults[n] = (struct pending_fault){.va = scene.base + scene.taken++ * PAGE, .thread = 1};
+    return n;
+}
+
+static bool sleep_until_woken(struct handler *h)
+{
+    unsigned mine = ++scene.sleeps;
+
+    scene.idle_in_check += scene.f.m->gate_closing != 0 && h->queue.in_flight > 0;
+    while (scene.wakes < mine && !scene.end)
+        sched_yield();
+    return scene.end;
+}
+
+static void *run_handler(void *argument)
+{
+    (void)argument;
+    handler_run(&scene.h);
+    return NULL;
+}
+
+static void *check_books(void *argument)
+{
+    *(int *)argument = machine_check(scene.f.m);
+    return NULL;
+}
+
+/* All pages are in the pagefile; a handler runs. */
+static pthread_t open_scene(const char *conf, size_t pages)
+{
+    static const struct handler_source source = {.take = take, .sleep = sleep_until_woken};
+    pthread_t id;
+
+    memset(&scene, 0, sizeof(scene));
+    set_up(&scene.f, conf);
+    scene.base = map_pages(&scene.f, pages);
+    put_all(&scene.f, scene.base, pages, 1);
+    page_out(&scene.f);
+    scene.h.m = scene.f.m;
+    scene.h.source = &source;
+    is(fault_queue_open(scene.f.m, &scene.h.queue), 0, "a handler");
+    pthread_create(&id, NULL, run_handler, NULL);
+    return id;
+}
+
+static void close_scene(pthread_t id)
+{
+    scene.end = true;
+    pthread_join(id, NULL);
+    fault_queue_close(scene.f.m, &scene.h.queue);
+    tear_down(&scene.f);
+}
+
+/* A check waits for a read in flight, and new faults wait for the check: the handler sleeps until
+ * the read is done, for nothing else would help. */
+static void check_waits_for_read(void)
+{
+    pthread_t handler, checker;
+    int result = -1;
+
+    handler = open_scene("touch_window:1,read_window:1", 8);
+    switch_hold(scene.f.store, true);
+    scene.given = 1;
+    while (scene.sleeps == 0)
+        sched_yield();
+    scene.wakes++; /* it has looked in vain, now there is a fault, or it has taken that already */
+    while (scene.taken == 0 || scene.sleeps < 2)
+        sched_yield();
+    is(scene.h.queue.in_flight, 1, "a read is in flight");
+    pthread_create(&checker, NULL, check_books, &result);
+    while (scene.f.m->gate_closing == 0)
+        sched_yield();
+    scene.given = 2;
+    scene.wakes = 1000; /* a fault that is not taken ends every sleep */
+    while (scene.f.store->sleepers == 0 && scene.idle_in_check == 0)
+        sched_yield();
+    is(scene.idle_in_check, 0, "a handler that may take no faults sleeps until it is done");
+    switch_hold(scene.f.store, false);
+    pthread_join(checker, NULL);
+    is(result, 0, "then the check is made");
+    while (where(&scene.f, scene.base, 1) != 'a')
+        sched_yield();
+    ok(true, "then the next fault is served");
+    close_scene(handler);
+}
+
+int main(void)
+{
+    check_waits_for_read();
+    return done_testing();
+}
