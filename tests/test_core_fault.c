@@ -154,7 +154,8 @@ static void read_errors(void)
     queue = fault_queue_get(f.m);
     fault_queue_enter(f.m, queue);
     f.store->read_error = -EIO;
-    is(fault_begin(f.m, queue, base, 0, 1), FAULT_PENDING, "a read is sent, and fails");
+    is(fault_begin(f.m, queue, base, 0, 1, sync_now(&f.m->sync)), FAULT_PENDING,
+       "a read is sent, and fails");
     f.store->read_error = 0;
     is(fault_reap(f.m, queue, true, &failed), 1, "sent again, it succeeds");
     is(failed, 0, "and so does the fault");
@@ -239,6 +240,50 @@ static void protection(void)
     tear_down(&f);
 }
 
+/* A clock that the test moves. */
+static _Atomic uint64_t clock_ns = 1;
+
+static uint64_t test_clock(struct sync *s)
+{
+    (void)s;
+    return clock_ns;
+}
+
+static void *join_late(void *argument)
+{
+    struct crowd *c = argument;
+
+    c->right += fault_at(&c->f, c->base, 0, 1) == FAULT_DONE;
+    return NULL;
+}
+
+/* The time of a fault is counted from the trap on, with the time that it waits for a frame. */
+static void timed(void)
+{
+    struct sync_backend backend = sync_backend_linux;
+    static struct crowd c;
+    pthread_t id;
+    unsigned all;
+
+    set_up(&c.f, "touch_window:1,read_window:1");
+    backend.now = test_clock;
+    c.f.m->sync.backend = &backend;
+    c.base = map_pages(&c.f, 1);
+    c.right = 0;
+    all = frame_reserve(c.f.m, c.f.m->frame_count);
+    pthread_create(&id, NULL, join_late, &c);
+    while (counted(&c.f, COUNTER_fault_waits) == 0)
+        sched_yield();
+    clock_ns += 1000000000;
+    frame_unreserve(c.f.m, all);
+    pthread_join(id, NULL);
+    is(c.right, 1, "a fault waits for a frame, and is served");
+    ok(c.f.m->counters->faults[FAULT_KIND_FIRST_TOUCH].max >= 1000000000,
+       "the wait is part of its time");
+    c.f.m->sync.backend = &sync_backend_linux;
+    tear_down(&c.f);
+}
+
 int main(void)
 {
     for (size_t i = 0; i < STAGES; i++) {
@@ -250,5 +295,6 @@ int main(void)
     rescued_twice();
     read_errors();
     protection();
+    timed();
     return done_testing();
 }

@@ -110,8 +110,46 @@ static void check_waits_for_read(void)
     close_scene(handler);
 }
 
+/* A clock that the test moves. */
+static _Atomic uint64_t clock_ns = 1;
+
+static uint64_t test_clock(struct sync *s)
+{
+    (void)s;
+    return clock_ns;
+}
+
+/* The time of a fault is counted from when it was taken, with the time in the backlog. */
+static void backlog_is_timed(void)
+{
+    struct sync_backend backend = sync_backend_linux;
+    struct histogram *hard;
+    pthread_t handler;
+    unsigned all;
+
+    handler = open_scene("touch_window:1,read_window:1", 8);
+    hard = &scene.f.m->counters->faults[FAULT_KIND_HARD];
+    backend.now = test_clock;
+    while (scene.sleeps == 0)
+        sched_yield();
+    scene.f.m->sync.backend = &backend; /* it sleeps in the test's own function */
+    all = frame_reserve(scene.f.m, scene.f.m->frame_count);
+    scene.given = 1;
+    scene.wakes = 1000;
+    while (counted(&scene.f, COUNTER_fault_waits) == 0)
+        sched_yield();
+    clock_ns += 1000000000;
+    frame_unreserve(scene.f.m, all);
+    while (hard->count == 0)
+        sched_yield();
+    ok(hard->max >= 1000000000, "the wait for a frame is part of a fault's time");
+    scene.end = true;
+    close_scene(handler);
+}
+
 int main(void)
 {
     check_waits_for_read();
+    backlog_is_timed();
     return done_testing();
 }

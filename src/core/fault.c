@@ -69,9 +69,8 @@ static enum fault_result fault_dispatch(struct machine *m, struct fault_queue *q
 }
 
 enum fault_result fault_begin(struct machine *m, struct fault_queue *queue, uintptr_t va,
-                              unsigned flags, uint32_t thread)
+                              unsigned flags, uint32_t thread, uint64_t started)
 {
-    uint64_t started = sync_now(&m->sync);
     enum fault_result result = FAULT_OUTSIDE;
     struct section *section = NULL;
     struct region *region;
@@ -105,13 +104,14 @@ void fault_wait_busy(struct machine *m, uintptr_t va)
 
 enum fault_result fault_resolve(struct machine *m, uintptr_t va, unsigned flags, uint32_t thread)
 {
+    uint64_t started = sync_now(&m->sync);
     struct fault_queue *queue = fault_queue_get(m);
     enum fault_result result;
     unsigned failed = 0;
 
     fault_queue_enter(m, queue);
     do {
-        result = fault_begin(m, queue, va, flags, thread);
+        result = fault_begin(m, queue, va, flags, thread, started);
         if (result == FAULT_PENDING) {
             while (queue->in_flight > 0)
                 fault_reap(m, queue, true, &failed);

@@ -52,7 +52,7 @@ struct fault {
     uint32_t thread;
     unsigned pending; /* reads not yet reaped */
     unsigned tries;   /* reads repeated so far */
-    uint64_t started; /* ns */
+    uint64_t started; /* ns; the time of the trap */
     uint32_t frames[RUN_MAX];
     uint32_t slots[RUN_MAX];
     void *content[RUN_MAX];
@@ -81,10 +81,10 @@ void fault_queue_close(struct machine *m, struct fault_queue *queue);
 void fault_queue_enter(struct machine *m, struct fault_queue *queue);
 void fault_queue_leave(struct machine *m, struct fault_queue *queue);
 
-/* Begin the fault of `thread` at va. The queue must have a free struct fault. Never sleeps but for
- * locks. */
+/* Begin the fault of `thread` at va, which was met at `started` (ns): tried again, it goes on
+ * counting from there. The queue must have a free struct fault. Never sleeps but for locks. */
 enum fault_result fault_begin(struct machine *m, struct fault_queue *queue, uintptr_t va,
-                              unsigned flags, uint32_t thread);
+                              unsigned flags, uint32_t thread, uint64_t started);
 
 /* Begin reading of the pages [va, va + pages) that are in the pagefile, as one run; prefault. */
 enum fault_result fault_begin_run(struct machine *m, struct fault_queue *queue, uintptr_t va,

@@ -39,7 +39,7 @@ static unsigned prefault_begin(struct machine *m, struct fault_queue *queue, uin
     if ((word & PTE_PAGEFILE) && !(word & (PTE_BUSY | PTE_BAD)))
         result = fault_begin_run(m, queue, va, pages, &passed);
     else
-        result = fault_begin(m, queue, va, FAULT_EXPLICIT, 0);
+        result = fault_begin(m, queue, va, FAULT_EXPLICIT, 0, sync_now(&m->sync));
     switch (result) {
     case FAULT_DONE:
     case FAULT_PENDING:

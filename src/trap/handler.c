@@ -7,7 +7,7 @@ static bool begin(struct handler *h, const struct pending_fault *fault)
 {
     struct machine *m = h->m;
 
-    switch (fault_begin(m, &h->queue, fault->va, fault->flags, fault->thread)) {
+    switch (fault_begin(m, &h->queue, fault->va, fault->flags, fault->thread, fault->started)) {
     case FAULT_NO_FRAME:
         return false;
     case FAULT_FAILED:
@@ -42,6 +42,17 @@ static bool begin_backlog(struct handler *h)
     return !stuck;
 }
 
+/* Faults that wait now come to the end of the backlog. */
+static void take_faults(struct handler *h)
+{
+    unsigned taken =
+        h->source->take(h, h->backlog + h->backlog_count, HANDLER_BACKLOG - h->backlog_count);
+    uint64_t now = taken > 0 ? sync_now(&h->m->sync) : 0;
+
+    for (; taken > 0; taken--)
+        h->backlog[h->backlog_count++].started = now;
+}
+
 /* Nothing is in flight and there is no frame: wait for one, or give the first fault up. */
 static void wait_for_frame(struct handler *h)
 {
@@ -64,8 +75,7 @@ void handler_run(struct handler *h)
             fault_queue_leave(m, &h->queue); /* if nothing is in flight */
         fault_queue_enter(m, &h->queue);
         if (!closing || h->queue.in_flight == 0)
-            h->backlog_count += h->source->take(h, h->backlog + h->backlog_count,
-                                                HANDLER_BACKLOG - h->backlog_count);
+            take_faults(h);
         stuck = !begin_backlog(h);
         fault_reap(m, &h->queue, false, NULL);
         if (stuck && h->queue.in_flight == 0) {

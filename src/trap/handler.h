@@ -23,6 +23,7 @@ struct pending_fault {
     uintptr_t va;
     unsigned flags; /* enum fault_flags, FAULT_TRAP among them */
     uint32_t thread;
+    uint64_t started; /* ns: when it was taken; set by the loop */
 };
 
 struct handler;
