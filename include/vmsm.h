@@ -26,7 +26,8 @@
  * be called from any thread at any time, except that a manager must not be
  * used during or after its vmsm_destroy(). None may be called from a signal
  * handler, and a signal handler that can interrupt one must not touch managed
- * memory. The program must not madvise(), mremap() or munmap() managed memory itself.
+ * memory. The program must not madvise(), mremap() or munmap() managed memory itself; mlock() does
+ * not keep it in frames, vmsm_pin() does.
  */
 #ifndef VMSM_H
 #define VMSM_H
@@ -165,7 +166,11 @@ VMSM_API int vmsm_reserve(struct vmsm *m, size_t length, void **addr);
  */
 VMSM_API int vmsm_unmap(struct vmsm *m, void *addr, size_t length);
 
-/* Drop the content of a range: it reads as zeroes again. Errors as vmsm_unmap(). */
+/*
+ * Drop the content of a range: it reads as zeroes again. Errors as vmsm_unmap(), and
+ *   -EBUSY   also if the kernel does not give up pages that the program has locked (mlock(), before
+ *            Linux 5.18): those keep their content
+ */
 VMSM_API int vmsm_decommit(struct vmsm *m, void *addr, size_t length);
 
 /*

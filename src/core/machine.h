@@ -102,6 +102,7 @@ struct trimmer {
     uint64_t rate_at, rate_consumed; /* when, and at what `consumed`, the rate was last taken */
     uint64_t rate;                   /* frames consumed a second, moving average */
     uint64_t step_ns;                /* time of a trim step, moving average */
+    bool refused;                    /* a drop has been refused, and that has been logged */
 };
 
 struct machine {

@@ -1,6 +1,7 @@
 #include "core/region.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "core/check.h"
 #include "core/error.h"
@@ -171,17 +172,20 @@ out:
 
 /* Pages of a section that are being discarded together. */
 struct discard {
-    unsigned busy;    /* entries of pte[] and va[]: pages BUSY by us */
+    unsigned busy;    /* entries of word[] and va[]: pages BUSY by us */
     unsigned content; /* of those, pages that had content */
     unsigned valid;   /* entries of active[] */
     unsigned cached;  /* entries of trimmed[] */
     unsigned pinned;  /* pages left as they are: pinned since the range was checked */
-    bool force;       /* pins end too: the region has been cut out */
-    pte_t *pte[SECTION_PAGES];
+    unsigned refused; /* pages left as they are: they could not be dropped */
+    int error;        /* why */
+    bool force;       /* pins end too: the region has been cut out, and its addresses go next */
+    uint64_t word[SECTION_PAGES]; /* what the PTE becomes */
     uintptr_t va[SECTION_PAGES];
     uintptr_t valid_va[SECTION_PAGES];
     uint32_t active[SECTION_PAGES];
     uint32_t trimmed[SECTION_PAGES];
+    int status[SECTION_PAGES]; /* of active[]: could it be dropped? */
 };
 
 /* Own the page at va and note what must become of its frame; untouched pages are passed over. */
@@ -201,7 +205,7 @@ static void region_discard_page(struct machine *m, struct pagetable *table, uint
             return;
         }
     } while (!pte_try_busy(&m->sync, pte, word));
-    d->pte[d->busy] = pte;
+    d->word[d->busy] = 0;
     d->va[d->busy++] = va;
     if (word & PTE_BAD)
         m->mapper->ops->unfail(m->mapper, va);
@@ -230,14 +234,43 @@ static void region_discard_page(struct machine *m, struct pagetable *table, uint
     d->trimmed[d->cached++] = pte_number(word);
 }
 
+/* Take the pages that could not be dropped out of valid_va[] and active[]: they stay as they are.
+ */
+static void keep_refused(struct pagetable *table, struct discard *d)
+{
+    unsigned left = 0;
+
+    for (unsigned i = 0, b = 0; i < d->valid; i++) {
+        if (d->status[i] == 0) {
+            d->active[left++] = d->active[i];
+            continue;
+        }
+        while (d->va[b] != d->valid_va[i]) /* both ascend */
+            b++;
+        d->word[b] = pte_load(pagetable_pte(table, d->va[b])) & ~(PTE_BUSY | PTE_WANTED);
+    }
+    d->refused += d->valid - left;
+    d->content -= d->valid - left;
+    d->valid = left;
+}
+
+static void discard_drop(struct machine *m, struct pagetable *table, struct discard *d)
+{
+    int error = m->mapper->ops->drop(m->mapper, d->valid, d->valid_va, d->active, d->status);
+
+    count(m, COUNTER_tlb_flushes, 1);
+    if (error == 0 || d->force)
+        return;
+    d->error = error;
+    keep_refused(table, d);
+}
+
 static void discard_flush(struct machine *m, struct pagetable *table, struct discard *d)
 {
     if (d->busy == 0)
         return;
-    if (d->valid > 0) {
-        m->mapper->ops->drop(m->mapper, d->valid, d->valid_va, d->active);
-        count(m, COUNTER_tlb_flushes, 1);
-    }
+    if (d->valid > 0)
+        discard_drop(m, table, d);
     for (unsigned i = 0; i < d->valid; i++) {
         struct frame *frame = &m->frames[d->active[i]];
 
@@ -252,22 +285,23 @@ static void discard_flush(struct machine *m, struct pagetable *table, struct dis
         pagefile_uncommit(m, d->content);
     count(m, COUNTER_pages_decommitted, d->content);
     for (unsigned i = 0; i < d->busy; i++)
-        pte_release(m, d->pte[i], d->va[i], 0);
+        pte_release(m, pagetable_pte(table, d->va[i]), d->va[i], d->word[i]);
     d->busy = d->content = d->valid = d->cached = 0;
 }
 
 /*
  * Discard [start, end) of one table, section by section, passing over sections never touched.
- * Returns how many pages it left because they are pinned; with `force` (the region is cut out)
- * none.
+ * -EBUSY with words if it left pages as they are: pinned, or not to be had from the kernel. With
+ * `force` (the region is cut out) it leaves none.
  */
-static unsigned discard_range(struct machine *m, struct pagetable *table, uintptr_t start,
-                              uintptr_t end, bool force)
+static int discard_range(struct machine *m, struct pagetable *table, uintptr_t start, uintptr_t end,
+                         bool force)
 {
     struct discard d;
     uintptr_t va = start;
 
-    d.busy = d.content = d.valid = d.cached = d.pinned = 0;
+    d.busy = d.content = d.valid = d.cached = d.pinned = d.refused = 0;
+    d.error = 0;
     d.force = force;
     while (va < end) {
         size_t n = pagetable_index(table, va) / SECTION_PAGES;
@@ -286,7 +320,15 @@ static unsigned discard_range(struct machine *m, struct pagetable *table, uintpt
             region_discard_page(m, table, va, &d);
         discard_flush(m, table, &d);
     }
-    return d.pinned;
+    if (d.refused > 0)
+        return error_set(
+            -EBUSY,
+            "decommit: the kernel does not give up %u of the pages from %p to %p (%s); "
+            "they stay as they are. Has the program locked them?",
+            d.refused, (void *)start, (void *)end, strerror(-d.error));
+    if (d.pinned > 0)
+        return error_set(-EBUSY, "decommit: a page before %p was pinned meanwhile", (void *)end);
+    return 0;
 }
 
 /* Is a page of [start, end), which lies in one region, pinned? */
@@ -347,9 +389,7 @@ int region_decommit(struct machine *m, uintptr_t start, size_t length)
         struct region *region = region_find(m, start);
         uintptr_t stop = region->end < end ? region->end : end;
 
-        if (discard_range(m, region->table, start, stop, false) > 0)
-            error =
-                error_set(-EBUSY, "decommit: a page before %p was pinned meanwhile", (void *)stop);
+        error = discard_range(m, region->table, start, stop, false);
         start = stop;
     }
     sync_rwlock_unread(&m->sync, &m->regions_lock, SYNC_REGIONS);

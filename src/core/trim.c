@@ -17,6 +17,7 @@
  * section at that time; a fault's own lift is for one page that is BUSY by it, so never a victim.
  */
 #include <errno.h>
+#include <string.h>
 
 #include "core/check.h"
 #include "core/error.h"
@@ -131,10 +132,32 @@ static unsigned select_verdict(struct trim_victims *v, enum verdict verdict)
     return n;
 }
 
+/* Some pages that should have been dropped (v->status has them in order) are still under their
+ * addresses: they stay there. */
+static void let_off(struct machine *m, struct trim_victims *v, int error)
+{
+    unsigned n = 0, left = 0;
+
+    for (unsigned i = 0; i < v->count; i++) {
+        if (v->verdict[i] == TRIM_UNDO || v->status[n++] == 0)
+            continue;
+        v->verdict[i] = TRIM_UNDO;
+        left++;
+    }
+    if (m->trimmer.refused)
+        return;
+    m->trimmer.refused = true;
+    log_line(LOG_WARNING,
+             "the kernel does not take %u of %u pages from memory (%s): they stay, and the budget "
+             "is short of them. Has the program locked them (mlock() before Linux 5.18)?",
+             left, n, strerror(-error));
+}
+
 /* Step 5, and for mappers that unmap in take(): put back what is let off. */
 static void trim_drop(struct machine *m, struct trim_victims *v)
 {
     unsigned n = 0;
+    int error;
 
     if (!m->mapper->has_cache) {
         for (unsigned i = 0; i < v->count; i++) {
@@ -157,10 +180,12 @@ static void trim_drop(struct machine *m, struct trim_victims *v)
         v->some_va[n] = v->va[i];
         v->some[n++] = v->frames[i];
     }
-    if (n > 0) {
-        m->mapper->ops->drop(m->mapper, n, v->some_va, v->some);
-        count(m, COUNTER_tlb_flushes, 1);
-    }
+    if (n == 0)
+        return;
+    count(m, COUNTER_tlb_flushes, 1);
+    error = m->mapper->ops->drop(m->mapper, n, v->some_va, v->some, v->status);
+    if (error != 0)
+        let_off(m, v, error);
 }
 
 static uint8_t standby_priority(const struct frame *frame, uint64_t word)

@@ -151,10 +151,10 @@ static void copy_take(struct mapper *mapper, unsigned count, const uintptr_t *va
 }
 
 static int copy_drop(struct mapper *mapper, unsigned count, const uintptr_t *va,
-                     const uint32_t *frames)
+                     const uint32_t *frames, int *status)
 {
     (void)frames;
-    return uffd_drop(&copy_of(mapper)->uffd, count, va);
+    return uffd_drop(&copy_of(mapper)->uffd, count, va, status);
 }
 
 static int copy_fail(struct mapper *mapper, uintptr_t va)

@@ -75,8 +75,12 @@ struct mapper_ops {
      */
     void (*take)(struct mapper *mapper, unsigned count, const uintptr_t *va,
                  const uint32_t *buffers, int *status);
-    /* Unmap pages and give their memory back (after take() with a cache; decommit). */
-    int (*drop)(struct mapper *mapper, unsigned count, const uintptr_t *va, const uint32_t *frames);
+    /*
+     * Unmap pages and give their memory back (after take() with a cache; decommit). status[i] is 0,
+     * or a negative errno: that page is where it was, with its content. Returns the first of them.
+     */
+    int (*drop)(struct mapper *mapper, unsigned count, const uintptr_t *va, const uint32_t *frames,
+                int *status);
 
     /* The page can't be had: whoever touches va gets SIGBUS. 0, or -ENOSYS. */
     int (*fail)(struct mapper *mapper, uintptr_t va);

@@ -3,9 +3,9 @@
  * page under the user's address and takes it back. Nothing is copied; the kernel refuses to move a
  * page that a device is using.
  *
- * A home is `backed` while a page is there: always for trimmed frames, never for Active ones, and
- * for free ones once they have been used. A frame that never was used has no memory yet: its first
- * page is made under the user's address directly.
+ * A home is `backed` while a page is there: always for trimmed frames, for Active ones only if the
+ * kernel would not take it back, and for free ones once they have been used. A frame that never was
+ * used has no memory yet: its first page is made under the user's address directly.
  */
 #include <errno.h>
 #include <string.h>
@@ -143,16 +143,16 @@ static void move_stage_give(struct mapper *mapper, struct mapper_stage *stage)
 /*
  * A home that cannot be moved (a device, or the kernel itself, still holds a reference to it): its
  * content is copied into a page of its own and the home gives up its page, so that the budget
- * holds.
+ * holds. If the kernel does not take that either, the home stays backed until clear_homes().
  */
 static int copy_instead(struct move_mapper *move, uintptr_t va, uint32_t frame)
 {
     uintptr_t from = (uintptr_t)home(move, frame);
     size_t bytes;
-    int error = uffd_copy(&move->uffd, va, (const void *)from, PAGE_SIZE, false, &bytes);
+    int error = uffd_copy(&move->uffd, va, (const void *)from, PAGE_SIZE, false, &bytes), status;
 
     if (error == 0)
-        uffd_drop(&move->uffd, 1, &from);
+        move->backed[frame] = uffd_drop(&move->uffd, 1, &from, &status) != 0;
     return error;
 }
 
@@ -181,7 +181,6 @@ static int map_homes(struct move_mapper *move, uintptr_t va, uint32_t frame, uns
         error = copy_instead(move, va + *pages * PAGE_SIZE, frame + *pages);
         if (error != 0)
             return error;
-        move->backed[frame + *pages] = 0;
         ++*pages;
     }
     return 0;
@@ -259,6 +258,45 @@ static int move_lift(struct mapper *mapper, uintptr_t va, size_t length)
     return 0;
 }
 
+/* Homes that pages are to be moved to must have none: see copy_instead(). */
+static int clear_homes(struct move_mapper *move, const uint32_t *frames, unsigned count)
+{
+    int error = 0, status;
+
+    for (unsigned i = 0; i < count && error == 0; i++) {
+        uintptr_t at = (uintptr_t)home(move, frames[i]);
+
+        if (!move->backed[frames[i]])
+            continue;
+        error = uffd_drop(&move->uffd, 1, &at, &status);
+        move->backed[frames[i]] = error != 0;
+    }
+    return error;
+}
+
+/* Move a run of pages home; *done in bytes. */
+static int take_run(struct move_mapper *move, uintptr_t va, const uint32_t *frames, unsigned count,
+                    size_t *done)
+{
+    size_t length = count * PAGE_SIZE;
+    int error = clear_homes(move, frames, count);
+
+    *done = 0;
+    if (error == 0)
+        error = move_run(move, (uintptr_t)home(move, frames[0]), va, length, done);
+    /* The program has locked its memory (mlock()), and the pool is not: the kernel does not move
+     * pages between the two. */
+    if (error == -EINVAL && !move->uffd.memory_lock &&
+        munlock((const void *)(va + *done), length - *done) == 0) {
+        size_t before = *done;
+
+        error = move_run(move, (uintptr_t)home(move, frames[0]) + before, va + before,
+                         length - before, done);
+        *done += before;
+    }
+    return error;
+}
+
 static void move_take(struct mapper *mapper, unsigned count, const uintptr_t *va,
                       const uint32_t *buffers, int *status)
 {
@@ -272,7 +310,7 @@ static void move_take(struct mapper *mapper, unsigned count, const uintptr_t *va
         while (i + n < count && va[i + n] == va[i] + n * PAGE_SIZE &&
                buffers[i + n] == buffers[i] + n)
             n++;
-        error = move_run(move, (uintptr_t)home(move, buffers[i]), va[i], n * PAGE_SIZE, &done);
+        error = take_run(move, va[i], buffers + i, n, &done);
         for (unsigned k = 0; k < done / PAGE_SIZE; k++) {
             move->backed[buffers[i + k]] = 1;
             move->clean[buffers[i + k]] = 0;
@@ -285,10 +323,10 @@ static void move_take(struct mapper *mapper, unsigned count, const uintptr_t *va
 }
 
 static int move_drop(struct mapper *mapper, unsigned count, const uintptr_t *va,
-                     const uint32_t *frames)
+                     const uint32_t *frames, int *status)
 {
-    (void)frames; /* Active frames: their homes are not backed */
-    return uffd_drop(&move_of(mapper)->uffd, count, va);
+    (void)frames; /* Active frames: their homes are not backed, or hold what nobody needs */
+    return uffd_drop(&move_of(mapper)->uffd, count, va, status);
 }
 
 static int move_fail(struct mapper *mapper, uintptr_t va)

@@ -112,12 +112,12 @@ static void soft_take(struct mapper *mapper, unsigned count, const uintptr_t *va
 }
 
 static int soft_drop(struct mapper *mapper, unsigned count, const uintptr_t *va,
-                     const uint32_t *frames)
+                     const uint32_t *frames, int *status)
 {
     (void)mapper;
-    (void)count;
     (void)va;
     (void)frames;
+    memset(status, 0, count * sizeof(*status));
     return 0;
 }
 

@@ -77,21 +77,26 @@ static const char *feature_name(uint64_t missing)
     return "a feature that is needed";
 }
 
-/* Can a vector of ranges be dropped with one call? Tried on a page of our own. */
-static bool probe_vector_drop(void)
+/*
+ * How to drop pages, tried on one of our own. MADV_DONTNEED_LOCKED (Linux 5.18) also drops pages
+ * that the program has locked with mlock() or mlockall(), which MADV_DONTNEED refuses.
+ */
+static void probe_drop(struct uffd *uffd)
 {
     char *page = mmap(NULL, PAGE_SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     struct iovec range = {.iov_base = page, .iov_len = PAGE_SIZE};
-    bool works;
 
+    uffd->drop_advice = MADV_DONTNEED;
+    uffd->vector_drop = false;
     if (page == MAP_FAILED)
-        return false;
+        return;
+    if (madvise(page, PAGE_SIZE, MADV_DONTNEED_LOCKED) == 0)
+        uffd->drop_advice = MADV_DONTNEED_LOCKED;
     page[0] = 1;
-    works = syscall(SYS_process_madvise, PIDFD_SELF_THREAD_GROUP, &range, 1, MADV_DONTNEED, 0) ==
-                (long)PAGE_SIZE &&
-            *(volatile char *)page == 0;
+    uffd->vector_drop = syscall(SYS_process_madvise, PIDFD_SELF_THREAD_GROUP, &range, 1,
+                                uffd->drop_advice, 0) == (long)PAGE_SIZE &&
+                        *(volatile char *)page == 0;
     munmap(page, PAGE_SIZE);
-    return works;
 }
 
 int uffd_open(struct uffd *uffd, struct sync *sync, const struct mapper_options *options,
@@ -134,7 +139,7 @@ int uffd_open(struct uffd *uffd, struct sync *sync, const struct mapper_options 
     uffd->features = needed | (features & optional);
     uffd->memory_lock = options->memory_lock;
     uffd->sigbus = options->sigbus;
-    uffd->vector_drop = !options->memory_lock && probe_vector_drop();
+    probe_drop(uffd);
     uffd->zeroes = zeroes;
     uffd->sync = sync;
     return 0;
@@ -236,36 +241,52 @@ void uffd_wake(struct uffd *uffd, uintptr_t va, size_t length)
         continue;
 }
 
-static int drop_runs(const struct uffd *uffd, const struct iovec *runs, unsigned count)
+/* Drop a run; of one that the kernel refuses, page by page, what can be. Dropping twice is
+ * harmless.
+ */
+static int drop_run(const struct uffd *uffd, const struct iovec *run, int *status)
 {
-    int advice = uffd->memory_lock ? MADV_DONTNEED_LOCKED : MADV_DONTNEED, error = 0;
+    unsigned pages = (unsigned)(run->iov_len / PAGE_SIZE);
+    int error = 0;
 
-    for (unsigned i = 0; i < count; i++) {
-        if (madvise(runs[i].iov_base, runs[i].iov_len, advice) != 0)
-            error = -errno;
+    memset(status, 0, pages * sizeof(*status));
+    if (madvise(run->iov_base, run->iov_len, uffd->drop_advice) == 0)
+        return 0;
+    for (unsigned i = 0; i < pages; i++) {
+        if (madvise((char *)run->iov_base + i * PAGE_SIZE, PAGE_SIZE, uffd->drop_advice) != 0)
+            status[i] = -errno;
+        if (error == 0)
+            error = status[i];
     }
     return error;
 }
 
-int uffd_drop(struct uffd *uffd, unsigned count, const uintptr_t *va)
+int uffd_drop(struct uffd *uffd, unsigned count, const uintptr_t *va, int *status)
 {
     struct iovec runs[SECTION_PAGES];
     unsigned n = 0;
-    size_t total = 0;
+    int error = 0;
 
     for (unsigned i = 0; i < count; i++) {
         if (n > 0 && (uintptr_t)runs[n - 1].iov_base + runs[n - 1].iov_len == va[i])
             runs[n - 1].iov_len += PAGE_SIZE;
         else
             runs[n++] = (struct iovec){.iov_base = (void *)va[i], .iov_len = PAGE_SIZE};
-        total += PAGE_SIZE;
     }
-    /* Dropping twice is harmless, so a vector that was not taken whole is done again run by run. */
     if (n > 1 && uffd->vector_drop &&
-        syscall(SYS_process_madvise, PIDFD_SELF_THREAD_GROUP, runs, n, MADV_DONTNEED, 0) ==
-            (long)total)
+        syscall(SYS_process_madvise, PIDFD_SELF_THREAD_GROUP, runs, n, uffd->drop_advice, 0) ==
+            (long)(count * PAGE_SIZE)) {
+        memset(status, 0, count * sizeof(*status));
         return 0;
-    return drop_runs(uffd, runs, n);
+    }
+    for (unsigned i = 0; i < n; i++) {
+        int one = drop_run(uffd, &runs[i], status);
+
+        status += runs[i].iov_len / PAGE_SIZE;
+        if (error == 0)
+            error = one;
+    }
+    return error;
 }
 
 int uffd_fail(struct uffd *uffd, uintptr_t va)
@@ -286,9 +307,14 @@ int uffd_fail(struct uffd *uffd, uintptr_t va)
 
 void uffd_unfail(struct uffd *uffd, uintptr_t va)
 {
+    int status = 0;
+
     if (uffd->sigbus)
         return;
-    if (!(uffd->features & UFFD_FEATURE_POISON))
-        mprotect((void *)va, PAGE_SIZE, PROT_READ | PROT_WRITE);
-    uffd_drop(uffd, 1, &va);
+    /* Where there is no poison, or it could not be had, the page was protected. */
+    if (mprotect((void *)va, PAGE_SIZE, PROT_READ | PROT_WRITE) != 0)
+        status = -errno;
+    if (status != 0 || uffd_drop(uffd, 1, &va, &status) != 0)
+        log_line(LOG_ERROR, "the page at %p can be had again, but not be shown: %s", (void *)va,
+                 strerror(-status));
 }

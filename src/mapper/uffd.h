@@ -44,7 +44,8 @@ struct uffd {
     uint64_t features; /* in force */
     bool memory_lock;
     bool sigbus;
-    bool vector_drop;   /* process_madvise(MADV_DONTNEED) works on oneself */
+    int drop_advice;    /* MADV_DONTNEED_LOCKED where the kernel has it, else MADV_DONTNEED */
+    bool vector_drop;   /* process_madvise(drop_advice) works on oneself */
     const void *zeroes; /* RUN_MAX pages of zeroes that cost no memory */
     struct sync *sync;
 };
@@ -70,8 +71,9 @@ int uffd_copy(struct uffd *uffd, uintptr_t va, const void *content, size_t lengt
               size_t *done);
 int uffd_write_protect(struct uffd *uffd, uintptr_t va, size_t length, bool protect);
 void uffd_wake(struct uffd *uffd, uintptr_t va, size_t length);
-/* Unmap pages: one vectored call where the kernel can, else run by run. */
-int uffd_drop(struct uffd *uffd, unsigned count, const uintptr_t *va);
+/* Unmap pages: one vectored call where the kernel can, else run by run. status[] as drop() of
+ * mapper.h. */
+int uffd_drop(struct uffd *uffd, unsigned count, const uintptr_t *va, int *status);
 int uffd_fail(struct uffd *uffd, uintptr_t va);
 void uffd_unfail(struct uffd *uffd, uintptr_t va);
 

@@ -299,11 +299,12 @@ static void mmu_take(struct mapper *mapper, unsigned count, const uintptr_t *va,
 }
 
 static int mmu_drop(struct mapper *mapper, unsigned count, const uintptr_t *va,
-                    const uint32_t *frames)
+                    const uint32_t *frames, int *status)
 {
     struct mmu *mmu = mmu_in(mapper);
 
     (void)frames;
+    memset(status, 0, count * sizeof(*status));
     for (unsigned i = 0; i < count && mmu->kind != MAPPER_SOFT; i++) {
         yield(mmu);
         require(mmu, mmu_page(mmu, va[i])->memory != NULL, "a page is dropped that is not there");
