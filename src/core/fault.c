@@ -1,5 +1,7 @@
 #include "core/fault.h"
 
+#include <string.h>
+
 #include "core/error.h"
 #include "core/fault_internal.h"
 #include "core/machine.h"
@@ -129,6 +131,17 @@ enum fault_result fault_resolve(struct machine *m, uintptr_t va, unsigned flags,
     return result;
 }
 
+void fault_fail_page(struct machine *m, uintptr_t va)
+{
+    int error = m->mapper->ops->fail(m->mapper, va);
+
+    if (error != 0)
+        log_line(LOG_ERROR,
+                 "the page at %p should raise a signal, but the kernel has no means for it now "
+                 "(%s): the thread faults again until it has",
+                 (void *)va, strerror(-error));
+}
+
 void fault_give_up(struct machine *m, uintptr_t va)
 {
     struct region *region;
@@ -145,7 +158,7 @@ void fault_give_up(struct machine *m, uintptr_t va)
     /* A page whose content is in a frame needs no more than another look. */
     if (!(word & (PTE_BUSY | PTE_VALID | PTE_TRANSITION)) && pte_try_busy(&m->sync, pte, word)) {
         pagetable_populate(region->table, va);
-        m->mapper->ops->fail(m->mapper, va);
+        fault_fail_page(m, va);
         pte_release(m, pte, va, word | PTE_BAD);
     }
     sync_rwlock_unread(&m->sync, &m->regions_lock, SYNC_REGIONS);

@@ -51,6 +51,10 @@ enum fault_result fault_touch(struct machine *m, struct region *region, uintptr_
 enum fault_result fault_rescue(struct machine *m, struct region *region, uintptr_t va,
                                uint64_t word, unsigned flags, uint64_t started);
 
+/* fault.c: who touches the page, which is BUSY by us, gets SIGBUS; what cannot be arranged is
+ * logged. */
+void fault_fail_page(struct machine *m, uintptr_t va);
+
 /* fault_read.c: likewise. FAULT_PENDING: fault_reap() goes on when the reads come back. */
 enum fault_result fault_read_begin(struct machine *m, struct fault_queue *queue,
                                    struct region *region, uintptr_t va, uint64_t word,

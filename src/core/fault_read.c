@@ -228,7 +228,7 @@ static bool read_failed(struct machine *m, struct fault *f, unsigned i)
                               : "input/output error");
         log_line(LOG_ERROR, "%s; after %u attempts the program gets SIGBUS for this page",
                  error_last(), f->tries);
-        m->mapper->ops->fail(m->mapper, va);
+        fault_fail_page(m, va);
         word |= PTE_BAD;
     }
     pte_release(m, pagetable_pte(f->table, va), va, word);

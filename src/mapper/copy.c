@@ -98,12 +98,12 @@ static int copy_map_zero(struct mapper *mapper, uintptr_t va, unsigned count,
 
 static int copy_protect(struct mapper *mapper, uintptr_t va, size_t length)
 {
-    return uffd_write_protect(&copy_of(mapper)->uffd, va, length, true);
+    return uffd_protect(&copy_of(mapper)->uffd, va, length);
 }
 
-static int copy_lift(struct mapper *mapper, uintptr_t va, size_t length)
+static void copy_lift(struct mapper *mapper, uintptr_t va, size_t length)
 {
-    return uffd_write_protect(&copy_of(mapper)->uffd, va, length, false);
+    uffd_lift(&copy_of(mapper)->uffd, va, length);
 }
 
 /* Copy pages [from, count) one by one: they are mapped, and stay so until the drop. */

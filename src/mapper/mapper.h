@@ -66,8 +66,9 @@ struct mapper_ops {
 
     /* Make writes to [va, va + length) trap (copy); nothing where take() unmaps atomically. */
     int (*protect)(struct mapper *mapper, uintptr_t va, size_t length);
-    /* End that, and wake. */
-    int (*lift)(struct mapper *mapper, uintptr_t va, size_t length);
+    /* End that, and wake. It goes on until it is done: who is caught by the protection would fault
+     * for ever. */
+    void (*lift)(struct mapper *mapper, uintptr_t va, size_t length);
     /*
      * Bring the content of each va[i] into buffers[i]. status[i] is 0, or a negative errno if that
      * page must stay (-EBUSY: a device uses it). With a cache the page stays mapped until
@@ -82,7 +83,9 @@ struct mapper_ops {
     int (*drop)(struct mapper *mapper, unsigned count, const uintptr_t *va, const uint32_t *frames,
                 int *status);
 
-    /* The page can't be had: whoever touches va gets SIGBUS. 0, or -ENOSYS. */
+    /* The page can't be had: whoever touches va gets SIGBUS (SIGSEGV, if the kernel has no better),
+     * and who sleeps there is woken. 0, or a negative errno: it would fault again, for another try.
+     */
     int (*fail)(struct mapper *mapper, uintptr_t va);
     /* Undo fail(). */
     void (*unfail)(struct mapper *mapper, uintptr_t va);

@@ -252,10 +252,9 @@ static int move_protect(struct mapper *mapper, uintptr_t va, size_t length)
     return 0;
 }
 
-static int move_lift(struct mapper *mapper, uintptr_t va, size_t length)
+static void move_lift(struct mapper *mapper, uintptr_t va, size_t length)
 {
     uffd_wake(&move_of(mapper)->uffd, va, length);
-    return 0;
 }
 
 /* Homes that pages are to be moved to must have none: see copy_instead(). */

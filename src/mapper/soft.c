@@ -94,12 +94,19 @@ static int soft_map_zero(struct mapper *mapper, uintptr_t va, unsigned count,
 }
 
 /* The PTE is the MMU: BUSY keeps accesses out. */
-static int soft_range_nothing(struct mapper *mapper, uintptr_t va, size_t length)
+static int soft_protect(struct mapper *mapper, uintptr_t va, size_t length)
 {
     (void)mapper;
     (void)va;
     (void)length;
     return 0;
+}
+
+static void soft_range_nothing(struct mapper *mapper, uintptr_t va, size_t length)
+{
+    (void)mapper;
+    (void)va;
+    (void)length;
 }
 
 static void soft_take(struct mapper *mapper, unsigned count, const uintptr_t *va,
@@ -134,13 +141,6 @@ static void soft_unfail(struct mapper *mapper, uintptr_t va)
     (void)va;
 }
 
-static void soft_wake(struct mapper *mapper, uintptr_t va, size_t length)
-{
-    (void)mapper;
-    (void)va;
-    (void)length;
-}
-
 static void soft_close(struct mapper *mapper)
 {
     struct soft_mapper *soft = soft_of(mapper);
@@ -158,13 +158,13 @@ static const struct mapper_ops soft_ops = {
     .stage_give = soft_stage_give,
     .map = soft_map,
     .map_zero = soft_map_zero,
-    .protect = soft_range_nothing,
+    .protect = soft_protect,
     .lift = soft_range_nothing,
     .take = soft_take,
     .drop = soft_drop,
     .fail = soft_fail,
     .unfail = soft_unfail,
-    .wake = soft_wake,
+    .wake = soft_range_nothing,
     .zero = soft_zero,
     .close = soft_close,
 };

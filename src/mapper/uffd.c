@@ -221,16 +221,43 @@ int uffd_copy(struct uffd *uffd, uintptr_t va, const void *content, size_t lengt
     return 0;
 }
 
-int uffd_write_protect(struct uffd *uffd, uintptr_t va, size_t length, bool protect)
+static int write_protect(const struct uffd *uffd, uintptr_t va, size_t length, uint64_t mode)
 {
-    struct uffdio_writeprotect wp = {.range = {.start = va, .len = length},
-                                     .mode = protect ? UFFDIO_WRITEPROTECT_MODE_WP : 0};
+    struct uffdio_writeprotect wp = {.range = {.start = va, .len = length}, .mode = mode};
 
     while (ioctl(uffd->fd, UFFDIO_WRITEPROTECT, &wp) != 0) {
         if (errno != EAGAIN && errno != EINTR)
             return -errno;
     }
     return 0;
+}
+
+int uffd_protect(struct uffd *uffd, uintptr_t va, size_t length)
+{
+    return write_protect(uffd, va, length, UFFDIO_WRITEPROTECT_MODE_WP);
+}
+
+/*
+ * It may lack memory for a moment; any other error means that (a part of) the range is not mapped
+ * any more: the program has unmapped it behind our back.
+ */
+void uffd_lift(struct uffd *uffd, uintptr_t va, size_t length)
+{
+    size_t step = length;
+
+    for (size_t at = 0; at < length;) {
+        int error = write_protect(uffd, va + at, step, 0);
+
+        if (error == -ENOMEM) {
+            uffd->sync->backend->relax(uffd->sync, 15);
+        } else if (error != 0 && step > PAGE_SIZE) {
+            step = PAGE_SIZE; /* page by page, what is left of it */
+        } else {
+            if (error != 0)
+                uffd_wake(uffd, va + at, step);
+            at += step;
+        }
+    }
 }
 
 void uffd_wake(struct uffd *uffd, uintptr_t va, size_t length)
@@ -289,20 +316,34 @@ int uffd_drop(struct uffd *uffd, unsigned count, const uintptr_t *va, int *statu
     return error;
 }
 
+static int poison(const struct uffd *uffd, uintptr_t va)
+{
+    struct uffdio_poison request = {.range = {.start = va, .len = PAGE_SIZE}};
+    unsigned tries = 0;
+
+    if (!(uffd->features & UFFD_FEATURE_POISON))
+        return -ENOSYS;
+    while (ioctl(uffd->fd, UFFDIO_POISON, &request) != 0) {
+        if (errno == ENOMEM && ++tries < NO_MEMORY_TRIES)
+            uffd->sync->backend->relax(uffd->sync, 15);
+        else if (errno != EAGAIN && errno != EINTR)
+            return -errno;
+    }
+    return 0;
+}
+
 int uffd_fail(struct uffd *uffd, uintptr_t va)
 {
-    struct uffdio_poison poison = {.range = {.start = va, .len = PAGE_SIZE}};
-    int result = -ENOSYS;
+    int error;
 
     if (uffd->sigbus)
         return 0; /* the faulting thread is in the signal handler and learns it there */
-    if (uffd->features & UFFD_FEATURE_POISON)
-        result = ioctl(uffd->fd, UFFDIO_POISON, &poison) == 0 ? 0 : -errno;
+    error = poison(uffd, va);
     /* Linux before 6.6: a signal still, if the wrong one. */
-    if (result != 0)
-        result = mprotect((void *)va, PAGE_SIZE, PROT_NONE) == 0 ? 0 : -errno;
+    if (error != 0)
+        error = mprotect((void *)va, PAGE_SIZE, PROT_NONE) == 0 ? 0 : -errno;
     uffd_wake(uffd, va, PAGE_SIZE);
-    return result;
+    return error;
 }
 
 void uffd_unfail(struct uffd *uffd, uintptr_t va)

@@ -69,7 +69,8 @@ void uffd_region_close(struct uffd *uffd, uintptr_t base, size_t length);
  */
 int uffd_copy(struct uffd *uffd, uintptr_t va, const void *content, size_t length, bool protect,
               size_t *done);
-int uffd_write_protect(struct uffd *uffd, uintptr_t va, size_t length, bool protect);
+int uffd_protect(struct uffd *uffd, uintptr_t va, size_t length);
+void uffd_lift(struct uffd *uffd, uintptr_t va, size_t length);
 void uffd_wake(struct uffd *uffd, uintptr_t va, size_t length);
 /* Unmap pages: one vectored call where the kernel can, else run by run. status[] as drop() of
  * mapper.h. */

@@ -261,7 +261,7 @@ static void mmu_wake(struct mapper *mapper, uintptr_t va, size_t length)
         page_wake(mmu, mmu_page(mmu, va + at));
 }
 
-static int mmu_lift(struct mapper *mapper, uintptr_t va, size_t length)
+static void mmu_lift(struct mapper *mapper, uintptr_t va, size_t length)
 {
     struct mmu *mmu = mmu_in(mapper);
 
@@ -270,7 +270,6 @@ static int mmu_lift(struct mapper *mapper, uintptr_t va, size_t length)
         mmu_page(mmu, va + at)->read_only = false;
     }
     mmu_wake(mapper, va, length);
-    return 0;
 }
 
 static void mmu_take(struct mapper *mapper, unsigned count, const uintptr_t *va,

@@ -1,12 +1,16 @@
 /*
- * Pages that the kernel does not let go: those that the program has locked with mlock() go all the
- * same; where a drop is refused for good, the page stays what it was, and decommit says so.
+ * What the kernel refuses does not lose or falsify a page. Pages that the program has locked with
+ * mlock() go all the same; where a drop is refused for good, the page stays what it was, and
+ * decommit says so; protection is lifted as soon as there is memory for it; without poison a page
+ * that cannot be read raises another signal, and can be had again.
  */
 #include <dlfcn.h>
 #include <pthread.h>
 #include <stdarg.h>
+#include <sys/ioctl.h>
 #include <sys/syscall.h>
 
+#include "mapper/uffd.h"
 #include "real_fixture.h"
 
 #define PAGES 1024u
@@ -49,6 +53,34 @@ long syscall(long number, ...)
     if (number == SYS_process_madvise && gives_back((int)a[3]))
         return -1;
     return real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+}
+
+/* Refuse to lift protection so often, and to poison. */
+static _Atomic int refuse_lifts;
+static _Atomic bool refuse_poison;
+
+int ioctl(int fd, unsigned long request, ...)
+{
+    static int (*real)(int, unsigned long, ...);
+    void *argument;
+    va_list args;
+
+    va_start(args, request);
+    argument = va_arg(args, void *);
+    va_end(args);
+    if (real == NULL)
+        *(void **)&real = dlsym(RTLD_NEXT, "ioctl");
+    if (request == UFFDIO_WRITEPROTECT && refuse_lifts > 0 &&
+        ((struct uffdio_writeprotect *)argument)->mode == 0) {
+        refuse_lifts--;
+        errno = ENOMEM;
+        return -1;
+    }
+    if (request == UFFDIO_POISON && refuse_poison) {
+        errno = EINVAL;
+        return -1;
+    }
+    return real(fd, request, argument);
 }
 
 /* Locked by the program page by page as they come (MLOCK_ONFAULT), and those that are there now. */
@@ -125,6 +157,68 @@ static void undone(const char *kind)
     real_close(&r);
 }
 
+/* Each page is read, so that it is mapped protected where changes are noticed so, then written. */
+static void *rewrite(void *argument)
+{
+    struct real *r = argument;
+
+    for (size_t p = 0; p < r->pages; p++) {
+        (void)*(volatile char *)(r->base + p * PAGE);
+        real_fill(r->base, p, 3);
+    }
+    return NULL;
+}
+
+/* The kernel has no memory to lift a protection: who runs into it waits, and is not forgotten. */
+static void lifts(void)
+{
+    struct real r;
+    pthread_t id;
+
+    if (!real_open(&r, PAGES, "mapper:copy,trap:thread,memory:1M,dirty:protect"))
+        return;
+    real_fill_all(&r, 1);
+    is(real_count_wrong(&r, 0, PAGES, 1), 0, "%s: filled and read back", r.conf);
+    refuse_lifts = 200;
+    pthread_create(&id, NULL, rewrite, &r);
+    pthread_join(id, NULL);
+    ok(refuse_lifts < 200, "%s: protection could not be lifted %d times", r.conf,
+       200 - refuse_lifts);
+    refuse_lifts = 0;
+    is(real_count_wrong(&r, 0, PAGES, 3), 0, "%s: every write was made", r.conf);
+    real_close(&r);
+}
+
+/* A page that cannot be read, and cannot be poisoned, is made inaccessible; then it is had again.
+ */
+static void no_poison(const char *kind)
+{
+    struct sigaction action = {.sa_handler = touch_failed, .sa_flags = SA_NODEFER}, before;
+    size_t lost = SIZE_MAX;
+    struct real r;
+
+    if (!real_open(&r, PAGES, "%s,memory:1M,store_read_error:1", kind))
+        return;
+    sigaction(SIGSEGV, &action, &before);
+    real_fill_all(&r, 1);
+    refuse_poison = true;
+    for (size_t p = 0; p < PAGES && lost == SIZE_MAX; p++) {
+        if (!touch(r.base + p * PAGE))
+            lost = p;
+    }
+    refuse_poison = false;
+    ok(lost < PAGES, "%s: a page that cannot be read raises a signal", kind);
+    if (lost < PAGES) {
+        is(vmsm_decommit(r.m, r.base + lost * PAGE, PAGE), 0, "%s: it can be decommitted", kind);
+        ok(touch(r.base + lost * PAGE), "%s: then it can be touched", kind);
+        if (touch(r.base + lost * PAGE))
+            real_fill(r.base, lost, 2);
+        ok(touch(r.base + lost * PAGE) && real_right(r.base, lost, 2), "%s: and used", kind);
+    }
+    sigaction(SIGSEGV, &before, NULL);
+    real_close(&r);
+}
+
 int main(void)
 {
     int log = log_catch();
@@ -135,6 +229,9 @@ int main(void)
         if (real_is_copy(real_kinds[k]))
             undone(real_kinds[k]);
     }
+    lifts();
+    no_poison("mapper:copy,trap:thread");
+    no_poison("mapper:move,trap:thread");
     ok(log_has(log, "they stay"), "what stays is told in the log");
     return done_testing();
 }
