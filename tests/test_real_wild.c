@@ -7,7 +7,7 @@
 
 #include "real_fixture.h"
 
-enum deed { WILD, UNMAPPED, TRUNCATED_FILE, TRUNCATED_FILE_HANDLED };
+enum deed { WILD, UNMAPPED, TRUNCATED_FILE, TRUNCATED_FILE_HANDLED, TRUNCATED_FILE_CHAINED };
 
 #define HANDLED 42
 #define CANNOT 43
@@ -16,6 +16,41 @@ static void own_handler(int signal)
 {
     (void)signal;
     _exit(HANDLED);
+}
+
+/* A handler that came later, does its part, and hands on. */
+static struct sigaction earlier;
+static volatile sig_atomic_t handed_on;
+
+static void later_handler(int signal, siginfo_t *info, void *context)
+{
+    if (handed_on++ > 0)
+        _exit(1);
+    if (earlier.sa_flags & SA_SIGINFO)
+        earlier.sa_sigaction(signal, info, context);
+    else
+        earlier.sa_handler(signal);
+}
+
+static void check_chain(int signal)
+{
+    (void)signal;
+    _exit(handed_on == 1 ? HANDLED : 1);
+}
+
+/* A manager comes, a handler comes and stays, the manager goes, another comes. */
+static struct vmsm *chain(struct vmsm *m, const char *conf, void **memory)
+{
+    struct sigaction later = {.sa_sigaction = later_handler, .sa_flags = SA_SIGINFO};
+
+    for (unsigned i = 0; i < 3; i++) {
+        if (i == 0)
+            sigaction(SIGBUS, &later, &earlier);
+        vmsm_destroy(m);
+        if (vmsm_create(&m, conf) != 0 || vmsm_map(m, 1000 * PAGE, memory) != 0)
+            _exit(CANNOT);
+    }
+    return m;
 }
 
 static char *truncated_mapping(void)
@@ -38,10 +73,14 @@ static void commit_deed(const char *kind, enum deed deed)
     void *memory, *hole;
     struct vmsm *m;
 
-    signal(SIGBUS, deed == TRUNCATED_FILE_HANDLED ? own_handler : SIG_DFL);
+    signal(SIGBUS, deed == TRUNCATED_FILE_HANDLED   ? own_handler
+                   : deed == TRUNCATED_FILE_CHAINED ? check_chain
+                                                    : SIG_DFL);
     snprintf(conf, sizeof(conf), "%s,memory:1M", kind);
     if (vmsm_create(&m, conf) != 0 || vmsm_map(m, 1000 * PAGE, &memory) != 0)
         _exit(CANNOT);
+    if (deed == TRUNCATED_FILE_CHAINED)
+        m = chain(m, conf, &memory);
     real_fill(memory, 10, 1);
     switch (deed) {
     case WILD:
@@ -55,6 +94,7 @@ static void commit_deed(const char *kind, enum deed deed)
         break;
     case TRUNCATED_FILE:
     case TRUNCATED_FILE_HANDLED:
+    case TRUNCATED_FILE_CHAINED:
         target = truncated_mapping();
         break;
     }
@@ -90,6 +130,8 @@ int main(void)
         expect(real_kinds[k], TRUNCATED_FILE, SIGBUS, 0, "a SIGBUS not ours kills");
         expect(real_kinds[k], TRUNCATED_FILE_HANDLED, 0, HANDLED,
                "or reaches the program's own handler");
+        expect(real_kinds[k], TRUNCATED_FILE_CHAINED, 0, HANDLED,
+               "and each handler once, if one came between two managers");
     }
     return done_testing();
 }

@@ -28,8 +28,18 @@ static struct {
     _Atomic(struct machine *) machines[TRAP_SIGBUS_MACHINES];
     _Atomic unsigned users[TRAP_SIGBUS_MACHINES]; /* handlers that are looking at the entry */
     unsigned count;
-    struct sigaction before;
+    struct sigaction before; /* where a SIGBUS goes that is not ours */
+    struct sigaction first;  /* and where it goes if that hands it back to us */
+    bool left; /* a handler that came after ours has kept it: it may hand on to ours for good */
 } sigbus = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+/* What this thread is handing on: the signal's context, and the frame of our handler. A handler
+ * may leave by siglongjmp(), so this may be old; then the next signal's frame is not below it, or
+ * its context differs. */
+static _Thread_local struct {
+    const void *context;
+    uintptr_t frame;
+} handing __attribute__((tls_model("initial-exec")));
 
 static unsigned fault_flags(const void *context)
 {
@@ -61,14 +71,20 @@ static void die(void)
 static void hand_on(int signal, siginfo_t *info, void *context)
 {
     const ucontext_t *uc = context;
+    uintptr_t frame = (uintptr_t)__builtin_frame_address(0);
+    bool back = handing.context == context && frame < handing.frame;
+    const struct sigaction *next = back ? &sigbus.first : &sigbus.before;
 
+    handing.context = context;
+    handing.frame = frame;
     pthread_sigmask(SIG_SETMASK, &uc->uc_sigmask, NULL); /* as the program would have it */
-    if (sigbus.before.sa_flags & SA_SIGINFO)
-        sigbus.before.sa_sigaction(signal, info, context);
-    else if (sigbus.before.sa_handler == SIG_DFL || sigbus.before.sa_handler == SIG_IGN)
+    if (next->sa_flags & SA_SIGINFO)
+        next->sa_sigaction(signal, info, context);
+    else if (next->sa_handler == SIG_DFL || next->sa_handler == SIG_IGN)
         die();
     else
-        sigbus.before.sa_handler(signal);
+        next->sa_handler(signal);
+    handing.context = NULL;
 }
 
 static void on_sigbus(int signal, siginfo_t *info, void *context)
@@ -100,10 +116,16 @@ static void on_sigbus(int signal, siginfo_t *info, void *context)
     hand_on(signal, info, context);
 }
 
+static bool is_ours(const struct sigaction *action)
+{
+    return (action->sa_flags & SA_SIGINFO) && action->sa_sigaction == on_sigbus;
+}
+
 static int install(void)
 {
     struct sigaction action = {.sa_sigaction = on_sigbus,
                                .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER | SA_RESTART};
+    struct sigaction now;
 
     /*
      * No handler of the program may come between: it could touch managed memory while this
@@ -115,8 +137,12 @@ static int install(void)
     sigdelset(&action.sa_mask, SIGILL);
     sigdelset(&action.sa_mask, SIGFPE);
     sigdelset(&action.sa_mask, SIGTRAP);
-    if (sigaction(SIGBUS, &action, &sigbus.before) != 0)
+    if (sigaction(SIGBUS, &action, &now) != 0)
         return error_set(-errno, "cannot handle SIGBUS: %s", strerror(errno));
+    if (!is_ours(&now))
+        sigbus.before = now;
+    if (!sigbus.left)
+        sigbus.first = sigbus.before;
     return 0;
 }
 
@@ -157,7 +183,11 @@ void trap_sigbus_close(struct machine *m)
         sigbus.count--;
     }
     /* Whoever came after us keeps the handler; then ours stays, and hands everything on. */
-    if (sigbus.count == 0 && sigaction(SIGBUS, NULL, &now) == 0 && now.sa_sigaction == on_sigbus)
-        sigaction(SIGBUS, &sigbus.before, NULL);
+    if (sigbus.count == 0 && sigaction(SIGBUS, NULL, &now) == 0) {
+        if (is_ours(&now))
+            sigaction(SIGBUS, &sigbus.before, NULL);
+        else
+            sigbus.left = true;
+    }
     pthread_mutex_unlock(&sigbus.lock);
 }
