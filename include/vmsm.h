@@ -207,10 +207,11 @@ VMSM_API int vmsm_get_counters(struct vmsm *m, struct vmsm_counters *out);
 VMSM_API int vmsm_check(struct vmsm *m);
 
 /*
- * Copy to or from managed memory by explicit calls. With the mapper soft this is
- * the only way to reach it; with the others it is the same as memcpy.
+ * Copy to or from managed memory by explicit calls. With the mapper soft, or trap none, this is
+ * the only way to reach it (with trap none a thread that touches a page that is not there sleeps
+ * until it is unmapped); else it is the same as memcpy.
  *   -EINVAL  the range is not wholly mapped by m
- *   -EIO     a page could not be read (soft mapper)
+ *   -EIO     a page could not be read (mapper soft, trap none)
  */
 VMSM_API int vmsm_read(struct vmsm *m, const void *addr, void *buffer, size_t length);
 VMSM_API int vmsm_write(struct vmsm *m, void *addr, const void *buffer, size_t length);

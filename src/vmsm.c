@@ -144,8 +144,7 @@ int vmsm_create_tuned(struct vmsm **out, const struct tunables *tunables)
     snprintf(v->store_name, sizeof(v->store_name), "%s %s (%s)", options.store->ops->name,
              options.store->where, options.store->how);
     options.mapper_open = mappers[t.mapper];
-    options.pool_queues =
-        t.trap == TRAP_SIGBUS || t.mapper == MAPPER_SOFT ? POOL_QUEUES_SIGBUS : POOL_QUEUES;
+    options.pool_queues = t.trap == TRAP_THREAD ? POOL_QUEUES : POOL_QUEUES_SIGBUS;
     error = machine_create(&options, &v->machine);
     if (error != 0)
         goto out;
@@ -267,7 +266,7 @@ static int explicit_copy(struct vmsm *v, uintptr_t va, char *buffer, size_t leng
     if (!covered)
         return error_set(-EINVAL, "%zu bytes at %p are not all mapped by this manager", length,
                          (void *)va);
-    if (m->tunables.mapper == MAPPER_SOFT)
+    if (m->tunables.trap == TRAP_NONE)
         return access_copy(m, va, buffer, length, write);
     memcpy(write ? (void *)va : buffer, write ? buffer : (void *)va, length);
     return 0;
