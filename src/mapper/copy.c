@@ -22,6 +22,8 @@ struct copy_mapper {
     char *stage;
     uint32_t buffers, stage_pages;
     bool vm_read; /* process_vm_readv() is allowed */
+    struct iovec from[SECTION_PAGES],
+        to[SECTION_PAGES]; /* of take(): its caller's, the trimmer's */
 };
 
 static struct copy_mapper *copy_of(struct mapper *mapper)
@@ -128,7 +130,7 @@ static void copy_take(struct mapper *mapper, unsigned count, const uintptr_t *va
                       const uint32_t *buffers, int *status)
 {
     struct copy_mapper *copy = copy_of(mapper);
-    struct iovec from[SECTION_PAGES], to[SECTION_PAGES];
+    struct iovec *from = copy->from, *to = copy->to; /* too large for a signal handler's stack */
     unsigned from_count = 0, to_count = 0;
     ssize_t got = 0;
 

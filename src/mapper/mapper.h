@@ -72,7 +72,7 @@ struct mapper_ops {
     /*
      * Bring the content of each va[i] into buffers[i]. status[i] is 0, or a negative errno if that
      * page must stay (-EBUSY: a device uses it). With a cache the page stays mapped until
-     * drop(); without, it is unmapped by this call.
+     * drop(); without, it is unmapped by this call. For one thread at a time.
      */
     void (*take)(struct mapper *mapper, unsigned count, const uintptr_t *va,
                  const uint32_t *buffers, int *status);

@@ -17,6 +17,7 @@
 #endif
 #define PIDFD_SELF_THREAD_GROUP (-10000) /* Linux 6.14; older kernels need a real pidfd */
 #define NO_MEMORY_TRIES 100u
+#define DROP_FEW 32u /* runs that are dropped at once without the large array */
 #define USERFAULTFD_IOC_NEW_NR _IO(0xAA, 0x00)
 
 static int open_descriptor(bool sigbus)
@@ -288,31 +289,63 @@ static int drop_run(const struct uffd *uffd, const struct iovec *run, int *statu
     return error;
 }
 
-int uffd_drop(struct uffd *uffd, unsigned count, const uintptr_t *va, int *status)
+/* The first `most` runs of the pages; *pages is how many they have. Returns how many they are. */
+static unsigned make_runs(unsigned count, const uintptr_t *va, struct iovec *runs, unsigned most,
+                          unsigned *pages)
 {
-    struct iovec runs[SECTION_PAGES];
-    unsigned n = 0;
-    int error = 0;
+    unsigned n = 0, i;
 
-    for (unsigned i = 0; i < count; i++) {
+    for (i = 0; i < count; i++) {
         if (n > 0 && (uintptr_t)runs[n - 1].iov_base + runs[n - 1].iov_len == va[i])
             runs[n - 1].iov_len += PAGE_SIZE;
-        else
+        else if (n < most)
             runs[n++] = (struct iovec){.iov_base = (void *)va[i], .iov_len = PAGE_SIZE};
+        else
+            break;
     }
-    if (n > 1 && uffd->vector_drop &&
-        syscall(SYS_process_madvise, PIDFD_SELF_THREAD_GROUP, runs, n, uffd->drop_advice, 0) ==
-            (long)(count * PAGE_SIZE)) {
-        memset(status, 0, count * sizeof(*status));
+    *pages = i;
+    return n;
+}
+
+static int drop_runs(const struct uffd *uffd, const struct iovec *runs, unsigned count,
+                     unsigned pages, int *status)
+{
+    int error = 0;
+
+    if (count > 1 && uffd->vector_drop &&
+        syscall(SYS_process_madvise, PIDFD_SELF_THREAD_GROUP, runs, count, uffd->drop_advice, 0) ==
+            (long)(pages * PAGE_SIZE)) {
+        memset(status, 0, pages * sizeof(*status));
         return 0;
     }
-    for (unsigned i = 0; i < n; i++) {
+    for (unsigned i = 0; i < count; i++) {
         int one = drop_run(uffd, &runs[i], status);
 
         status += runs[i].iov_len / PAGE_SIZE;
         if (error == 0)
             error = one;
     }
+    return error;
+}
+
+/* The trimmer's many runs find room in the one large array; others, if it is taken, go on with few
+ * at a time, for this may run in a signal handler, on a small stack. */
+int uffd_drop(struct uffd *uffd, unsigned count, const uintptr_t *va, int *status)
+{
+    struct iovec few[DROP_FEW];
+    bool large = count > DROP_FEW && !atomic_exchange(&uffd->runs_taken, true);
+    int error = 0;
+
+    for (unsigned i = 0, pages; i < count; i += pages) {
+        struct iovec *runs = large ? uffd->runs : few;
+        unsigned n = make_runs(count - i, va + i, runs, large ? SECTION_PAGES : DROP_FEW, &pages);
+        int one = drop_runs(uffd, runs, n, pages, status + i);
+
+        if (error == 0)
+            error = one;
+    }
+    if (large)
+        atomic_store(&uffd->runs_taken, false);
     return error;
 }
 

@@ -6,9 +6,11 @@
 #define VMSM_MAPPER_UFFD_H
 
 #include <linux/userfaultfd.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/uio.h>
 
 #include "mapper/mapper.h"
 
@@ -44,8 +46,10 @@ struct uffd {
     uint64_t features; /* in force */
     bool memory_lock;
     bool sigbus;
-    int drop_advice;    /* MADV_DONTNEED_LOCKED where the kernel has it, else MADV_DONTNEED */
-    bool vector_drop;   /* process_madvise(drop_advice) works on oneself */
+    int drop_advice;         /* MADV_DONTNEED_LOCKED where the kernel has it, else MADV_DONTNEED */
+    bool vector_drop;        /* process_madvise(drop_advice) works on oneself */
+    _Atomic bool runs_taken; /* whoever takes it may use runs[] */
+    struct iovec runs[SECTION_PAGES];
     const void *zeroes; /* RUN_MAX pages of zeroes that cost no memory */
     struct sync *sync;
 };

@@ -5,7 +5,7 @@
  * atomic pointers, so that the handler takes no lock to read it; a count of handlers at work
  * keeps a machine from being destroyed under one.
  *
- * The signal handler runs on the thread's own stack (or its alternate one): it needs about 16 KiB.
+ * The signal handler runs on the thread's own stack (or its alternate one): TRAP_SIGBUS_STACK.
  */
 #include <errno.h>
 #include <pthread.h>

@@ -23,6 +23,13 @@ void trap_thread_close(struct machine *m, struct trap_thread *trap);
 int trap_sigbus_open(struct machine *m);
 void trap_sigbus_close(struct machine *m);
 
+/*
+ * Bytes of stack that the handler needs at most, beside the kernel's signal frame
+ * (sysconf(_SC_MINSIGSTKSZ)). Most of it only where the faulting thread also trims and writes
+ * (workers off, stage single).
+ */
+#define TRAP_SIGBUS_STACK 16384
+
 /* Most managers of one process that can use sigbus. */
 #define TRAP_SIGBUS_MACHINES 64
 
