@@ -11,13 +11,14 @@
 
 #define PAGES 1024u
 #define PAINT 0xa5
+#define GUARD (32 * PAGE) /* larger than any function's frame, which could step over it */
 
 #ifndef AT_MINSIGSTKSZ
 #define AT_MINSIGSTKSZ 51
 #endif
 
 struct stack {
-    unsigned char *low; /* above a page that nobody may touch */
+    unsigned char *low; /* above GUARD bytes that nobody may touch */
     size_t size;
 };
 
@@ -42,10 +43,11 @@ static bool stack_make(struct stack *s)
     unsigned char *memory;
 
     s->size = stack_size();
-    memory = mmap(NULL, s->size + PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (memory == MAP_FAILED || mprotect(memory, PAGE, PROT_NONE) != 0)
+    memory =
+        mmap(NULL, s->size + GUARD, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED || mprotect(memory, GUARD, PROT_NONE) != 0)
         return false;
-    s->low = memory + PAGE;
+    s->low = memory + GUARD;
     memset(s->low, PAINT, s->size);
     return true;
 }
@@ -113,7 +115,7 @@ static void small_stack(const char *conf, bool fails)
         is(u.wrong, 0, "%s: every page that is shown is right", u.r.conf);
         real_close(&u.r);
     }
-    munmap(u.stack.low - PAGE, u.stack.size + PAGE);
+    munmap(u.stack.low - GUARD, u.stack.size + GUARD);
 }
 
 int main(void)
