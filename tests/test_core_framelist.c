@@ -73,8 +73,9 @@ static void returned(struct fixture *f)
     pte_t pte = 0;
     bool kept[4];
 
-    framelist_pop(m, LIST_FREE, FRAME_WRITING, 4, frames, NULL);
+    framelist_pop(m, LIST_FREE, FRAME_TRANSIT, 4, frames, NULL);
     for (unsigned i = 0; i < 4; i++) {
+        m->frames[frames[i]].state = FRAME_WRITING;
         m->frames[frames[i]].slot = slots[i];
         m->frames[frames[i]].pte = &pte;
     }

@@ -23,7 +23,7 @@ static void words(void)
             ok(false, "age %u is kept, and nothing else changes", age);
     }
     is(PTE_FORMAT & (PTE_BUSY | PTE_WANTED | PTE_ACCESSED | PTE_AGE | PTE_READAHEAD | PTE_PINNED |
-                     PTE_PROTECTED | PTE_DIRTY | PTE_BAD),
+                     PTE_PROTECTED | PTE_BAD),
        0, "flags and formats do not overlap");
 }
 
@@ -80,7 +80,7 @@ static void busy(struct contest *c)
         pthread_create(&ids[i], NULL, wait_busy, c);
     while (c->asleep < THREADS || !(pte_load(&c->pte) & PTE_WANTED_PARK))
         sched_yield();
-    pte_release(c->f.m, &c->pte, 0, pte_make(PTE_PAGEFILE, 9));
+    pte_release(c->f.m, &c->pte, 0, pte_make(PTE_TRANSITION, 9));
     for (unsigned i = 0; i < THREADS; i++) {
         void *number;
 

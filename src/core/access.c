@@ -58,10 +58,7 @@ bool access_try(struct machine *m, uintptr_t va, char *buffer, size_t length, bo
             copy_page(m, region, va, word, buffer, length, write);
             if (word & PTE_READAHEAD)
                 count(m, COUNTER_readahead_hits, 1);
-            word = (word & ~(uint64_t)PTE_READAHEAD) | PTE_ACCESSED;
-            if (write && m->mapper->sets_access)
-                word |= PTE_DIRTY;
-            pte_release(m, pte, va, word);
+            pte_release(m, pte, va, (word & ~PTE_READAHEAD) | PTE_ACCESSED);
             done = true;
         }
     }

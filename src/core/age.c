@@ -33,7 +33,7 @@ static int age_page(struct machine *m, pte_t *pte)
 static void age_section(struct machine *m, const struct region *region, size_t n, uint32_t *ages)
 {
     const struct pagetable *table = region->table;
-    struct section *section = &table->sections[n];
+    const struct section *section = &table->sections[n];
     size_t first = n * SECTION_PAGES, last = first + SECTION_PAGES;
     size_t low = pagetable_index(table, region->start), high = pagetable_index(table, region->end);
 
@@ -45,10 +45,6 @@ static void age_section(struct machine *m, const struct region *region, size_t n
         if (age >= 0)
             ages[age]++;
     }
-    atomic_store_explicit(&section->rescues,
-                          atomic_load_explicit(&section->rescues, memory_order_relaxed) / 2,
-                          memory_order_relaxed);
-    atomic_store_explicit(&section->undone, 0, memory_order_relaxed);
 }
 
 bool age_step(struct machine *m)

@@ -19,7 +19,7 @@ void frame_attach(struct machine *m, uint32_t number, pte_t *pte, uintptr_t va, 
     frame->pte = pte;
     frame->va = va;
     frame->slot = slot;
-    frame->state = FRAME_ACTIVE;
+    frame_set_state(frame, FRAME_ACTIVE);
     frame_assert_state(m, frame);
     sync_mutex_unlock(&m->sync, &frame->lock, SYNC_FRAME);
 }
@@ -221,19 +221,12 @@ static void rescue_undo(struct machine *m, uint32_t number, pte_t *pte, uintptr_
     pte_release(m, pte, va, pte_make(PTE_TRANSITION, number));
 }
 
-/* Whether the page keeps its slot now that it is valid again, and is mapped protected to know when
- * it must not. */
-static bool keep_slot(struct machine *m, struct frame *frame, unsigned flags)
+/* Does the page keep its slot now that it is valid again? Not if it may be written unnoticed. */
+static bool keeps_slot(const struct machine *m, const struct frame *frame, unsigned flags)
 {
-    bool protect = m->tunables.dirty == DIRTY_PROTECT;
+    bool unnoticed = m->tunables.dirty == DIRTY_PROTECT && (flags & FAULT_WRITE);
 
-    if (frame->slot == 0)
-        return false;
-    if (m->tunables.preserve && !(protect && (flags & FAULT_WRITE)))
-        return protect;
-    slot_release(m, frame->slot);
-    frame->slot = 0;
-    return false;
+    return frame->slot != 0 && m->tunables.preserve && !unnoticed;
 }
 
 enum fault_result fault_rescue(struct machine *m, struct region *region, uintptr_t va,
@@ -242,7 +235,7 @@ enum fault_result fault_rescue(struct machine *m, struct region *region, uintptr
     pte_t *pte = pagetable_pte(region->table, va);
     uint32_t number = pte_number(word);
     struct frame *frame = &m->frames[number];
-    bool cached = m->mapper->has_cache, protected;
+    bool cached = m->mapper->has_cache, keep, protected;
     enum frame_state from;
     unsigned done = 0;
     void *content;
@@ -260,12 +253,12 @@ enum fault_result fault_rescue(struct machine *m, struct region *region, uintptr
                  (from == FRAME_STANDBY || from == FRAME_MODIFIED || from == FRAME_WRITING));
     if (from == FRAME_WRITING)
         frame->slot = 0; /* the writer gives it back */
-    frame->state = FRAME_TRANSIT;
+    frame_set_state(frame, FRAME_TRANSIT);
     sync_mutex_unlock(&m->sync, &frame->lock, SYNC_FRAME);
 
     content = mapper_buffer(m->mapper, frame->buffer);
-    protected = m->tunables.dirty == DIRTY_PROTECT && m->tunables.preserve && frame->slot != 0 &&
-                !(flags & FAULT_WRITE);
+    keep = keeps_slot(m, frame, flags);
+    protected = keep && m->tunables.dirty == DIRTY_PROTECT;
     m->mapper->ops->map(m->mapper, va, 1, &number, &content, protected ? MAP_PROTECTED : 0, &done);
     count(m, COUNTER_map_calls, 1);
     if (done == 0) {
@@ -274,17 +267,18 @@ enum fault_result fault_rescue(struct machine *m, struct region *region, uintptr
             frame_unreserve(m, 1);
         return FAULT_NO_FRAME;
     }
-    keep_slot(m, frame, flags);
+    if (!keep && frame->slot != 0) {
+        slot_release(m, frame->slot);
+        frame->slot = 0;
+    }
     frame_activated(m, frame);
     sync_mutex_lock(&m->sync, &frame->lock, SYNC_FRAME);
-    frame->state = FRAME_ACTIVE;
+    frame_set_state(frame, FRAME_ACTIVE);
     if (frame->rescued < UINT8_MAX)
         frame->rescued++;
     frame_assert_state(m, frame);
     sync_mutex_unlock(&m->sync, &frame->lock, SYNC_FRAME);
     section_add_valid(region->table, va, 1);
-    atomic_fetch_add_explicit(&pagetable_section(region->table, va)->rescues, 1,
-                              memory_order_relaxed);
     pte_release(m, pte, va, mapped_word(number, true, protected));
     count_rescue(m, from, started);
     return FAULT_DONE;

@@ -35,7 +35,7 @@ void frame_assert_state(const struct machine *m, const struct frame *frame)
         check_debug(atomic_load(&frame->pins) == 0);
         break;
     case FRAME_TRANSIT:
-        check_debug(list == LIST_NONE && frame->slot == 0);
+        check_debug(list == LIST_NONE);
         break;
     case FRAME_ACTIVE:
         check_debug(list == LIST_NONE && frame->pte != NULL);
@@ -183,7 +183,9 @@ void frame_free(struct machine *m, unsigned count, const uint32_t *frames, bool 
         frame->va = 0;
         frame->slot = 0;
         frame->rescued = 0;
-        frame->state = FRAME_TRANSIT;
+        if (frame->state == FRAME_ACTIVE)
+            frame_set_state(frame, FRAME_TRANSIT);
+        check_always(frame->state == FRAME_TRANSIT);
         sync_mutex_unlock(&m->sync, &frame->lock, SYNC_FRAME);
     }
     if (active)

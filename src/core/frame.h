@@ -5,7 +5,9 @@
  *
  *   FREE      on the free list. No page, no buffer (cache), no slot. Its memory may hold anything.
  *   ZERO      on the zero list. As FREE, and its memory is zero (mappers with real frames).
- *   TRANSIT   on no list. Taken by a fault, not yet under an address; owned by that fault alone.
+ *   TRANSIT   on no list, owned by one thread: a fault that has taken it and not mapped it yet, a
+ *             rescue, the refiller that repurposes it, the zeroer, or who discards its page. What
+ *             else holds (page, slot, buffer) is that thread's business.
  *   ACTIVE    on no list. Under the address `va`; pte is V with this frame's number.
  *             slot, if not 0, holds what the page held when it was last read or written back.
  *   STANDBY   on a standby list. pte is T; the buffer has the content; slot has the same content.
@@ -15,20 +17,21 @@
  *             A rescue sets slot to 0: the writer, when it is done, finds that the frame is no
  *             longer WRITING with its slot, and gives the slot back.
  *
- *            fault_touch/_read         trim_publish (changed)
- *   FREE/ZERO ──▶ TRANSIT ──▶ ACTIVE ─────────────────────────▶ MODIFIED
- *      ▲             ▲          ▲ │                               │  ▲
- *      │             │          │ └─ trim_publish (clean) ─┐ write│  │ write failed
- *      │             └─ fault_rescue (from STANDBY,        ▼ begin▼  │
- *      │                MODIFIED and WRITING) ────────  STANDBY ◀─ WRITING
- *      │                                                   │   write done
- *      └───────── refill_claim: repurposed ────────────────┘
- *   ACTIVE, STANDBY, MODIFIED and WRITING go to FREE by region_discard_page() too, and
- *   ACTIVE by trim_publish() when the page is all zero.
+ *                attach                     trimmed, changed
+ *   FREE, ZERO ─▶ TRANSIT ─▶ ACTIVE ──────────────────────────▶ MODIFIED
+ *      ▲            ▲ │  ▲                 │                       │ ▲
+ *      │      freed │ │  │ rescued from    │ trimmed, clean  write │ │ write failed
+ *      └────────────┴─┘  │ STANDBY,        ▼                       ▼ │
+ *                   ▲    │ MODIFIED,    STANDBY ◀────────────── WRITING
+ *                   │    │ WRITING         │        written
+ *                   └────┴─────────────────┘ repurposed
+ *
+ * All rows, and the function that makes each: FRAME_TRANSITIONS in transitions.h.
  *
  * Who may read and write a field:
  *   (f) the frame's lock
- *   (b) the owner of the page's BUSY bit while the frame is ACTIVE or TRANSIT; (f) otherwise
+ *   (b) the owner of the page's BUSY bit while the frame is ACTIVE, the owner of the frame while it
+ *       is TRANSIT; (f) otherwise
  *   (l) for links: this frame's lock and the lock of the neighbour concerned, with the list
  *       locked shared; or the list locked exclusive
  *   (c) constant while a page is attached; changed under (b) and (f) when it changes
@@ -42,9 +45,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "core/check.h"
 #include "core/hash.h"
 #include "core/pte.h"
 #include "core/sync.h"
+#include "core/transitions.h"
 
 enum frame_state {
     FRAME_FREE,
@@ -62,25 +67,40 @@ enum frame_state {
 
 struct frame {
     struct sync_mutex lock;
-    uint8_t state; /* (f) enum frame_state */
-    _Atomic uint8_t
-        list; /* (f) enum framelist_id it is on, or LIST_NONE; read without lock as a hint */
-    uint8_t priority; /* (b) standby list to go to: 0 is repurposed first */
-    uint8_t rescued;  /* (b) times rescued since it was read, saturating: it is worth keeping */
+    uint8_t state;         /* (f) enum frame_state; changed by frame_set_state() */
+    _Atomic uint8_t list;  /* (f) framelist_id it is on, or LIST_NONE; without lock: a hint */
+    uint8_t priority;      /* (b) standby list to go to: 0 is repurposed first */
+    uint8_t rescued;       /* (b) rescues since it was read, saturating: it is worth keeping */
     _Atomic uint32_t next; /* (l) frame numbers */
     _Atomic uint32_t prev; /* (l) */
     uint32_t slot;         /* (b) 0: none */
     uint32_t buffer;       /* (b) number of the buffer that has the content, or BUFFER_NONE */
     _Atomic uint32_t pins; /* (b) pins of the page; changed only while BUSY */
-    uint32_t spare;
-    pte_t *pte;          /* (c) the PTE of the page it holds; NULL while FREE, ZERO or TRANSIT */
-    uintptr_t va;        /* (c) address of that page */
-    struct hash128 hash; /* (f) of the content, while MODIFIED or WRITING */
+    pte_t *pte;            /* (c) the PTE of the page it holds; NULL while FREE or ZERO */
+    uintptr_t va;          /* (c) address of that page */
+    struct hash128 hash; /* of the content while MODIFIED or WRITING: (b) when trimmed, then (f) */
 };
 
 _Static_assert(sizeof(struct frame) <= 64, "a frame entry is a cache line at most");
 
 struct machine;
+
+/* A bit for each pair of states that a row of FRAME_TRANSITIONS allows. */
+#define FRAME_TRANSITION_BIT(name, from, to, function, when)                                       \
+    | UINT64_C(1) << (FRAME_##from * 8 + FRAME_##to)
+
+static inline bool frame_may_become(enum frame_state from, enum frame_state to)
+{
+    return ((0 FRAME_TRANSITIONS(FRAME_TRANSITION_BIT)) >> (from * 8u + to)) & 1;
+}
+
+/* Every change of a frame's state. The frame's lock is held. */
+static inline void frame_set_state(struct frame *frame, enum frame_state to)
+{
+    SYNC_ASSERT_HELD(SYNC_FRAME);
+    check_debug(frame_may_become(frame->state, to));
+    frame->state = (uint8_t)to;
+}
 
 const char *frame_state_name(enum frame_state state);
 
@@ -94,7 +114,9 @@ void frame_assert_state(const struct machine *m, const struct frame *frame);
  */
 unsigned frame_reserve(struct machine *m, unsigned want);
 void frame_unreserve(struct machine *m, unsigned count);
-/* Sleep until a frame may be had; nothing may be held. -ENOSPC / -EIO after `patience` without one.
+/*
+ * Sleep until a frame may be had. -ENOSPC / -EIO after `patience` without one. No lock may be held
+ * but the gate, shared, and no page BUSY by the caller.
  */
 int frame_wait(struct machine *m);
 
@@ -106,8 +128,7 @@ void frame_take(struct machine *m, unsigned count, uint32_t *frames, bool zeroed
  * rights go back with them; their slots have been dealt with.
  */
 void frame_free(struct machine *m, unsigned count, const uint32_t *frames, bool active);
-/* A frame ceases to be Active by a trim that keeps its content: its right goes back (cache only).
- */
+/* Frames cease to be Active by a trim that keeps their content: rights go back (cache only). */
 void frame_deactivated(struct machine *m, unsigned count);
 /* A trimmed frame becomes Active by a rescue; with a cache its right has been reserved. */
 void frame_activated(struct machine *m, struct frame *frame);

@@ -48,7 +48,7 @@ static void chain(struct machine *m, enum framelist_id id, enum frame_state stat
             set_prev(frame, frames[i - 1]);
         if (i + 1 < count)
             set_next(frame, frames[i + 1]);
-        frame->state = (uint8_t)state;
+        frame_set_state(frame, state);
         atomic_store(&frame->list, (uint8_t)id);
         frame_assert_state(m, frame);
         sync_mutex_unlock(&m->sync, &frame->lock, SYNC_FRAME);
@@ -93,7 +93,7 @@ static bool push_shared(struct machine *m, enum framelist_id id, enum frame_stat
         goto out;
     }
     check_always(atomic_load(&frame->list) == LIST_NONE);
-    frame->state = (uint8_t)state;
+    frame_set_state(frame, state);
     atomic_store(&frame->list, (uint8_t)id);
     frame_assert_state(m, frame);
     splice(m, list, last, 1, &number);
@@ -140,7 +140,7 @@ void framelist_return(struct machine *m, enum framelist_id id, enum frame_state 
             check_always(atomic_load(&frame->list) == LIST_NONE);
             if (id == LIST_MODIFIED)
                 frame->slot = 0;
-            frame->state = (uint8_t)state;
+            frame_set_state(frame, state);
             atomic_store(&frame->list, (uint8_t)id);
             frame_assert_state(m, frame);
             splice(m, list, &m->frames[link_prev(&m->frames[list->sentinel])], 1, &frames[i]);
@@ -245,7 +245,7 @@ unsigned framelist_pop(struct machine *m, enum framelist_id id, enum frame_state
         sync_mutex_lock(&m->sync, &frame->lock, SYNC_FRAME);
         if (claim == NULL || claim(m, frame)) {
             unlink_frame(m, list, frame);
-            frame->state = (uint8_t)state;
+            frame_set_state(frame, state);
             frames[got++] = number;
         }
         sync_mutex_unlock(&m->sync, &frame->lock, SYNC_FRAME);

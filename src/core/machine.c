@@ -51,7 +51,6 @@ static void worker_main(void *argument)
 static int worker_start(struct machine *m, struct worker *worker, const char *name,
                         bool (*step)(struct machine *))
 {
-    worker->name = name;
     worker->step = step;
     atomic_store(&worker->running, true);
     return m->sync.backend->thread_start(&m->sync, name, worker_main, worker, &worker->thread);

@@ -49,7 +49,6 @@
 
 struct worker {
     struct machine *m;
-    const char *name;
     bool (*step)(struct machine *m); /* does a piece of work; false: nothing left to do */
     struct sync_event event;
     _Atomic uint32_t kicked;

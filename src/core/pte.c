@@ -47,6 +47,7 @@ void pte_release(struct machine *m, pte_t *pte, uintptr_t va, uint64_t word)
     sync_yield(&m->sync, SYNC_AT_PTE);
     old = atomic_exchange_explicit(pte, word, memory_order_acq_rel);
     check_always(old & PTE_BUSY);
+    check_debug(pte_may_become(old, word));
     if (old & PTE_WANTED_TRAP)
         m->mapper->ops->wake(m->mapper, va, PAGE_SIZE);
     if (old & PTE_WANTED_PARK)

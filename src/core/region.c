@@ -227,7 +227,7 @@ static void region_discard_page(struct machine *m, struct pagetable *table, uint
     check_always(frame->pte == pte);
     if (frame->state == FRAME_WRITING)
         frame->slot = 0; /* the writer gives the slot back when the write is done */
-    frame->state = FRAME_TRANSIT;
+    frame_set_state(frame, FRAME_TRANSIT);
     sync_mutex_unlock(&m->sync, &frame->lock, SYNC_FRAME);
     if (frame->slot != 0)
         slot_release(m, frame->slot);

@@ -27,30 +27,29 @@
 #include "mapper/mapper.h"
 
 struct section {
-    struct sync_mutex lock;    /* coarse locks only: guards the section's PTEs */
-    _Atomic uint32_t trimming; /* 1: a trimmer owns the right to protect, lift and drop here */
-    _Atomic int32_t valid;     /* valid pages, for the ager and the trimmer; may lag */
-    _Atomic uint32_t rescues;  /* pages that came back soon after a trim; halved by the ager */
-    _Atomic uint32_t undone;   /* trims undone since the last ageing */
-    _Atomic uint8_t advice;    /* enum vmsm_advice + 1, or 0: as the table's */
-    uint8_t spare[11];
+    struct sync_mutex lock; /* coarse locks only: guards the section's PTEs in faults and trims */
+    _Atomic uint32_t trimming; /* 1: a trimmer owns the right to protect, lift and drop here (a) */
+    _Atomic int32_t valid;  /* valid pages (a); lags the PTEs, but not while the gate is closed */
+    _Atomic uint8_t advice; /* enum vmsm_advice + 1, or 0: as the table's (a) */
 };
 
+/* (a) atomic; (c) constant; (r) regions_lock: exclusive to change, shared to read */
+
 struct pagetable {
-    uintptr_t base; /* address of page 0 */
-    size_t pages;
-    pte_t *ptes;
-    struct section *sections;
-    _Atomic uint64_t *populated; /* a bit for each section (a) */
-    size_t section_count;
-    unsigned references;     /* regions that share it; regions_lock exclusive */
-    bool overcommit;         /* commit is charged at first touch */
-    _Atomic unsigned advice; /* enum vmsm_advice for the whole table: NORMAL, RANDOM, SEQUENTIAL */
+    uintptr_t base;              /* (c) address of page 0 */
+    size_t pages;                /* (c) */
+    pte_t *ptes;                 /* (c) pages of them; each word: pte.h */
+    struct section *sections;    /* (c) section_count of them */
+    _Atomic uint64_t *populated; /* (c) a bit for each section (a) */
+    size_t section_count;        /* (c) */
+    unsigned references;         /* (r) regions that share it, and cuts not yet discarded */
+    bool overcommit;             /* (c) commit is charged at first touch */
+    _Atomic unsigned advice;     /* (a) enum vmsm_advice for the whole table, as a section's */
 };
 
 struct region {
-    uintptr_t start, end; /* page-aligned; regions_lock */
-    struct pagetable *table;
+    uintptr_t start, end;    /* (r) page-aligned */
+    struct pagetable *table; /* (c) */
 };
 
 #define REGIONS_MAX 4096u /* most regions of a machine */

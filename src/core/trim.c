@@ -244,8 +244,8 @@ static void trim_release(struct machine *m, struct trim_victims *v)
     }
 }
 
-static void count_trim(struct machine *m, const struct span *span, struct trim_victims *v,
-                       unsigned gone, unsigned zero, unsigned clean)
+static void count_trim(struct machine *m, struct trim_victims *v, unsigned gone, unsigned zero,
+                       unsigned clean)
 {
     unsigned waste = 0;
 
@@ -259,7 +259,6 @@ static void count_trim(struct machine *m, const struct span *span, struct trim_v
         if (left > 0)
             atomic_store_explicit(&m->trimmer.ages[age], left - 1, memory_order_relaxed);
     }
-    atomic_fetch_add_explicit(&span->section->undone, v->count - gone, memory_order_relaxed);
     stream_waste(m, waste);
     count(m, COUNTER_pages_trimmed, gone);
     count(m, COUNTER_pages_trimmed_zero, zero);
@@ -292,7 +291,7 @@ static unsigned trim_publish(struct machine *m, const struct span *span, struct 
     frame_deactivated(m, clean + modified);
     atomic_fetch_sub_explicit(&span->section->valid, (int32_t)(v->count - undone),
                               memory_order_relaxed);
-    count_trim(m, span, v, v->count - undone, zero, clean);
+    count_trim(m, v, v->count - undone, zero, clean);
     return v->count - undone;
 }
 

@@ -28,8 +28,7 @@
 #define SECTION_PAGES 512u /* most pages trimmed at once */
 
 enum mapper_flags {
-    MAP_PROTECTED = 1, /* the first write faults */
-    MAP_ZEROED = 2,    /* map_zero: the frames' buffers are zero already */
+    MAP_PROTECTED = 1 /* the first write faults; not with mapper move */
 };
 
 /* A piece of staging memory: contiguous pages to read into before they are mapped. */
@@ -102,8 +101,6 @@ struct mapper {
     struct sync *sync;
     bool has_cache;   /* Active memory is not the frame's own buffer */
     bool real_frames; /* free frames have memory: the zeroer has work */
-    bool can_protect; /* MAP_PROTECTED works */
-    bool sets_access; /* accesses set the PTE's access bit */
     int fd;           /* userfaultfd, or -1 */
     char *buffers;    /* buffer n is at buffers + n * 4096 */
 };
