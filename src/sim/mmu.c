@@ -393,8 +393,6 @@ int mmu_open(struct sync *sync, const struct mapper_options *options, struct map
                                   .sync = sync,
                                   .has_cache = cached,
                                   .real_frames = !cached,
-                                  .can_protect = prepared.kind != MAPPER_MOVE,
-                                  .sets_access = prepared.kind == MAPPER_SOFT,
                                   .fd = -1};
     mmu->mapper.buffers = platform_sim.reserve((size_t)mmu->buffers * PAGE_SIZE);
     mmu->memory = platform_sim.reserve((size_t)mmu->present_max * PAGE_SIZE);
