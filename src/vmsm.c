@@ -193,9 +193,13 @@ void vmsm_destroy(struct vmsm *m)
 
 static int map_region(struct vmsm *m, size_t length, bool overcommit, void **addr)
 {
+    struct machine *machine = m->machine;
     uintptr_t base;
-    int error = region_map(m->machine, length, overcommit, &base);
+    int error;
 
+    machine_enter(machine);
+    error = region_map(machine, length, overcommit, &base);
+    sync_rwlock_unread(&machine->sync, &machine->gate, SYNC_GATE);
     if (error == 0)
         *addr = (void *)base;
     return error;
@@ -211,7 +215,7 @@ int vmsm_reserve(struct vmsm *m, size_t length, void **addr)
     return map_region(m, length, true, addr);
 }
 
-/* Calls that take pages from their owners run inside the gate, as faults do. */
+/* Calls that change what machine_check() compares run inside the gate, as faults do. */
 static int gated(struct machine *m, int (*call)(struct machine *, uintptr_t, size_t), void *addr,
                  size_t length)
 {

@@ -82,6 +82,12 @@ static void frame_damage(struct scene *s)
     found(s, "a broken link backwards", "is not whole");
     m->frames[standby->next].prev = next;
     mended(s, "it");
+    next = m->frames[m->frames[m->lists[LIST_FREE].sentinel].next].next;
+    va = m->frames[next].prev;
+    m->frames[next].prev = (uint32_t)(frame - m->frames);
+    found(s, "a neighbour that does not point back", "is not whole");
+    m->frames[next].prev = (uint32_t)va;
+    mended(s, "it");
     m->lists[LIST_MODIFIED].count++;
     found(s, "a list that counts wrong", "are counted so");
     m->lists[LIST_MODIFIED].count--;
@@ -133,6 +139,13 @@ static void slot_damage(struct scene *s)
     found(s, "a frame's slot given to all", "owned by a frame but not taken");
     bitmap_take_bit(&pf->slots, kept);
     mended(s, "it");
+    frame_at(&s->f, s->base, 0)->slot = paged;
+    found(s, "a slot of two pages", "and something else");
+    found(s, "the slot that it hides", "slots are taken");
+    frame_at(&s->f, s->base, 0)->slot = UINT32_MAX;
+    found(s, "a slot that does not exist", "beyond the pagefile");
+    frame_at(&s->f, s->base, 0)->slot = kept;
+    mended(s, "it");
     pf->bad++;
     found(s, "a bad slot too many", "slots are taken");
     pf->bad--;
@@ -153,6 +166,41 @@ static void count_damage(struct scene *s)
     found(s, "a page too many", "pages have content");
     m->touched--;
     mended(s, "it");
+    m->writing++;
+    found(s, "a frame being written too many", "are writing but");
+    m->writing--;
+    mended(s, "it");
+    m->pinned++;
+    found(s, "a pin too many", "frames have 0 pins");
+    m->pinned--;
+    mended(s, "it");
+    m->pagefile.commit++;
+    found(s, "a page promised to nobody", "have been promised");
+    m->pagefile.commit--;
+    mended(s, "it");
+    pagetable_section(region_find(m, s->base)->table, s->base)->valid--;
+    found(s, "a section that counts wrong", "of the section at");
+    pagetable_section(region_find(m, s->base)->table, s->base)->valid++;
+    mended(s, "it");
+}
+
+/* What an overcommitted region has been promised are the pages that it has touched. */
+static void touched_commit(void)
+{
+    struct scene s = {.log = fileno(tmpfile())};
+
+    set_up(&s.f, "touch_window:1");
+    if (region_map(s.f.m, 8 * PAGE, true, &s.base) != 0)
+        exit(1);
+    put(&s.f, s.base, 0, 1);
+    put(&s.f, s.base, 1, 0);
+    trim_all(&s.f);
+    is(machine_check(s.f.m), 0, "an overcommitted region: the books balance");
+    is(s.f.m->pagefile.commit, 1, "one page is promised");
+    s.f.m->pagefile.commit = 8;
+    found(&s, "all of it promised", "1 pages have been promised to the regions, but 8");
+    s.f.m->pagefile.commit = 1;
+    tear_down(&s.f);
 }
 
 struct bustle {
@@ -278,6 +326,7 @@ int main(void)
            holds(&s.f, s.base, 3, 1) && holds(&s.f, s.base, 4, 1),
        "after all that the pages are right");
     tear_down(&s.f);
+    touched_commit();
     for (size_t i = 0; i < STAGES; i++)
         while_running(stages[i], "off");
     while_running("basic", "on");

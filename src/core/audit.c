@@ -11,9 +11,13 @@
 
 struct audit {
     unsigned wrong;
+    uint64_t *owned;                   /* a bit for each slot: it has an owner */
+    uint64_t slots_end;                /* bits of it */
     uint64_t slots;                    /* owned by a PTE or a frame */
     uint64_t valid, transition, paged; /* PTEs by format */
     uint64_t by_state[FRAME_STATE_COUNT];
+    uint64_t pins;   /* on all frames */
+    uint64_t commit; /* pages that the regions have been promised */
 };
 
 __attribute__((format(printf, 2, 3))) static void wrong(struct audit *a, const char *format, ...)
@@ -29,8 +33,20 @@ __attribute__((format(printf, 2, 3))) static void wrong(struct audit *a, const c
     log_line(LOG_ERROR, "check: %s", text);
 }
 
+/* A slot has one owner: a page that is in the pagefile, or a frame. */
 static void audit_slot(struct machine *m, struct audit *a, uint32_t slot, const char *owner)
 {
+    uint64_t bit = UINT64_C(1) << (slot % 64);
+
+    if (slot >= a->slots_end) {
+        wrong(a, "slot %u is owned by a %s but beyond the pagefile", slot, owner);
+        return;
+    }
+    if (a->owned[slot / 64] & bit) {
+        wrong(a, "slot %u is owned by a %s and something else", slot, owner);
+        return;
+    }
+    a->owned[slot / 64] |= bit;
     a->slots++;
     if (!bitmap_test(&m->pagefile.slots, slot))
         wrong(a, "slot %u is owned by a %s but not taken", slot, owner);
@@ -70,6 +86,32 @@ static void audit_pte(struct machine *m, struct audit *a, const struct region *r
         wrong(a, "page %p is marked pinned or not, unlike its frame", (void *)frame->va);
 }
 
+/* How many pages of a section are valid, whatever region they belong to. */
+static int32_t valid_pages(const struct pagetable *table, size_t n)
+{
+    size_t end = (n + 1) * SECTION_PAGES < table->pages ? (n + 1) * SECTION_PAGES : table->pages;
+    int32_t valid = 0;
+
+    for (size_t i = n * SECTION_PAGES; i < end; i++)
+        valid += (pte_load(&table->ptes[i]) & PTE_VALID) != 0;
+    return valid;
+}
+
+static void audit_section(struct machine *m, struct audit *a, const struct region *region, size_t n)
+{
+    struct pagetable *table = region->table;
+    size_t low = pagetable_index(table, region->start), high = pagetable_index(table, region->end);
+    int32_t valid = valid_pages(table, n), counted = atomic_load(&table->sections[n].valid);
+
+    if (valid != counted)
+        wrong(a, "%d pages of the section at %p are valid, but %d are counted", valid,
+              (void *)(table->base + n * SECTION_PAGES * PAGE_SIZE), counted);
+    for (size_t i = n * SECTION_PAGES; i < (n + 1) * SECTION_PAGES; i++) {
+        if (i >= low && i < high)
+            audit_pte(m, a, region, i);
+    }
+}
+
 static void audit_pages(struct machine *m, struct audit *a)
 {
     for (unsigned r = 0; r < m->region_count; r++) {
@@ -77,13 +119,12 @@ static void audit_pages(struct machine *m, struct audit *a)
         size_t low = pagetable_index(region->table, region->start);
         size_t high = pagetable_index(region->table, region->end);
         size_t n = low / SECTION_PAGES, end = (high + SECTION_PAGES - 1) / SECTION_PAGES;
+        uint64_t content = a->valid + a->transition + a->paged;
 
-        for (; pagetable_next_section(region->table, &n, end); n++) {
-            for (size_t i = n * SECTION_PAGES; i < (n + 1) * SECTION_PAGES; i++) {
-                if (i >= low && i < high)
-                    audit_pte(m, a, region, i);
-            }
-        }
+        for (; pagetable_next_section(region->table, &n, end); n++)
+            audit_section(m, a, region, n);
+        content = a->valid + a->transition + a->paged - content;
+        a->commit += region->table->overcommit ? content : high - low;
     }
 }
 
@@ -95,6 +136,7 @@ static void audit_frames(struct machine *m, struct audit *a)
         const struct frame *frame = &m->frames[n];
 
         a->by_state[frame->state]++;
+        a->pins += atomic_load(&frame->pins);
         if (frame->slot != 0)
             audit_slot(m, a, frame->slot, "frame");
         if (frame->state == FRAME_TRANSIT || frame->state == FRAME_WRITING)
@@ -105,6 +147,7 @@ static void audit_frames(struct machine *m, struct audit *a)
     on_lists[FRAME_STANDBY] = standby_count(m);
     on_lists[FRAME_MODIFIED] = list_count(m, LIST_MODIFIED);
     on_lists[FRAME_ACTIVE] = (uint64_t)atomic_load(&m->active);
+    on_lists[FRAME_WRITING] = (uint64_t)atomic_load(&m->writing);
     for (unsigned s = 0; s < FRAME_STATE_COUNT; s++) {
         if (on_lists[s] != a->by_state[s])
             wrong(a, "%llu frames are %s but %llu are counted so",
@@ -159,6 +202,21 @@ static void audit_slots(struct machine *m, struct audit *a)
               (unsigned long long)used, (unsigned long long)a->slots, (unsigned long long)bad);
 }
 
+static void audit_promises(struct machine *m, struct audit *a)
+{
+    uint64_t commit;
+
+    sync_mutex_lock(&m->sync, &m->pagefile.commit_lock, SYNC_COMMIT);
+    commit = m->pagefile.commit;
+    sync_mutex_unlock(&m->sync, &m->pagefile.commit_lock, SYNC_COMMIT);
+    if (commit != a->commit)
+        wrong(a, "%llu pages have been promised to the regions, but %llu are committed",
+              (unsigned long long)a->commit, (unsigned long long)commit);
+    if (a->pins != (uint64_t)atomic_load(&m->pinned))
+        wrong(a, "frames have %llu pins, but %lld are counted", (unsigned long long)a->pins,
+              (long long)atomic_load(&m->pinned));
+}
+
 /* Stop everything: no fault in flight, no worker in a step, no write under way. */
 static void gate_close(struct machine *m)
 {
@@ -189,8 +247,17 @@ static void gate_open(struct machine *m)
 int machine_check(struct machine *m)
 {
     struct audit a = {0};
+    size_t bytes;
 
     gate_close(m);
+    a.slots_end = atomic_load(&m->pagefile.slots.limit);
+    bytes = (a.slots_end / 64 + 1) * sizeof(*a.owned);
+    a.owned = m->platform->reserve(bytes);
+    if (a.owned == NULL) {
+        gate_open(m);
+        return error_set(-ENOMEM, "check: no address space to mark %llu slots",
+                         (unsigned long long)a.slots_end);
+    }
     slot_release_deferred(m);
     sync_rwlock_write(&m->sync, &m->regions_lock, SYNC_REGIONS);
     audit_pages(m, &a);
@@ -198,7 +265,9 @@ int machine_check(struct machine *m)
     audit_frames(m, &a);
     audit_rights(m, &a);
     audit_slots(m, &a);
+    audit_promises(m, &a);
     gate_open(m);
+    m->platform->release(a.owned, bytes);
     if (a.wrong > 0)
         return error_set(-EUCLEAN, "the books do not balance: %u things are wrong", a.wrong);
     return 0;

@@ -35,6 +35,29 @@ static void set_prev(struct frame *frame, uint32_t number)
     atomic_store_explicit(&frame->prev, number, memory_order_relaxed);
 }
 
+/*
+ * Walk the list: every frame says that it is on it, every neighbour points back, and as many are
+ * met as are counted. Returns the number of faults. The list's lock is held exclusive.
+ */
+static unsigned list_faults(struct machine *m, enum framelist_id id)
+{
+    struct framelist *list = &m->lists[id];
+    uint32_t met = 0, n = list->sentinel;
+    unsigned wrong = 0;
+
+    SYNC_ASSERT_HELD(SYNC_LIST);
+    do {
+        uint32_t next = link_next(&m->frames[n]);
+
+        if (next >= m->frame_count + LIST_COUNT)
+            return wrong + 1;
+        wrong += link_prev(&m->frames[next]) != n;
+        wrong += atomic_load(&m->frames[next].list) != id;
+        n = next;
+    } while (n != list->sentinel && met++ <= m->frame_count);
+    return wrong + (met != atomic_load(&list->count));
+}
+
 /* Link frames among themselves and mark them; their neighbours at the ends come later. */
 static void chain(struct machine *m, enum framelist_id id, enum frame_state state, unsigned count,
                   const uint32_t *frames)
@@ -120,6 +143,7 @@ void framelist_push(struct machine *m, enum framelist_id id, enum frame_state st
     sync_rwlock_write(&m->sync, &list->lock, SYNC_LIST);
     chain(m, id, state, count, frames);
     splice(m, list, &m->frames[link_prev(&m->frames[list->sentinel])], count, frames);
+    check_expensive(list_faults(m, id) == 0);
     sync_rwlock_unwrite(&m->sync, &list->lock, SYNC_LIST);
 }
 
@@ -147,6 +171,7 @@ void framelist_return(struct machine *m, enum framelist_id id, enum frame_state 
         }
         sync_mutex_unlock(&m->sync, &frame->lock, SYNC_FRAME);
     }
+    check_expensive(list_faults(m, id) == 0);
     sync_rwlock_unwrite(&m->sync, &list->lock, SYNC_LIST);
 }
 
@@ -201,6 +226,7 @@ static bool remove_exclusive(struct machine *m, struct framelist *list, struct f
     sync_mutex_lock(&m->sync, &frame->lock, SYNC_FRAME);
     if (atomic_load(&frame->list) == id) {
         unlink_frame(m, list, frame);
+        check_expensive(list_faults(m, id) == 0);
         done = true;
     } else {
         sync_mutex_unlock(&m->sync, &frame->lock, SYNC_FRAME);
@@ -251,6 +277,7 @@ unsigned framelist_pop(struct machine *m, enum framelist_id id, enum frame_state
         sync_mutex_unlock(&m->sync, &frame->lock, SYNC_FRAME);
         number = next;
     }
+    check_expensive(list_faults(m, id) == 0);
     sync_rwlock_unwrite(&m->sync, &list->lock, SYNC_LIST);
     return got;
 }
@@ -258,20 +285,10 @@ unsigned framelist_pop(struct machine *m, enum framelist_id id, enum frame_state
 unsigned framelist_check(struct machine *m, enum framelist_id id)
 {
     struct framelist *list = &m->lists[id];
-    uint32_t forward = 0, backward = 0;
-    unsigned wrong = 0;
+    unsigned wrong;
 
     sync_rwlock_write(&m->sync, &list->lock, SYNC_LIST);
-    for (uint32_t n = link_next(&m->frames[list->sentinel]);
-         n != list->sentinel && forward <= m->frame_count; n = link_next(&m->frames[n])) {
-        wrong += atomic_load(&m->frames[n].list) != id;
-        forward++;
-    }
-    for (uint32_t n = link_prev(&m->frames[list->sentinel]);
-         n != list->sentinel && backward <= m->frame_count; n = link_prev(&m->frames[n]))
-        backward++;
-    wrong += forward != atomic_load(&list->count);
-    wrong += backward != forward;
+    wrong = list_faults(m, id);
     sync_rwlock_unwrite(&m->sync, &list->lock, SYNC_LIST);
     return wrong;
 }

@@ -35,10 +35,9 @@ enum framelist_id {
 };
 
 struct framelist {
-    struct sync_rwlock lock;
+    _Alignas(64) struct sync_rwlock lock; /* a cache line each */
     _Atomic uint32_t count; /* frames on it; changed with the lock held, shared or exclusive */
     uint32_t sentinel;      /* constant: its entry in the frame database */
-    char pad[52];           /* a cache line each */
 };
 
 void framelist_init(struct machine *m, enum framelist_id id);
@@ -70,7 +69,7 @@ unsigned framelist_pop(struct machine *m, enum framelist_id id, enum frame_state
                        unsigned count, uint32_t *frames,
                        bool (*claim)(struct machine *m, struct frame *frame));
 
-/* Walk the list both ways and compare with its count; returns the number of faults found. */
+/* Walk the list, compare links both ways and the count; returns the number of faults found. */
 unsigned framelist_check(struct machine *m, enum framelist_id id);
 
 #endif

@@ -123,7 +123,8 @@ struct machine {
     _Atomic int64_t cache_room;
     _Atomic int64_t active;    /* frames TRANSIT or ACTIVE */
     _Atomic int64_t writing;   /* frames WRITING */
-    _Atomic int64_t pinned;    /* pages pinned */
+    _Atomic int64_t pinned;    /* pins on all pages */
+    _Atomic int64_t pinning;   /* pins allowed to calls that have not set them yet */
     _Atomic uint64_t consumed; /* frames taken since start */
     _Atomic int32_t low, high; /* marks for `available` */
     _Atomic uint32_t waiting;  /* faults that wait for a frame */

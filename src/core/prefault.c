@@ -218,6 +218,8 @@ static int try_pin(struct machine *m, uintptr_t va)
                 error = error_set(-EOVERFLOW, "pin: %p is pinned 65535 times", (void *)va);
             } else {
                 atomic_store(&frame->pins, pins + 1);
+                atomic_fetch_add(&m->pinned, 1);
+                atomic_fetch_sub(&m->pinning, 1);
                 /* A device may write to it: it is as good as changed. */
                 if (word & PTE_PROTECTED) {
                     if (frame->slot != 0)
@@ -318,15 +320,15 @@ int machine_pin(struct machine *m, uintptr_t start, size_t length)
     pages = (int64_t)((end - start) >> PAGE_SHIFT);
     if (length == 0)
         return error_set(-EINVAL, "pin: 0 bytes at %p", (void *)start);
-    if (atomic_fetch_add(&m->pinned, pages) + pages > most) {
-        atomic_fetch_sub(&m->pinned, pages);
+    if (atomic_fetch_add(&m->pinning, pages) + pages + atomic_load(&m->pinned) > most) {
+        atomic_fetch_sub(&m->pinning, pages);
         return error_set(-ENOMEM,
                          "pin: %lld pages more would leave too few of %u frames to work with",
                          (long long)pages, m->active_max);
     }
     error = machine_prefault(m, &range, 1);
     if (error == -EINVAL) {
-        atomic_fetch_sub(&m->pinned, pages);
+        atomic_fetch_sub(&m->pinning, pages);
         return error;
     }
     for (va = start, error = 0; va < end && error == 0; va += PAGE_SIZE)
@@ -334,7 +336,7 @@ int machine_pin(struct machine *m, uintptr_t start, size_t length)
     if (error != 0) {
         uintptr_t failed = va - PAGE_SIZE;
 
-        atomic_fetch_sub(&m->pinned, (int64_t)((end - failed) >> PAGE_SHIFT));
+        atomic_fetch_sub(&m->pinning, (int64_t)((end - failed) >> PAGE_SHIFT));
         unpin_left(m, start, failed);
     }
     return error;

@@ -109,7 +109,7 @@ static inline unsigned pagetable_advice(const struct pagetable *table, uintptr_t
 /* The region that holds va, or NULL. regions_lock held, shared or exclusive. */
 struct region *region_find(struct machine *m, uintptr_t va);
 
-/* As the functions of vmsm.h. */
+/* As the functions of vmsm.h; with the gate held shared where machine_check() may be called. */
 int region_map(struct machine *m, size_t length, bool overcommit, uintptr_t *base);
 int region_unmap(struct machine *m, uintptr_t start, size_t length);
 int region_decommit(struct machine *m, uintptr_t start, size_t length);

@@ -344,7 +344,11 @@ static void add_extent(struct world *w, uintptr_t base, unsigned pages)
 static int map_extent(struct world *w, unsigned pages, bool overcommit)
 {
     uintptr_t base;
-    int error = region_map(w->machine, pages * PAGE_SIZE, overcommit, &base);
+    int error;
+
+    machine_enter(w->machine);
+    error = region_map(w->machine, pages * PAGE_SIZE, overcommit, &base);
+    sync_rwlock_unread(&w->machine->sync, &w->machine->gate, SYNC_GATE);
 
     if (error != 0)
         return error;
