@@ -348,11 +348,7 @@ static int map_extent(struct world *w, unsigned pages, bool overcommit)
 
     machine_enter(w->machine);
     error = region_map(w->machine, pages * PAGE_SIZE, overcommit, &base);
-    sync_rwlock_unread(&w->machine->sync, &w->machine->gate, SYNC_GATE);
-
-    if (error != 0)
-        return error;
-    for (unsigned i = 0; i < pages; i++) {
+    for (unsigned i = 0; i < pages && error == 0; i++) {
         struct world_page *page = world_page(w, base + i * PAGE_SIZE);
 
         if (page->live)
@@ -363,9 +359,11 @@ static int map_extent(struct world *w, unsigned pages, bool overcommit)
         page->live = true;
         page->epoch++;
     }
-    w->overcommitted |= overcommit;
-    add_extent(w, base, pages);
-    return 0;
+    w->overcommitted |= overcommit && error == 0;
+    if (error == 0)
+        add_extent(w, base, pages);
+    sync_rwlock_unread(&w->machine->sync, &w->machine->gate, SYNC_GATE);
+    return error;
 }
 
 static void do_map(struct user *u)
