@@ -121,11 +121,13 @@ static int open_trap(struct vmsm *v, const struct tunables *t)
 
 int vmsm_create_tuned(struct vmsm **out, const struct tunables *tunables)
 {
-    static int (*const mappers[])(struct sync *, const struct mapper_options *,
-                                  struct mapper **) = {
-        [MAPPER_COPY] = mapper_copy_open,
-        [MAPPER_MOVE] = mapper_move_open,
-        [MAPPER_SOFT] = mapper_soft_open,
+    static const struct {
+        int (*open)(struct sync *, const struct mapper_options *, struct mapper **);
+        bool has_cache;
+    } mappers[] = {
+        [MAPPER_COPY] = {mapper_copy_open, true},
+        [MAPPER_MOVE] = {mapper_move_open, false},
+        [MAPPER_SOFT] = {mapper_soft_open, false},
     };
     struct tunables t = *tunables;
     struct machine_options options = {
@@ -143,7 +145,8 @@ int vmsm_create_tuned(struct vmsm **out, const struct tunables *tunables)
         goto out;
     snprintf(v->store_name, sizeof(v->store_name), "%s %s (%s)", options.store->ops->name,
              options.store->where, options.store->how);
-    options.mapper_open = mappers[t.mapper];
+    options.mapper_open = mappers[t.mapper].open;
+    options.mapper_has_cache = mappers[t.mapper].has_cache;
     options.pool_queues = t.trap == TRAP_THREAD ? POOL_QUEUES : POOL_QUEUES_SIGBUS;
     error = machine_create(&options, &v->machine);
     if (error != 0)

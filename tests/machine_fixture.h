@@ -47,6 +47,7 @@ static inline void set_up_mapper(struct fixture *f, const char *conf, mapper_ope
         goto fail;
     f->store = switch_store_open(inner);
     options.tunables = &t;
+    options.mapper_has_cache = t.mapper == MAPPER_COPY;
     options.store = &f->store->base;
     if (machine_create(&options, &f->m) == 0)
         return;
@@ -77,12 +78,23 @@ static inline uintptr_t map_pages(struct fixture *f, size_t pages)
     return base;
 }
 
+/* The table of the region that holds va. */
+static inline struct pagetable *table_at(struct fixture *f, uintptr_t va)
+{
+    struct pagetable *table;
+
+    sync_rwlock_read(&f->m->sync, &f->m->regions_lock, SYNC_REGIONS);
+    table = region_find(f->m, va)->table;
+    sync_rwlock_unread(&f->m->sync, &f->m->regions_lock, SYNC_REGIONS);
+    return table;
+}
+
 /* The PTE of the nth page from base on. */
 static inline pte_t *pte_at(struct fixture *f, uintptr_t base, size_t page)
 {
     uintptr_t va = base + page * PAGE;
 
-    return pagetable_pte(region_find(f->m, va)->table, va);
+    return pagetable_pte(table_at(f, va), va);
 }
 
 static inline uint64_t word_at(struct fixture *f, uintptr_t base, size_t page)

@@ -178,9 +178,9 @@ static void count_damage(struct scene *s)
     found(s, "a page promised to nobody", "have been promised");
     m->pagefile.commit--;
     mended(s, "it");
-    pagetable_section(region_find(m, s->base)->table, s->base)->valid--;
+    pagetable_section(table_at(&s->f, s->base), s->base)->valid--;
     found(s, "a section that counts wrong", "of the section at");
-    pagetable_section(region_find(m, s->base)->table, s->base)->valid++;
+    pagetable_section(table_at(&s->f, s->base), s->base)->valid++;
     mended(s, "it");
 }
 

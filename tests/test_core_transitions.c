@@ -16,7 +16,8 @@
 static struct {
     struct fixture f;
     struct sync_backend backend;
-    uintptr_t base; /* PAGES pages that are looked at */
+    uintptr_t base; /* PAGES pages that are looked at, */
+    pte_t *ptes;    /* and theirs */
     bool looking;
     bool want_at_step; /* somebody comes to want page 0 in the middle of a transition */
     unsigned refuse;   /* so many calls to map find no page */
@@ -32,7 +33,7 @@ static struct {
 static void look(void)
 {
     for (size_t p = 0; p < PAGES; p++) {
-        uint64_t word = word_at(&w.f, w.base, p);
+        uint64_t word = pte_load(&w.ptes[p]);
 
         if (word & PTE_BUSY) {
             w.busy[p] = true;
@@ -60,7 +61,7 @@ static void yield(struct sync *s, enum sync_point point)
     w.looking = true;
     look();
     if (point == SYNC_AT_STEP && w.want_at_step)
-        pte_want(w.f.m, pte_at(&w.f, w.base, 0), PTE_WANTED_TRAP);
+        pte_want(w.f.m, w.ptes, PTE_WANTED_TRAP);
     look();
     w.looking = false;
 }
@@ -107,6 +108,7 @@ static void begin(const char *conf)
     w.ops.map_zero = refuse_zero;
     w.f.m->mapper->ops = &w.ops;
     w.base = map_pages(&w.f, PAGES);
+    w.ptes = pte_at(&w.f, w.base, 0);
     if (w.f.m->frame_count > FRAMES_MOST)
         exit(1);
     w.looking = false;
@@ -596,11 +598,9 @@ static void frames(void)
 
 static void release_wrong(void *argument)
 {
-    pte_t *pte = pte_at(&w.f, w.base, 0);
-
     (void)argument;
-    if (pte_try_busy(&w.f.m->sync, pte, 0))
-        pte_release(w.f.m, pte, w.base, pte_make(PTE_TRANSITION, 1));
+    if (pte_try_busy(&w.f.m->sync, w.ptes, 0))
+        pte_release(w.f.m, w.ptes, w.base, pte_make(PTE_TRANSITION, 1));
 }
 
 static void swap_wrong(void *argument)
@@ -608,7 +608,7 @@ static void swap_wrong(void *argument)
     uint64_t seen = 0;
 
     (void)argument;
-    pte_cas(&w.f.m->sync, pte_at(&w.f, w.base, 0), &seen, pte_make(PTE_PAGEFILE, 1));
+    pte_cas(&w.f.m->sync, w.ptes, &seen, pte_make(PTE_PAGEFILE, 1));
 }
 
 static void state_wrong(void *argument)

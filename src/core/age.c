@@ -88,6 +88,7 @@ void age_range(struct machine *m, uintptr_t start, size_t length, unsigned age)
 {
     uintptr_t end = start + length;
 
+    SYNC_ASSERT_HELD(SYNC_REGIONS);
     while (start < end) {
         const struct region *region = region_find(m, start);
         const struct pagetable *table;

@@ -240,7 +240,7 @@ static void gate_open(struct machine *m)
     sync_rwlock_unwrite(&m->sync, &m->gate, SYNC_GATE);
     sync_yield(&m->sync, SYNC_AT_ATOMIC);
     atomic_fetch_sub(&m->gate_closing, 1);
-    m->sync.backend->unpark(&m->sync, &m->gate_closing, INT32_MAX);
+    sync_unpark(&m->sync, &m->gate_closing, INT32_MAX);
     machine_balance(m, NULL);
 }
 

@@ -164,7 +164,7 @@ void frame_take(struct machine *m, unsigned count, uint32_t *frames, bool zeroed
         if (got < count && list_count(m, second) > 0)
             got += framelist_pop(m, second, FRAME_TRANSIT, count - got, frames + got, NULL);
         if (got < count)
-            m->sync.backend->relax(&m->sync, round);
+            sync_relax(&m->sync, round);
     }
     atomic_fetch_add(&m->active, count);
     atomic_fetch_add_explicit(&m->consumed, count, memory_order_relaxed);
@@ -248,7 +248,7 @@ void buffer_take(struct machine *m, unsigned count, const uint32_t *frames, uint
             buffers[got + i] = (uint32_t)first + i;
         got += run;
         if (run == 0) /* room was reserved: somebody is about to release */
-            m->sync.backend->relax(&m->sync, round);
+            sync_relax(&m->sync, round);
     }
     for (unsigned i = 0; i < count; i++)
         m->frames[frames[i]].buffer = buffers[i];

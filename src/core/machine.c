@@ -8,7 +8,7 @@
 #define WRITE_SHARE 16u /* of the budget, at most one part in so many is the writer's buffer */
 #define STAGE_SHARE 16u /* and staging */
 #define STAGE_MAX 2048u /* pages */
-#define STAGE_MIN 8u
+#define SOME 8u         /* pages: the least of cache and staging, where the budget allows it */
 #define RECLAIM_PAUSE_NS UINT64_C(10000000)
 
 /* ---- workers ---- */
@@ -126,7 +126,7 @@ void machine_enter(struct machine *m)
 
     sync_yield(&m->sync, SYNC_AT_ATOMIC);
     while ((closing = atomic_load(&m->gate_closing)) != 0)
-        m->sync.backend->park(&m->sync, &m->gate_closing, closing, 0);
+        sync_park(&m->sync, &m->gate_closing, closing, 0);
     sync_rwlock_read(&m->sync, &m->gate, SYNC_GATE);
 }
 
@@ -137,36 +137,56 @@ static uint32_t at_most(uint64_t value, uint32_t most)
     return value < most ? (uint32_t)value : most;
 }
 
-/* Divide the budget: staging and the writer's buffer come off first, the rest is frames. */
-static int divide_budget(struct machine *m, struct mapper_options *mo)
+/* The least for a buffer or staging of a small budget: a few pages, but not most of it. */
+static uint32_t at_least_some(uint64_t pages)
 {
-    uint64_t pages = m->tunables.memory / PAGE_SIZE;
-    bool cached = m->tunables.mapper == MAPPER_COPY;
-    uint32_t batch =
-        at_most(pages / WRITE_SHARE / m->tunables.write_depth, (uint32_t)m->tunables.write_batch);
+    return pages / 4 > 0 ? at_most(pages / 4, SOME) : 1;
+}
 
-    if (batch < 1)
-        batch = 1;
-    if (!m->tunables.batching)
-        batch = 1;
-    m->stage_pages = 0;
-    if (cached)
-        m->stage_pages = at_most(pages / STAGE_SHARE, STAGE_MAX);
-    if (cached && m->stage_pages < STAGE_MIN)
-        m->stage_pages = STAGE_MIN;
-    pages -= m->stage_pages + batch * m->tunables.write_depth;
+static uint32_t stage_share(uint64_t pages)
+{
+    uint32_t share = at_most(pages / STAGE_SHARE, STAGE_MAX), least = at_least_some(pages);
+
+    return share < least ? least : share;
+}
+
+static uint32_t cache_share(const struct machine *m, uint64_t pages)
+{
+    uint32_t share = (uint32_t)(pages * m->tunables.cache / 100), least = at_least_some(pages);
+
+    return share < least ? least : share;
+}
+
+/* Pages in one batch of the writer, so that its buffers are a small share of the budget. */
+static uint32_t batch_share(const struct machine *m, uint64_t pages)
+{
+    uint64_t share = pages / WRITE_SHARE / m->tunables.write_depth;
+
+    if (!m->tunables.batching || share < 1)
+        return 1;
+    return at_most(share, (uint32_t)m->tunables.write_batch);
+}
+
+/* Divide the budget: staging and the writer's buffer come off first, the rest is frames. */
+static int divide_budget(struct machine *m, bool cached, struct mapper_options *mo)
+{
+    uint64_t pages = m->tunables.memory / PAGE_SIZE, overhead;
+    uint32_t batch = batch_share(m, pages), most;
+
+    m->stage_pages = cached ? stage_share(pages) : 0;
+    overhead = m->stage_pages + batch * m->tunables.write_depth;
+    if (pages < overhead + 2)
+        return error_set(-EINVAL, "memory: %llu pages are too few; buffers alone take %llu",
+                         (unsigned long long)pages, (unsigned long long)overhead);
+    pages -= overhead;
     if (pages > UINT32_MAX - LIST_COUNT - 1)
         return error_set(-EINVAL, "memory: more than %u frames cannot be managed", UINT32_MAX);
     m->frame_count = (uint32_t)pages;
-    if (cached) {
-        m->buffer_count = (uint32_t)(pages * m->tunables.cache / 100);
-        if (m->buffer_count < 8)
-            m->buffer_count = 8;
-    }
+    m->buffer_count = cached ? cache_share(m, pages) : 0;
     m->active_max = m->frame_count - m->buffer_count;
-    /* A batch is no more than a part of what can be trimmed, or the writer would wait for it for
-     * ever. */
-    m->writer.batch_pages = at_most((cached ? m->buffer_count : m->frame_count) / 4, batch);
+    /* A batch is no more than a part of what can be trimmed, or the writer would wait for ever. */
+    most = (cached ? m->buffer_count : m->frame_count) / 4;
+    m->writer.batch_pages = at_most(most > 0 ? most : 1, batch);
     mo->frames = m->frame_count;
     mo->buffers = m->buffer_count;
     mo->stage = m->stage_pages;
@@ -270,9 +290,11 @@ int machine_create(const struct machine_options *options, struct machine **out)
         error_set(error, "no memory for counters");
         goto fail;
     }
-    error = divide_budget(m, &mo);
+    error = divide_budget(m, options->mapper_has_cache, &mo);
     if (error == 0)
         error = options->mapper_open(&m->sync, &mo, &m->mapper);
+    if (error == 0)
+        check_always(m->mapper->has_cache == options->mapper_has_cache);
     if (error == 0)
         error = frames_init(m);
     if (error == 0)

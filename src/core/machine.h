@@ -162,8 +162,9 @@ struct machine_options {
     const struct platform *platform;
     int (*mapper_open)(struct sync *sync, const struct mapper_options *options,
                        struct mapper **mapper);
-    struct store *store;  /* owned by the machine once machine_create() is called */
-    unsigned pool_queues; /* fault queues for threads without their own */
+    bool mapper_has_cache; /* what mapper_open() opens has one; the budget is divided before */
+    struct store *store;   /* owned by the machine once machine_create() is called */
+    unsigned pool_queues;  /* fault queues for threads without their own */
 };
 
 /* 0 or a negative errno with words. */

@@ -94,6 +94,7 @@ static int grow_to(struct machine *m, uint64_t slots)
     struct pagefile *pf = &m->pagefile;
     int error;
 
+    SYNC_ASSERT_HELD(SYNC_COMMIT);
     if (slots + 1 > pf->slots.capacity)
         return error_set(-ENOMEM, "the pagefile cannot have more than %llu slots",
                          (unsigned long long)pf->slots.capacity);

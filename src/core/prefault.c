@@ -258,6 +258,7 @@ static bool unpin_page(struct machine *m, uintptr_t va)
     uint64_t word;
     pte_t *pte;
 
+    SYNC_ASSERT_HELD(SYNC_REGIONS);
     if (region == NULL)
         return false;
     pte = pagetable_pte(region->table, va);

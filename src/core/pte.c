@@ -33,7 +33,7 @@ uint64_t pte_wait(struct machine *m, pte_t *pte)
         if (pte_want(m, pte, PTE_WANTED_PARK)) {
             word = pte_load(pte);
             if (word & PTE_WANTED_PARK)
-                m->sync.backend->park(&m->sync, pte_low(pte), (uint32_t)word, 0);
+                sync_park(&m->sync, pte_low(pte), (uint32_t)word, 0);
         }
     }
 }
@@ -51,5 +51,5 @@ void pte_release(struct machine *m, pte_t *pte, uintptr_t va, uint64_t word)
     if (old & PTE_WANTED_TRAP)
         m->mapper->ops->wake(m->mapper, va, PAGE_SIZE);
     if (old & PTE_WANTED_PARK)
-        m->sync.backend->unpark(&m->sync, pte_low(pte), INT32_MAX);
+        sync_unpark(&m->sync, pte_low(pte), INT32_MAX);
 }

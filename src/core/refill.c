@@ -27,6 +27,8 @@ static bool refill_claim(struct machine *m, struct frame *frame)
 {
     uint64_t word = pte_load(frame->pte);
 
+    SYNC_ASSERT_HELD(SYNC_LIST);
+    SYNC_ASSERT_HELD(SYNC_FRAME);
     frame_assert_state(m, frame);
     if ((word & PTE_BUSY) || !(word & PTE_TRANSITION) ||
         pte_number(word) != (uint32_t)(frame - m->frames))

@@ -31,6 +31,7 @@ struct region *region_find(struct machine *m, uintptr_t va)
 {
     unsigned at = lower_bound(m, va);
 
+    SYNC_ASSERT_HELD(SYNC_REGIONS);
     return at < m->region_count && m->regions[at]->start <= va ? m->regions[at] : NULL;
 }
 
@@ -38,6 +39,7 @@ bool region_covers(struct machine *m, uintptr_t start, size_t length)
 {
     uintptr_t end = start + length;
 
+    SYNC_ASSERT_HELD(SYNC_REGIONS);
     if (length == 0 || end < start)
         return false;
     while (start < end) {
@@ -95,6 +97,7 @@ static void insert(struct machine *m, struct region *region)
 {
     unsigned at = lower_bound(m, region->start);
 
+    SYNC_ASSERT_HELD(SYNC_REGIONS);
     for (unsigned i = m->region_count; i > at; i--)
         m->regions[i] = m->regions[i - 1];
     m->regions[at] = region;
@@ -103,6 +106,7 @@ static void insert(struct machine *m, struct region *region)
 
 static void take_out(struct machine *m, unsigned at)
 {
+    SYNC_ASSERT_HELD(SYNC_REGIONS);
     m->region_count--;
     for (unsigned i = at; i < m->region_count; i++)
         m->regions[i] = m->regions[i + 1];
@@ -366,6 +370,7 @@ static bool pinned_inside(struct machine *m, uintptr_t start, uintptr_t end)
 /* The checks that decommit and unmap share. regions_lock held. */
 static int check_range(struct machine *m, const char *what, uintptr_t start, size_t length)
 {
+    SYNC_ASSERT_HELD(SYNC_REGIONS);
     if (start % PAGE_SIZE != 0 || length % PAGE_SIZE != 0 || length == 0)
         return error_set(-EINVAL, "%s: %zu bytes at %p are not whole pages", what, length,
                          (void *)start);
@@ -407,6 +412,7 @@ static struct pagetable *cut(struct machine *m, uintptr_t start, uintptr_t end,
     struct region *region = m->regions[at];
     struct pagetable *table = region->table;
 
+    SYNC_ASSERT_HELD(SYNC_REGIONS);
     *gone = NULL;
     if (region->start == start && region->end == end) {
         take_out(m, at);

@@ -1,8 +1,6 @@
 #include "core/sync.h"
 
-#include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include "core/error.h"
 
@@ -36,19 +34,17 @@ void sync_mutex_lock_slow(struct sync *s, struct sync_mutex *lock, enum sync_cla
             atomic_compare_exchange_weak_explicit(&lock->word, &free_word, 1, memory_order_acquire,
                                                   memory_order_relaxed))
             goto out;
-        s->backend->relax(s, round);
+        sync_relax(s, round);
     }
-    while (atomic_exchange_explicit(&lock->word, 2, memory_order_acquire) != 0) {
-        sync_yield(s, SYNC_AT_PARK);
-        s->backend->park(s, &lock->word, 2, 0);
-    }
+    while (atomic_exchange_explicit(&lock->word, 2, memory_order_acquire) != 0)
+        sync_park(s, &lock->word, 2, 0);
 out:
     count_contended(s, class, since);
 }
 
 void sync_mutex_unlock_slow(struct sync *s, struct sync_mutex *lock)
 {
-    s->backend->unpark(s, &lock->word, 1);
+    sync_unpark(s, &lock->word, 1);
 }
 
 /* Sleep until the word is no longer `seen`, leaving a note that somebody sleeps. */
@@ -58,8 +54,7 @@ static void rwlock_sleep(struct sync *s, struct sync_rwlock *lock, uint32_t seen
         !atomic_compare_exchange_strong_explicit(&lock->word, &seen, seen | SYNC_RW_SLEEPER,
                                                  memory_order_relaxed, memory_order_relaxed))
         return;
-    sync_yield(s, SYNC_AT_PARK);
-    s->backend->park(s, &lock->word, seen | SYNC_RW_SLEEPER, 0);
+    sync_park(s, &lock->word, seen | SYNC_RW_SLEEPER, 0);
 }
 
 void sync_rwlock_read_slow(struct sync *s, struct sync_rwlock *lock, enum sync_class class)
@@ -78,7 +73,7 @@ void sync_rwlock_read_slow(struct sync *s, struct sync_rwlock *lock, enum sync_c
         }
         waited = true;
         if (s->spin || round < s->backend->spin_rounds)
-            s->backend->relax(s, round);
+            sync_relax(s, round);
         else
             rwlock_sleep(s, lock, word);
     }
@@ -100,7 +95,7 @@ void sync_rwlock_write_slow(struct sync *s, struct sync_rwlock *lock, enum sync_
             continue;
         }
         if (s->spin || round < s->backend->spin_rounds)
-            s->backend->relax(s, round);
+            sync_relax(s, round);
         else
             rwlock_sleep(s, lock, word);
     }
@@ -110,7 +105,7 @@ void sync_rwlock_write_slow(struct sync *s, struct sync_rwlock *lock, enum sync_
 void sync_rwlock_wake(struct sync *s, struct sync_rwlock *lock)
 {
     atomic_fetch_and_explicit(&lock->word, ~SYNC_RW_SLEEPER, memory_order_relaxed);
-    s->backend->unpark(s, &lock->word, INT32_MAX);
+    sync_unpark(s, &lock->word, INT32_MAX);
 }
 
 uint32_t sync_event_prepare(struct sync *s, struct sync_event *event)
@@ -127,9 +122,8 @@ void sync_event_cancel(struct sync_event *event)
 
 void sync_event_wait(struct sync *s, struct sync_event *event, uint32_t key, uint64_t timeout_ns)
 {
-    sync_yield(s, SYNC_AT_PARK);
     if (atomic_load(&event->sequence) == key)
-        s->backend->park(s, &event->sequence, key, timeout_ns);
+        sync_park(s, &event->sequence, key, timeout_ns);
     atomic_fetch_sub(&event->waiters, 1);
 }
 
@@ -140,7 +134,7 @@ void sync_event_signal(struct sync *s, struct sync_event *event)
     if (atomic_load(&event->waiters) == 0)
         return;
     atomic_fetch_add(&event->sequence, 1);
-    s->backend->unpark(s, &event->sequence, INT32_MAX);
+    sync_unpark(s, &event->sequence, INT32_MAX);
 }
 
 /* Ranks: what this thread holds, for debug builds. */

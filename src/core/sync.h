@@ -144,6 +144,25 @@ static inline void sync_yield(struct sync *s, enum sync_point point)
         s->backend->yield(s, point);
 }
 
+/* The back end's functions are called through these only. */
+
+static inline void sync_park(struct sync *s, _Atomic uint32_t *word, uint32_t expected,
+                             uint64_t timeout_ns)
+{
+    sync_yield(s, SYNC_AT_PARK);
+    s->backend->park(s, word, expected, timeout_ns);
+}
+
+static inline void sync_unpark(struct sync *s, _Atomic uint32_t *word, int count)
+{
+    s->backend->unpark(s, word, count);
+}
+
+static inline void sync_relax(struct sync *s, unsigned round)
+{
+    s->backend->relax(s, round);
+}
+
 static inline uint64_t sync_now(struct sync *s)
 {
     return s->backend->now(s);

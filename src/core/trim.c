@@ -324,6 +324,7 @@ static unsigned trim_span(struct machine *m, const struct span *span, unsigned m
     unsigned room = cache_reserve(m, limit), gone;
     int error;
 
+    SYNC_ASSERT_HELD(SYNC_REGIONS);
     trim_collect(m, span, min_age, room, v);
     cache_unreserve(m, room - v->count);
     if (v->count == 0)

@@ -175,7 +175,7 @@ static int map_homes(struct move_mapper *move, uintptr_t va, uint32_t frame, uns
             continue;
         check_always(error != -EEXIST);
         if (error == -EBUSY && ++tries < BUSY_TRIES) {
-            move->mapper.sync->backend->relax(move->mapper.sync, tries);
+            sync_relax(move->mapper.sync, tries);
             continue;
         }
         error = copy_instead(move, va + *pages * PAGE_SIZE, frame + *pages);

@@ -217,7 +217,7 @@ int uffd_copy(struct uffd *uffd, uintptr_t va, const void *content, size_t lengt
         check_always(error != EEXIST); /* a page is there that the page table knows nothing of */
         if (error != ENOMEM || ++tries == NO_MEMORY_TRIES)
             return -ENOMEM;
-        uffd->sync->backend->relax(uffd->sync, 15);
+        sync_relax(uffd->sync, 15);
     }
     return 0;
 }

@@ -545,9 +545,14 @@ static void handlers_stop(struct world *w, struct sim_handler *handlers)
 /* Is the loss of this page the disk's doing? */
 static bool loss_excused(struct world *w, uintptr_t va)
 {
-    struct region *region = region_find(w->machine, va);
-    uint64_t word = region != NULL ? pte_load(pagetable_pte(region->table, va)) : 0;
+    struct machine *m = w->machine;
+    struct region *region;
+    uint64_t word;
 
+    sync_rwlock_read(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    region = region_find(m, va);
+    word = region != NULL ? pte_load(pagetable_pte(region->table, va)) : 0;
+    sync_rwlock_unread(&m->sync, &m->regions_lock, SYNC_REGIONS);
     return (word & PTE_PAGEFILE) && disk_harmed(w->disk, pte_number(word));
 }
 
@@ -579,6 +584,7 @@ static void world_main(void *argument)
                                       .backend = &w->schedule.backend,
                                       .platform = &platform_sim,
                                       .mapper_open = mmu_open,
+                                      .mapper_has_cache = c->tunables.mapper == MAPPER_COPY,
                                       .store = disk_store(w->disk),
                                       .pool_queues = 6};
     struct sim_handler handlers[WORLD_HANDLERS_MAX];
