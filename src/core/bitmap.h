@@ -5,8 +5,8 @@
  * touched.
  *
  * Runs are found first-fit from a cursor that moves on, so that what is taken together lies
- * together, as in a log. Each block of 4096 bits has a count of free bits, so that a
- * nearly full block is passed over without being read.
+ * together, as in a log. Each block of 4096 bits has a count of taken bits, so that one
+ * with too few free is passed over without being read.
  */
 #ifndef VMSM_CORE_BITMAP_H
 #define VMSM_CORE_BITMAP_H

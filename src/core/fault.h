@@ -1,13 +1,13 @@
 /*
  * Resolving faults.
  *
- * A fault is begun, and if it needs I/O, finished later by the same thread, so that a handler
- * can have many in flight: fault_begin() sends the read before anything else;
- * fault_finish() verifies, maps and wakes. fault_resolve() does both and waits, for
- * threads that resolve their own faults (signal handler, soft mapper, explicit calls).
+ * A fault is begun, and if it needs I/O, finished later by the same thread, so that a handler can
+ * have many in flight: fault_begin() sends the read before anything else; fault_reap() takes what
+ * has completed, verifies, maps and wakes. fault_resolve() does both and waits, for threads that
+ * resolve their own faults (signal handler, soft mapper, explicit calls).
  *
- * A fault_queue is what a thread needs for it: a store queue and a number of
- * struct fault. It is used by one thread at a time.
+ * A fault_queue is what a thread needs for it: a store queue and a number of struct fault. It is
+ * used by one thread at a time, which owns every field of both.
  */
 #ifndef VMSM_CORE_FAULT_H
 #define VMSM_CORE_FAULT_H
@@ -22,8 +22,8 @@
 struct machine;
 struct pagetable;
 
-#define FAULT_PIECES                                                                               \
-    8u /* most reads for one fault: slots that are apart are read at the same time */
+/* Most reads for one fault: slots that are apart are read at the same time. */
+#define FAULT_PIECES 8u
 
 enum fault_flags {
     FAULT_WRITE = 1,
@@ -34,10 +34,9 @@ enum fault_flags {
 
 enum fault_result {
     FAULT_DONE,    /* the access can be repeated */
-    FAULT_PENDING, /* reads are in flight: fault_finish() when all have been reaped */
-    FAULT_BUSY, /* another thread has the page; it will wake the range (FAULT_TRAP), or pte_wait()
-                 */
-    FAULT_NO_FRAME, /* frame_wait() (holding nothing), then begin again */
+    FAULT_PENDING, /* reads are in flight: fault_reap() */
+    FAULT_BUSY,    /* another thread has the page: it wakes the range (FAULT_TRAP), or pte_wait() */
+    FAULT_NO_FRAME, /* frame_wait(), then begin again */
     FAULT_FAILED,   /* SIGBUS is due; words in error_last() */
     FAULT_OUTSIDE   /* not ours: no region there */
 };
@@ -81,12 +80,18 @@ void fault_queue_close(struct machine *m, struct fault_queue *queue);
 void fault_queue_enter(struct machine *m, struct fault_queue *queue);
 void fault_queue_leave(struct machine *m, struct fault_queue *queue);
 
-/* Begin the fault of `thread` at va, which was met at `started` (ns): tried again, it goes on
- * counting from there. The queue must have a free struct fault. Never sleeps but for locks. */
+/*
+ * Begin the fault of `thread` at va, which was met at `started` (ns): tried again, it goes on
+ * counting from there. The queue must have a free struct fault. Never sleeps but for locks.
+ * Without fine_locks the section's lock is held while it looks at the PTE and maps.
+ */
 enum fault_result fault_begin(struct machine *m, struct fault_queue *queue, uintptr_t va,
                               unsigned flags, uint32_t thread, uint64_t started);
 
-/* Begin reading of the pages [va, va + pages) that are in the pagefile, as one run; prefault. */
+/*
+ * Begin reading of the pages [va, va + pages) that are in the pagefile, as one run; prefault. BUSY
+ * alone guards them: it takes no section's lock, and goes past the end of a section.
+ */
 enum fault_result fault_begin_run(struct machine *m, struct fault_queue *queue, uintptr_t va,
                                   unsigned pages, unsigned *passed);
 

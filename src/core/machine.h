@@ -15,12 +15,24 @@
  *                                cache_room + 1                / available + 1
  *
  * Workers sleep on their event until machine_balance(), called where a level has changed, finds
- * work for them: trimmer   available (without a cache: with standby) under `low`; trims to `high`
+ * work for them:
+ *   trimmer   available (without a cache: with standby) under `low`; trims to `high`
  *   refiller  stock (cache_room, or available) under its mark, and standby is not empty
  *   writer    modified has a batch, or stock is short and modified is all there is
  *   zeroer    real frames, zero list short, free list not
  *   ager      a quarter of the frames has been consumed since the last pass
  * low and high follow the measured rate of consumption and the time that a trim takes.
+ *
+ * Who may read and write a field:
+ *   (a) atomic
+ *   (c) constant once machine_create() has returned
+ *   (h) the ring's own lock, class HANDOVER
+ *   (q) pool_lock
+ *   (r) regions_lock: exclusive to change, shared to read
+ *   (t) the one thread that trims: the trimmer, or without workers who holds reclaim_lock
+ *   (w) the one thread that writes: the writer, or without workers who holds reclaim_lock; and
+ *       who holds the gate exclusive may read
+ *   (o) guards itself: a lock, an event, or a part that says so in its own header
  */
 #ifndef VMSM_CORE_MACHINE_H
 #define VMSM_CORE_MACHINE_H
@@ -48,18 +60,18 @@
 #define FAULT_POOL_MAX 64u
 
 struct worker {
-    struct machine *m;
-    bool (*step)(struct machine *m); /* does a piece of work; false: nothing left to do */
-    struct sync_event event;
-    _Atomic uint32_t kicked;
-    struct sync_thread *thread; /* NULL: not running; for who starts and stops it only */
-    _Atomic bool running;
+    struct machine *m;               /* (c) */
+    bool (*step)(struct machine *m); /* (c) does a piece of work; false: nothing left to do */
+    struct sync_event event;         /* (o) */
+    _Atomic uint32_t kicked;         /* (a) */
+    struct sync_thread *thread;      /* NULL: not running; for who starts and stops it only */
+    _Atomic bool running;            /* (a) */
 };
 
-/* Ranges that sequential readers are done with; (h) handover_lock. */
+/* Ranges that sequential readers are done with. */
 struct trim_behind {
-    struct sync_mutex lock;
-    unsigned head, tail; /* (h) */
+    struct sync_mutex lock; /* (o) */
+    unsigned head, tail;    /* (h) */
     struct {
         uintptr_t va;
         uint32_t pages;
@@ -69,91 +81,90 @@ struct trim_behind {
 
 /* Slots that wait to be released together. */
 struct slot_ring {
-    struct sync_mutex lock;
+    struct sync_mutex lock;    /* (o) */
     unsigned count;            /* (h) */
     uint32_t slots[SLOT_RING]; /* (h) */
 };
 
 struct write_batch;
 
-/* The writer's; used by one thread at a time (reclaim_lock where there are no workers). */
+/* The writer's. */
 struct writer {
-    struct store_queue *queue;
-    struct write_batch *batches; /* write_depth of them */
-    unsigned batch_pages;        /* most pages in one */
-    char *buffer;                /* staging: write_depth * batch_pages pages */
-    unsigned in_flight;          /* batches */
-    struct sync_event idle;      /* in_flight has become 0 */
-    unsigned failures;           /* pages that failed alone since a write last succeeded */
-    _Atomic uint64_t tried_at;   /* ns: when a batch was last begun */
-    _Atomic uint64_t
-        failing_since; /* ns; 0: writes succeed, and find slots. Read by frame_wait() */
-    _Atomic int error; /* the last write error while failing */
+    struct store_queue *queue;      /* (c); used by (w) */
+    struct write_batch *batches;    /* (w) write_depth of them */
+    unsigned batch_pages;           /* (c) most pages in one */
+    char *buffer;                   /* (w) staging: write_depth * batch_pages pages */
+    unsigned in_flight;             /* (w) batches */
+    struct sync_event idle;         /* in_flight has become 0 */
+    unsigned failures;              /* (w) pages that failed alone since a write last succeeded */
+    _Atomic uint64_t tried_at;      /* (a) ns: when a batch was last begun */
+    _Atomic uint64_t failing_since; /* (a) ns; 0: writes succeed. Read by frame_wait() */
+    _Atomic int error;              /* (a) the last write error while failing, negative errno */
 };
 
-/* The trimmer's hand and what it needs for a section; one thread at a time. */
+/* The trimmer's hand and what it needs for a section. */
 struct trimmer {
-    uintptr_t hand; /* address where the search goes on */
-    _Atomic uint32_t
-        ages[PTE_AGE_MAX + 1]; /* valid pages by age at the last pass, less those trimmed since */
-    _Atomic uint64_t aged_at;  /* consumed, at the last ageing pass; written by the ager */
-    struct trim_victims *victims;
-    uint64_t rate_at, rate_consumed; /* when, and at what `consumed`, the rate was last taken */
-    uint64_t rate;                   /* frames consumed a second, moving average */
-    uint64_t step_ns;                /* time of a trim step, moving average */
-    bool refused;                    /* a drop has been refused, and that has been logged */
+    uintptr_t hand;                         /* (t) address where the search goes on */
+    _Atomic uint32_t ages[PTE_AGE_MAX + 1]; /* (a) valid pages by age at the last pass, less */
+                                            /* those trimmed since */
+    _Atomic uint64_t aged_at;               /* (a) consumed, at the last ageing pass */
+    struct trim_victims *victims;           /* (t) */
+    uint64_t rate_at;                       /* (t) ns: when the rate was last taken, */
+    uint64_t rate_consumed;                 /* (t) and `consumed` then */
+    uint64_t rate;                          /* (t) frames consumed a second, moving average */
+    uint64_t step_ns;                       /* (t) time of a trim step, moving average */
+    bool refused;                           /* (t) a drop has been refused, and that is logged */
 };
 
 struct machine {
-    struct tunables tunables; /* constant after start */
-    struct sync sync;
-    const struct platform *platform;
-    struct mapper *mapper;
-    struct counters *counters;
-    struct hash_key key;
+    struct tunables tunables;        /* (c) */
+    struct sync sync;                /* (o) */
+    const struct platform *platform; /* (c) */
+    struct mapper *mapper;           /* (c) */
+    struct counters *counters;       /* (c); (o) */
+    struct hash_key key;             /* (c) */
 
-    struct frame *frames; /* frame_count, then LIST_COUNT sentinels */
-    uint32_t frame_count;
-    uint32_t active_max;   /* most Active frames: all, less the cache's buffers */
-    uint32_t buffer_count; /* cache buffers; 0 without a cache */
-    uint32_t stage_pages;
-    struct bitmap buffers; /* with a cache */
-    struct framelist lists[LIST_COUNT];
-    _Atomic int64_t available;
-    _Atomic int64_t cache_room;
-    _Atomic int64_t active;    /* frames TRANSIT or ACTIVE */
-    _Atomic int64_t writing;   /* frames WRITING */
-    _Atomic int64_t pinned;    /* pins on all pages */
-    _Atomic int64_t pinning;   /* pins allowed to calls that have not set them yet */
-    _Atomic uint64_t consumed; /* frames taken since start */
-    _Atomic int32_t low, high; /* marks for `available` */
-    _Atomic uint32_t waiting;  /* faults that wait for a frame */
+    struct frame *frames;               /* (c) frame_count, then LIST_COUNT sentinels; (o) */
+    uint32_t frame_count;               /* (c) */
+    uint32_t active_max;                /* (c) most Active frames: all, less the cache's buffers */
+    uint32_t buffer_count;              /* (c) cache buffers; 0 without a cache */
+    uint32_t stage_pages;               /* (c) */
+    struct bitmap buffers;              /* (o) with a cache */
+    struct framelist lists[LIST_COUNT]; /* (o) */
+    _Atomic int64_t available;          /* (a) */
+    _Atomic int64_t cache_room;         /* (a) */
+    _Atomic int64_t active;             /* (a) frames ACTIVE, or taken by a fault */
+    _Atomic int64_t writing;            /* (a) frames WRITING, and those rescued from it */
+    _Atomic int64_t pinned;             /* (a) pins on all pages */
+    _Atomic int64_t pinning;            /* (a) pins allowed to calls that have not set them yet */
+    _Atomic uint64_t consumed;          /* (a) frames taken since start */
+    _Atomic int32_t low, high;          /* (a) marks for `available` */
+    _Atomic uint32_t waiting;           /* (a) faults that wait for a frame */
 
-    struct pagefile pagefile;
-    _Atomic int64_t touched; /* pages with content */
+    struct pagefile pagefile; /* (o) */
+    _Atomic int64_t touched;  /* (a) pages with content */
 
-    struct sync_rwlock gate;             /* shared: the machine runs; exclusive: machine_check() */
-    _Atomic uint32_t gate_closing;       /* somebody wants it exclusive */
-    struct sync_rwlock regions_lock;     /* guards the two below */
-    struct region *regions[REGIONS_MAX]; /* sorted by address */
-    unsigned region_count;
+    struct sync_rwlock gate;             /* (o) shared: it runs; exclusive: machine_check() */
+    _Atomic uint32_t gate_closing;       /* (a) how many want it exclusive */
+    struct sync_rwlock regions_lock;     /* (o) */
+    struct region *regions[REGIONS_MAX]; /* (r) sorted by address */
+    unsigned region_count;               /* (r) */
 
-    struct streams streams;
-    struct trim_behind trim_behind;
-    struct slot_ring slot_ring;
-    struct sync_event frames_event; /* a frame, or stage, may be had */
-    struct sync_event queues_event; /* a fault queue came back to the pool */
-    struct sync_mutex
-        reclaim_lock; /* one inline reclaimer at a time; also owns trimmer and writer then */
-    struct sync_mutex pool_lock;
-    struct fault_queue pool[FAULT_POOL_MAX];
-    struct fault_queue *pool_free; /* pool_lock */
-    unsigned pool_count;
+    struct streams streams;                  /* (o) */
+    struct trim_behind trim_behind;          /* (o) */
+    struct slot_ring slot_ring;              /* (o) */
+    struct sync_event frames_event;          /* (o) a frame, or stage, may be had */
+    struct sync_event queues_event;          /* (o) a fault queue came back to the pool */
+    struct sync_mutex reclaim_lock;          /* (o) one inline reclaimer at a time */
+    struct sync_mutex pool_lock;             /* (o) */
+    struct fault_queue pool[FAULT_POOL_MAX]; /* each its user's, until it is put back (q) */
+    struct fault_queue *pool_free;           /* (q) */
+    unsigned pool_count;                     /* (c) */
 
-    struct trimmer trimmer;
-    struct writer writer;
-    struct worker trim_worker, age_worker, write_worker, refill_worker, zero_worker;
-    _Atomic bool stopping;
+    struct trimmer trimmer;                                                          /* (o) */
+    struct writer writer;                                                            /* (o) */
+    struct worker trim_worker, age_worker, write_worker, refill_worker, zero_worker; /* (o) */
+    _Atomic bool stopping;                                                           /* (a) */
 };
 
 struct machine_options {

@@ -2,15 +2,15 @@
  * The trimmer: takes pages from under their addresses, oldest first, a section at a time.
  *
  * A trim of a section:
- *   1. trim_collect   room in the cache is reserved, then BUSY is set on each victim
- *   2. protect        writes to the victims' range trap from here on, reads still hit (with a
- * cache)
- *   3. take           the victims' content comes into their buffers (without a cache: and they are
- * unmapped)
- *   4. trim_judge     zero, clean or modified? A victim that somebody has asked for meanwhile is
- * let off
- *   5. drop           victims are unmapped and their memory is given back (with a cache)
- *   6. trim_publish   frames go to their lists; then the PTEs are released, and who waits is woken
+ *   1. trim_collect  room in the cache is reserved, then BUSY is set on each victim
+ *   2. protect       with a cache: writes to the victims' range trap from here on, reads still hit
+ *   3. take          the victims' content comes into their buffers; without a cache they are
+ *                    unmapped by this
+ *   4. trim_judge    zero, clean or modified? A victim that somebody has asked for meanwhile is let
+ *                    off
+ *   5. trim_drop     with a cache: victims are unmapped and their memory is given back
+ *   6. trim_publish  frames go to their lists; trim_lift: protection ends; trim_release: the PTEs
+ *                    are released, and who waits is woken
  *
  * Protection catches pages of the range that are no victims; lift() frees them again after the
  * drop. A section's `trimming` mark makes sure that no other trim relies on protection in the same
@@ -23,8 +23,8 @@
 #include "core/error.h"
 #include "core/machine.h"
 
-#define BATCH_WORTH                                                                                \
-    32u /* victims that make a section worth a TLB flush, as long as there are others */
+/* Victims that make a section worth a TLB flush, as long as there are others. */
+#define BATCH_WORTH 32u
 
 enum verdict { TRIM_UNDO, TRIM_ZERO, TRIM_CLEAN, TRIM_MODIFIED };
 
@@ -314,8 +314,8 @@ static void trim_lift(struct machine *m, struct trim_victims *v, unsigned undone
 }
 
 /*
- * Trim victims of a span; *count_left says how many rights in the cache it lacked. Returns how
- * many pages left. regions_lock held shared; the section's trimming mark is ours.
+ * Trim up to limit victims of a span, as far as the cache has room. Returns how many pages left
+ * their address. regions_lock held shared; the section's trimming mark is ours.
  */
 static unsigned trim_span(struct machine *m, const struct span *span, unsigned min_age,
                           unsigned limit)

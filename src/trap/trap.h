@@ -1,9 +1,10 @@
 /*
  * A trap hands the machine its faults.
  *   thread   handler threads read them from the userfaultfd; faults inside system calls are served
- * too sigbus   the faulting thread resolves its own fault in its SIGBUS handler: no context switch,
- * but a system call on memory that is not mapped fails with EFAULT In both, resolving neither
- * allocates, nor takes a lock of the program, nor touches managed memory.
+ *            too
+ *   sigbus   the faulting thread resolves its own fault in its SIGBUS handler: no context switch,
+ *            but a system call on memory that is not mapped fails with EFAULT
+ * In both, resolving neither allocates, nor takes a lock of the program, nor touches managed memory.
  */
 #ifndef VMSM_TRAP_H
 #define VMSM_TRAP_H
