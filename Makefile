@@ -44,7 +44,7 @@ CFLAGS ?= -O2 -g
 COMPILE := $(CC) -std=gnu17 -D_GNU_SOURCE $(CFLAGS) -fno-omit-frame-pointer -fvisibility=hidden \
 	-pthread -Isrc -Iinclude -DVMSM_DEBUG=$(or $(DEBUG),0) $(WARNINGS) $(SAN_FLAGS) -MMD -MP
 LINK := $(CC) $(CFLAGS) -pthread $(SAN_FLAGS) $(LDFLAGS)
-LIBS := -luring
+LIBS := -luring -lsodium
 CLI_LIBS := -ljansson -lm
 
 VERSION := $(shell sed -n 's/^.define VMSM_VERSION "\(.*\)"/\1/p' include/vmsm.h)

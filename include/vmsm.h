@@ -92,6 +92,7 @@ struct vmsm; /* a manager; opaque */
     X(read_retries, COUNT, "reads repeated after an error or a hash that differed")                \
     X(read_errors, COUNT, "reads that failed for good")                                            \
     X(write_errors, COUNT, "writes that failed; the pages were kept")                              \
+    X(decrypt_errors, COUNT, "reads from an encrypted pagefile that did not decrypt")              \
     X(hash_errors, COUNT, "pages read whose content was not what was written")                     \
     X(slots_released, COUNT, "slots given back")                                                   \
     X(slots_reclaimed, COUNT, "slots taken back from valid pages because slots ran out")           \

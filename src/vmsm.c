@@ -74,6 +74,24 @@ static int file_path(const char *store, const char **path)
     return 0;
 }
 
+/* Encrypt what `inner` holds, if it is to be. After a failure inner is closed. */
+static int wrap_crypt(const struct tunables *t, struct store *inner, struct store **store)
+{
+    int error;
+
+    *store = inner;
+    if (!t->encrypt)
+        return 0;
+    error = store_crypt_open(inner, CIPHER_BEST, store);
+    if (error != 0)
+        inner->ops->close(inner);
+    return error;
+}
+
+/*
+ * Encryption is outermost, so that injected corruption hits ciphertext, as a disk's would: the
+ * tag is checked first, and the core's hash behind it.
+ */
 static int open_store(const struct tunables *t, struct store **store)
 {
     struct store_file_options file = {.size_slots = t->pagefile_size / VMSM_PAGE_SIZE,
@@ -95,15 +113,16 @@ static int open_store(const struct tunables *t, struct store **store)
     error = store_file_open(&file, &inner);
     if (error != 0)
         return error;
-    *store = inner;
     if (inject.delay_ns == 0 && inject.read_error_every == 0 && inject.write_error_every == 0 &&
         inject.corrupt_every == 0 && inject.full_after == 0 && inject.bad_slot == 0 &&
         inject.bad_write_slot == 0)
-        return 0;
+        return wrap_crypt(t, inner, store);
     error = store_inject_open(inner, &inject, store);
-    if (error != 0)
+    if (error != 0) {
         inner->ops->close(inner);
-    return error;
+        return error;
+    }
+    return wrap_crypt(t, *store, store);
 }
 
 static int open_trap(struct vmsm *v, const struct tunables *t)

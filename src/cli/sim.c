@@ -190,7 +190,7 @@ static void judge_memory(struct sim *sim)
     m->peak = peak_resident();
     m->oracle = oracle_bytes(&sim->oracle);
     m->allowance = budget + budget / 20 + 8 * m->touched + 64 * (budget / VMSM_PAGE_SIZE) +
-                   16 * m->slots + 16 * TUNABLE_MIB + m->oracle;
+                   (r->tunables.encrypt ? 40 : 16) * m->slots + 16 * TUNABLE_MIB + m->oracle;
 }
 
 /* What the run came to, taken before the sweep adds its own. */

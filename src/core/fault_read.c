@@ -171,6 +171,7 @@ static void verify(struct machine *m, struct fault *f)
     for (unsigned p = 0; p < f->pieces; p++) {
         const struct store_io *io = &f->ios[p];
 
+        count(m, COUNTER_decrypt_errors, io->result == -EBADMSG);
         for (unsigned i = 0; i < f->count; i++) {
             if (f->slots[i] < io->slot || f->slots[i] >= io->slot + io->count)
                 continue;
@@ -206,6 +207,15 @@ static bool retry_broken(struct machine *m, struct fault_queue *queue, struct fa
     return true;
 }
 
+static const char *read_error_words(int result)
+{
+    if (result == 0)
+        return "its content is not what was written (hash differs)";
+    if (result == -EBADMSG)
+        return "it does not decrypt: changed by somebody else, or damaged";
+    return "input/output error";
+}
+
 /* The content of a page can't be had. What was asked for gets SIGBUS; the rest is left for another
  * try. */
 static bool read_failed(struct machine *m, struct fault *f, unsigned i)
@@ -223,9 +233,7 @@ static bool read_failed(struct machine *m, struct fault *f, unsigned i)
         count(m, COUNTER_pages_lost, 1);
         count(m, COUNTER_faults_failed, (f->flags & FAULT_TRAP) != 0);
         error_set(-EIO, "the page at %p cannot be read back from slot %u of pagefile %s: %s",
-                  (void *)va, f->slots[i], m->pagefile.store->where,
-                  result == 0 ? "its content is not what was written (hash differs)"
-                              : "input/output error");
+                  (void *)va, f->slots[i], m->pagefile.store->where, read_error_words(result));
         log_line(LOG_ERROR, "%s; after %u attempts the program gets SIGBUS for this page",
                  error_last(), f->tries);
         fault_fail_page(m, va);

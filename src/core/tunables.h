@@ -35,6 +35,8 @@
       "size of the pagefile; 0: grow with what is mapped")                                         \
     X(preallocate, BOOL, "on", 0, 0, "reserve the pagefile's blocks on disk when it grows")        \
     X(direct, BOOL, "on", 0, 0, "use direct I/O where the file system can")                        \
+    X(encrypt, BOOL, "off", 0, 0,                                                                  \
+      "encrypt and authenticate what is in the pagefile, with a key of this run only")             \
     X(overcommit, BOOL, "off", 0, 0,                                                               \
       "charge commit when pages are touched instead of when they are mapped")                      \
     X(mapper, CHOICE, "copy", 0, 0, "how frames come under addresses: copy, move or soft")         \

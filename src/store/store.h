@@ -73,7 +73,7 @@ struct store {
     uint64_t slots;  /* slots there is room for now, slot 0 included */
     bool can_grow;   /* false: block devices, fixed sizes */
     char where[256]; /* for messages: the path */
-    char how[32];    /* for reports: "direct, io_uring" */
+    char how[48];    /* for reports: "direct, io_uring" */
 };
 
 /*
@@ -109,5 +109,17 @@ struct store_inject_options {
 };
 int store_inject_open(struct store *inner, const struct store_inject_options *options,
                       struct store **store);
+
+/*
+ * A wrapper that encrypts what the inner store holds, with a key that is drawn now and dies with
+ * the store: see crypt.c. Reads that do not decrypt come back with -EBADMSG. Owns `inner` and
+ * closes it, but not if opening fails: -EPERM or -ENOMEM (the key cannot be locked in memory),
+ * -EIO.
+ */
+enum store_cipher {
+    CIPHER_BEST,     /* AES-256-GCM if the processor has instructions for it, else XChaCha20 */
+    CIPHER_XCHACHA20 /* XChaCha20-Poly1305, for comparison */
+};
+int store_crypt_open(struct store *inner, enum store_cipher cipher, struct store **store);
 
 #endif
