@@ -123,6 +123,14 @@ static int explain_open(const char *path, int code)
     }
 }
 
+static int refuse_kind(const char *path)
+{
+    return error_set(-EINVAL,
+                     "pagefile %s is neither a file nor a block device; give another "
+                     "path",
+                     path);
+}
+
 /* A descriptor of the existing or new file, or a negative errno. */
 static int open_named(const char *path, bool *made)
 {
@@ -139,6 +147,7 @@ static int open_named(const char *path, bool *made)
         fd = open(path, OPEN_FLAGS | O_CREAT | O_EXCL, 0600);
         if (fd >= 0) {
             *made = true;
+            fchmod(fd, 0600); /* whatever the umask took away */
             return fd;
         }
         if (errno != EEXIST)
@@ -169,6 +178,43 @@ static int lock_exclusive(const struct file_path *file)
                      file->where);
 }
 
+/*
+ * Whoever else may open the file reads what is in memory, or changes it; and a second name may be
+ * that of a file which is needed, put here by somebody who cannot write it. A file that was made
+ * just now is all right unless its file system knows no permissions. Block devices are left to who
+ * administers them: their group can read every disk as it is.
+ */
+static int examine_rights(const struct file_path *file, const struct stat *st)
+{
+    unsigned mode = st->st_mode & 07777u;
+
+    if (file->absolute == NULL) /* nameless: nobody finds it */
+        return 0;
+    if (file->made && (mode & 077u) != 0)
+        log_line(LOG_WARNING,
+                 "pagefile %s can be opened by other users (mode %04o), and its file system "
+                 "does not change that: give a path on another, or set encrypt=on",
+                 file->where, mode);
+    if (file->made)
+        return 0;
+    if (st->st_uid != geteuid())
+        return error_set(-EPERM,
+                         "pagefile %s belongs to user %u, who could read or change what is in "
+                         "memory; change its owner with chown, or give another path",
+                         file->where, st->st_uid);
+    if ((mode & 077u) != 0)
+        return error_set(-EPERM,
+                         "pagefile %s can be opened by other users (mode %04o), and would hold "
+                         "what is in memory; do chmod 600, or give another path",
+                         file->where, mode);
+    if (st->st_nlink > 1)
+        return error_set(-EPERM,
+                         "pagefile %s has %lu names (hard links), so it may be a file that "
+                         "somebody needs; give another path",
+                         file->where, (unsigned long)st->st_nlink);
+    return 0;
+}
+
 /* Is it something that can hold slots? Its size and identity. */
 static int examine(struct file_path *file, nlink_t *links)
 {
@@ -179,10 +225,7 @@ static int examine(struct file_path *file, nlink_t *links)
         return error_set(-errno, "pagefile %s cannot be examined: %s; give another path",
                          file->where, strerror(errno));
     if (!S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
-        return error_set(-EINVAL,
-                         "pagefile %s is neither a file nor a block device; give another "
-                         "path",
-                         file->where);
+        return refuse_kind(file->where);
     file->block = S_ISBLK(st.st_mode);
     file->device = st.st_dev;
     file->inode = st.st_ino;
@@ -195,13 +238,9 @@ static int examine(struct file_path *file, nlink_t *links)
                              "give another path",
                              file->where, strerror(errno));
         file->size = (off_t)bytes;
-    } else if ((st.st_mode & 077u) != 0) {
-        log_line(LOG_WARNING,
-                 "pagefile %s can be opened by other users (mode %04o), and will hold "
-                 "what is in memory: chmod 600 it",
-                 file->where, st.st_mode & 07777u);
+        return 0;
     }
-    return 0;
+    return examine_rights(file, &st);
 }
 
 /* The file must be found again at close, wherever the working directory is then. */
@@ -226,9 +265,14 @@ static int remember_path(struct file_path *file, const char *path)
 static int try_named(const char *path, struct file_path *file, bool *again)
 {
     nlink_t links = 0;
+    struct stat st;
     int err;
 
     *again = false;
+    /* Before it is opened: to open some devices does something, and a socket cannot be. */
+    if (lstat(path, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode) &&
+        !S_ISDIR(st.st_mode) && !S_ISLNK(st.st_mode))
+        return refuse_kind(path);
     file->fd = open_named(path, &file->made);
     if (file->fd < 0)
         return explain_open(path, file->fd);
