@@ -62,7 +62,6 @@ struct memory_store {
     struct store base;
     unsigned char (*slots)[PAGE];
     unsigned failures; /* so many writes fail from now on, half of their first page stored */
-    unsigned sent;     /* requests */
 };
 
 struct memory_queue {
@@ -97,7 +96,6 @@ static void memory_transfer(struct memory_store *store, struct store_io *io)
 {
     unsigned char *at = store->slots[io->slot];
 
-    store->sent++;
     io->result = 0;
     if (io->write && store->failures > 0) {
         store->failures--;

@@ -54,7 +54,7 @@ static void print_settings(const struct sim_result *r, FILE *out)
             "\n",
             format_bytes(s->virtual_bytes, &size), format_bytes(r->tunables.memory, &memory),
             s->threads, s->run_max, s->write_percent, s->seed);
-    fprintf(out, "mapper %s, trap %s, stage %s, store %.64s\n",
+    fprintf(out, "mapper %s, trap %s, stage %s, store %s\n",
             choice(&r->tunables, "mapper", mapper, sizeof(mapper)),
             choice(&r->tunables, "trap", trap, sizeof(trap)),
             choice(&r->tunables, "stage", stage, sizeof(stage)), r->store);

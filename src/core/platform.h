@@ -10,9 +10,13 @@
 #include <stddef.h>
 
 struct platform {
-    /* length bytes that read as zero and are populated when touched; NULL if there is no room. */
+    /*
+     * length bytes that read as zero and are populated when touched; NULL if there is no room. For
+     * tables: they are left out of core dumps, and a child has a copy of its own.
+     */
     void *(*reserve)(size_t length);
-    /* As reserve(), but populated now, in huge pages where length allows it: buffers for I/O. */
+    /* As reserve(), but populated now, in huge pages where length allows it: buffers
+     * for I/O and for what pages contain, which a child does not have. */
     void *(*buffer)(size_t length);
     void (*release)(void *base, size_t length);
     /* Any 64 bits that an outsider cannot guess. */

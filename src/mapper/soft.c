@@ -180,6 +180,8 @@ int mapper_soft_open(struct sync *sync, const struct mapper_options *options,
     soft->mapper = (struct mapper){.ops = &soft_ops, .sync = sync, .real_frames = true, .fd = -1};
     soft->mapper.buffers = platform_linux.reserve(soft->frames * PAGE_SIZE);
     soft->clean = platform_linux.reserve(soft->frames);
+    if (soft->mapper.buffers != NULL)
+        madvise(soft->mapper.buffers, soft->frames * PAGE_SIZE, MADV_DONTFORK);
     if (soft->mapper.buffers == NULL || soft->clean == NULL) {
         soft_close(&soft->mapper);
         return error_set(-ENOMEM, "no memory for %u frames", options->frames);

@@ -168,6 +168,7 @@ static void *linux_buffer(size_t length)
         madvise(base, length / HUGE_PAGE * HUGE_PAGE, MADV_HUGEPAGE);
     }
     madvise(base, length, MADV_DONTDUMP);
+    madvise(base, length, MADV_DONTFORK);
     for (size_t at = 0; at < length; at += 4096)
         *(volatile char *)(base + at) = 0;
     return base;
