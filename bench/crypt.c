@@ -246,8 +246,10 @@ static void measure_sim(const char *self, int rounds)
     off = median(rates[0], rounds);
     on = median(rates[1], rounds);
     printf("\nvmsm " SIM "\naccesses a second, median of %d rounds\n", rounds);
-    printf("%-30s %8.0f\n%-30s %8.0f  (%+.1f %%)\n", "--encrypt off", off, "--encrypt on", on,
-           (on / off - 1) * 100);
+    printf("%-14s %8.0f  (%.0f to %.0f)\n", "--encrypt off", off, rates[0][0],
+           rates[0][rounds - 1]);
+    printf("%-14s %8.0f  (%.0f to %.0f): %+.1f %%\n", "--encrypt on", on, rates[1][0],
+           rates[1][rounds - 1], (on / off - 1) * 100);
 }
 
 int main(int argc, char **argv)

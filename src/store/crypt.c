@@ -59,12 +59,10 @@
 #define KEY_SIZE 32u
 #define NONCE_SIZE 24u /* AES-256-GCM takes the first 12: the number and 4 random bytes */
 
-_Static_assert(TAG_SIZE == crypto_aead_aes256gcm_ABYTES &&
-                   TAG_SIZE == crypto_aead_xchacha20poly1305_ietf_ABYTES,
-               "one size of tags");
-_Static_assert(KEY_SIZE == crypto_aead_aes256gcm_KEYBYTES &&
-                   KEY_SIZE == crypto_aead_xchacha20poly1305_ietf_KEYBYTES,
-               "one size of keys");
+_Static_assert(TAG_SIZE == crypto_aead_aes256gcm_ABYTES, "one size of tags");
+_Static_assert(TAG_SIZE == crypto_aead_xchacha20poly1305_ietf_ABYTES, "one size of tags");
+_Static_assert(KEY_SIZE == crypto_aead_aes256gcm_KEYBYTES, "one size of keys");
+_Static_assert(KEY_SIZE == crypto_aead_xchacha20poly1305_ietf_KEYBYTES, "one size of keys");
 _Static_assert(NONCE_SIZE == crypto_aead_xchacha20poly1305_ietf_NPUBBYTES, "the longer nonce");
 
 /* In a page of its own: see "Key". Written at open only. */
@@ -325,13 +323,12 @@ static void send_parked(struct crypt_queue *queue)
     check_always(queue->parked == NULL || queue->in_flight > 0);
 }
 
-/* The piece that a request of the inner store is, or NULL. */
-static struct crypt_piece *piece_of(struct crypt_queue *queue, struct store_io *io)
+/* Is a request of the inner store a piece, or a read passed on? */
+static bool is_piece(const struct crypt_queue *queue, const struct store_io *io)
 {
     uintptr_t at = (uintptr_t)io, from = (uintptr_t)queue->pieces;
 
-    return at >= from && at < from + sizeof(queue->pieces) ? (struct crypt_piece *)(void *)io
-                                                           : NULL;
+    return at >= from && at < from + sizeof(queue->pieces);
 }
 
 /* A piece is complete: the write that it was the last of, or NULL. */
@@ -359,11 +356,10 @@ static unsigned harvest(struct crypt_queue *queue, struct store_io **done, unsig
     got = queue->store->inner->ops->reap(queue->inner, inner, max < BATCH ? max : BATCH, wait);
     queue->in_flight -= got;
     for (unsigned i = 0; i < got; i++) {
-        struct crypt_piece *piece = piece_of(queue, inner[i]);
         struct store_io *io = inner[i];
 
-        if (piece != NULL)
-            io = end_piece(queue, piece);
+        if (is_piece(queue, io))
+            io = end_piece(queue, (struct crypt_piece *)(void *)io);
         else if (!io->write)
             decrypt_read(queue, io);
         if (io != NULL)
