@@ -71,21 +71,38 @@ static const struct mapping *mapping_of(const void *address)
     return NULL;
 }
 
-/* A page, of those that are there, that begins as some page of the region does; 0: none. */
-static uintptr_t find_content(const struct mapping *map, int memory, int pagemap)
+/* Does a page begin as some page of the region does? */
+static bool is_content(int memory, uintptr_t at)
 {
     uint64_t words[2];
 
-    for (uintptr_t at = map->from; at < map->to; at += PAGE) {
-        uint64_t entry = 0;
+    if (pread(memory, words, sizeof(words), (off_t)at) != (ssize_t)sizeof(words))
+        return false;
+    for (size_t p = 0; p < PAGES; p++) {
+        if (words[0] == word_of(p, 0, 1) && words[1] == word_of(p, 1, 1))
+            return true;
+    }
+    return false;
+}
 
-        if (pread(pagemap, &entry, sizeof(entry), (off_t)(at / PAGE * sizeof(entry))) !=
-                (ssize_t)sizeof(entry) ||
-            !(entry >> 63) ||
-            pread(memory, words, sizeof(words), (off_t)at) != (ssize_t)sizeof(words))
-            continue;
-        for (size_t p = 0; p < PAGES; p++) {
-            if (words[0] == word_of(p, 0, 1) && words[1] == word_of(p, 1, 1))
+/* A page with content, of those of the mapping that are there; 0: none. Tables are sparse and may
+ * be 100 GiB. */
+static uintptr_t find_content(const struct mapping *map, int memory, int pagemap)
+{
+    static uint64_t entries[1 << 16];
+
+    for (uintptr_t at = map->from; at < map->to;) {
+        size_t want = (map->to - at) / PAGE;
+        ssize_t got;
+
+        if (want > sizeof(entries) / sizeof(entries[0]))
+            want = sizeof(entries) / sizeof(entries[0]);
+        got = pread(pagemap, entries, want * sizeof(entries[0]),
+                    (off_t)(at / PAGE * sizeof(entries[0])));
+        if (got <= 0)
+            return 0;
+        for (size_t i = 0; i < (size_t)got / sizeof(entries[0]); i++, at += PAGE) {
+            if (entries[i] >> 63 && is_content(memory, at))
                 return at;
         }
     }
