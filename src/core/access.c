@@ -21,7 +21,7 @@ static void copy_page(struct machine *m, const struct region *region, uintptr_t 
     char *content = (char *)va;
     uint32_t idle = 0;
 
-    if (m->mapper->sets_access) {
+    if (!m->mapper->in_place) {
         content = (char *)mapper_buffer(m->mapper, pte_number(word)) + va % PAGE_SIZE;
         write ? memcpy(content, buffer, length) : memcpy(buffer, content, length);
         return;
@@ -33,7 +33,7 @@ static void copy_page(struct machine *m, const struct region *region, uintptr_t 
     /* Trims do not wait for a page that is BUSY. */
     for (unsigned round = 0; !atomic_compare_exchange_strong(&section->trimming, &idle, 1);
          round++) {
-        m->sync.backend->relax(&m->sync, round);
+        sync_relax(&m->sync, round);
         idle = 0;
     }
     m->mapper->ops->lift(m->mapper, va & ~(PAGE_SIZE - 1), PAGE_SIZE);

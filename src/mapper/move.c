@@ -392,8 +392,8 @@ int mapper_move_open(struct sync *sync, const struct mapper_options *options,
         return error;
     }
     move->frames = options->frames;
-    move->mapper =
-        (struct mapper){.ops = &move_ops, .sync = sync, .real_frames = true, .fd = move->uffd.fd};
+    move->mapper = (struct mapper){
+        .ops = &move_ops, .in_place = true, .sync = sync, .real_frames = true, .fd = move->uffd.fd};
     move->backed = platform_linux.reserve(move->frames);
     move->clean = platform_linux.reserve(move->frames);
     error = uffd_region_open(&move->uffd, move->frames * PAGE_SIZE, false, &pool);

@@ -389,8 +389,12 @@ int mmu_open(struct sync *sync, const struct mapper_options *options, struct map
     mmu->buffers = cached ? options->buffers : options->frames;
     mmu->stage_pages = cached ? options->stage : 0;
     mmu->present_max = cached ? options->frames - options->buffers : options->frames;
-    mmu->mapper = (struct mapper){
-        .ops = &mmu_ops, .sync = sync, .has_cache = cached, .real_frames = !cached, .fd = -1};
+    mmu->mapper = (struct mapper){.ops = &mmu_ops,
+                                  .sync = sync,
+                                  .has_cache = cached,
+                                  .in_place = prepared.kind != MAPPER_SOFT,
+                                  .real_frames = !cached,
+                                  .fd = -1};
     mmu->mapper.buffers = platform_sim.reserve((size_t)mmu->buffers * PAGE_SIZE);
     mmu->memory = platform_sim.reserve((size_t)mmu->present_max * PAGE_SIZE);
     mmu->free = platform_sim.reserve(mmu->present_max * sizeof(*mmu->free));
