@@ -76,9 +76,8 @@ void arena_reset(void)
     arena.small_used = arena.large_used = arena.live = 0;
 }
 
-void arena_rewind(size_t used, size_t live)
+void arena_restore(size_t used, size_t live)
 {
-    memset(arena.small + used, 0, arena.small_used - used);
     arena.small_used = used;
     arena.live = live;
 }

@@ -18,7 +18,7 @@ size_t arena_live(void);
 /* The part from which small reservations came so far. */
 void *arena_base(void);
 size_t arena_used(void);
-/* Take back what has been reserved since arena_used() was `used`; it reads as zero again. */
-void arena_rewind(size_t used, size_t live);
+/* The caller has put back the memory as it was when arena_used() and arena_live() were so. */
+void arena_restore(size_t used, size_t live);
 
 #endif

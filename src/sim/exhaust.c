@@ -20,9 +20,11 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -37,8 +39,11 @@
 #define THREADS_MAX 3u
 #define PAGES 2u
 #define DEPTH_MAX 4000u
-#define CHUNK ((size_t)256)
-#define CHUNKS_MAX 65536u
+#define CHUNK PAGE_SIZE
+#define CHUNKS_MAX 4096u
+#define ARENA_SPARE ((size_t)64 * 1024) /* bytes that a run may reserve */
+#define STACK_KEPT ((size_t)40 * 1024)  /* of each thread's stack: it must not reach deeper */
+#define STACK_SPARE 512                 /* below the last frame that is known */
 
 struct scenario {
     const char *name;
@@ -103,26 +108,33 @@ static const struct scenario scenarios[] = {
 
 #define SCENARIOS (sizeof(scenarios) / sizeof(scenarios[0]))
 
-/* What the search remembers from run to run; nothing of it is part of a state. */
+/* A place where there was a choice: what to go back to. */
+struct point {
+    uint8_t ready[SIM_THREADS_MAX]; /* threads that could go on */
+    unsigned count, next;           /* how many; which of them is to be tried next */
+    char *state;                    /* struct search.state_size bytes */
+    size_t used, live;              /* of the arena */
+};
+
+/* What the search remembers; nothing of it is part of a state. */
 struct search {
     const struct scenario *scenario;
     enum tunable_mapper kind;
-    unsigned depth, replay;         /* choices made in this run; how many of them are given */
-    uint8_t choice[DEPTH_MAX];      /* taken at each point where there was one */
-    uint8_t ready[DEPTH_MAX];       /* threads that could be chosen there */
+    struct point points[DEPTH_MAX];
+    unsigned depth;
     uint64_t *seen;                 /* hash set of states; 0: empty */
     uint64_t seen_size, seen_count; /* entries */
-    uint64_t runs, steps, points, ends;
+    uint64_t steps, moves, ends;
     unsigned deepest;
-    bool pruned;
     char *copy;             /* of the arena, as it is before the threads start */
     size_t copied;          /* bytes */
     size_t used, live;      /* of the arena, then */
-    bool dirty[CHUNKS_MAX]; /* chunks that any run has changed */
+    bool dirty[CHUNKS_MAX]; /* chunks (pages) that any run has changed */
     uint32_t dirty_list[CHUNKS_MAX], dirty_count;
+    bool grown; /* more chunks than at the beginning of the search */
+    size_t state_size;
     struct world *world;
     struct invariants *invariants;
-    bool given; /* the choices are the user's: one run, with a trace */
 };
 
 /* What a run keeps besides the machine; in the arena, so that it is part of the state. */
@@ -131,10 +143,14 @@ struct small {
     struct world_config config;
     struct world_page pages[PAGES + 1];
     struct sync_thread *threads[THREADS_MAX];
+    struct actor {
+        struct small *x;
+        const char *program;
+        unsigned number;
+    } actors[THREADS_MAX];
     uint32_t writes; /* numbers the writes */
     uintptr_t base;
     bool unmapped[PAGES];
-    bool search_began;
 };
 
 static struct search search;
@@ -145,12 +161,6 @@ static _Noreturn void fail(const char *why)
 }
 
 /* ---- operations ---- */
-
-struct actor {
-    struct small *x;
-    const char *program;
-    unsigned number;
-};
 
 static void do_access(struct small *x, unsigned n, bool write, unsigned thread)
 {
@@ -446,53 +456,89 @@ static uint64_t state_hash(struct search *e)
     return XXH3_64bits_digest(&hash);
 }
 
-/* Chunks that this run has changed for the first time in the search. */
-static bool find_dirty(struct search *e)
+/*
+ * What a run changes is found out by the processor: the arena is read-only, and a page that is
+ * written for the first time in the search becomes one of those that every state has.
+ */
+static void on_write(int signal, siginfo_t *info, void *context)
 {
-    const char *base = arena_base();
-    bool found = false;
+    struct search *e = &search;
+    size_t n = (size_t)((char *)info->si_addr - (char *)arena_base()) / CHUNK;
 
-    for (size_t n = 0; n * CHUNK < e->copied; n++) {
-        if (e->dirty[n] || memcmp(base + n * CHUNK, e->copy + n * CHUNK, CHUNK) == 0)
-            continue;
-        e->dirty[n] = found = true;
-        e->dirty_list[e->dirty_count++] = (uint32_t)n;
+    (void)context;
+    if (n >= e->copied / CHUNK || e->dirty[n]) {
+        struct sigaction standard = {.sa_handler = SIG_DFL};
+
+        sigaction(signal, &standard, NULL); /* a real one */
+        return;
     }
-    return found;
+    e->dirty[n] = e->grown = true;
+    e->dirty_list[e->dirty_count++] = (uint32_t)n;
+    mprotect((char *)arena_base() + n * CHUNK, CHUNK, PROT_READ | PROT_WRITE);
 }
 
-static void restore(struct search *e)
+static void watch_writes(void)
+{
+    static char stack[64 * 1024];
+    stack_t alternate = {.ss_sp = stack, .ss_size = sizeof(stack)};
+    struct sigaction action = {.sa_sigaction = on_write, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+
+    check_always(sigaltstack(&alternate, NULL) == 0);
+    check_always(sigaction(SIGSEGV, &action, NULL) == 0);
+}
+
+/* The world as it was before the threads started. */
+static void restore_first(struct search *e)
 {
     char *base = arena_base();
 
-    arena_rewind(e->used, e->live);
+    arena_restore(e->used, e->live);
     for (uint32_t i = 0; i < e->dirty_count; i++)
         memcpy(base + e->dirty_list[i] * CHUNK, e->copy + e->dirty_list[i] * CHUNK, CHUNK);
 }
 
-/* ---- the search ---- */
-
-static unsigned choose(void *observer, struct sync_thread **ready, unsigned count)
+/* Copy memory between the world and a point: what changes, the scheduler, and the stacks. */
+static void copy_state(struct search *e, struct point *point, bool save)
 {
-    struct search *e = observer;
-    struct small *x = (struct small *)(void *)e->world;
+    char *base = arena_base(), *at = point->state;
+    struct schedule *s = &e->world->schedule;
 
-    if (count == 1 || !x->search_began)
-        return 0;
-    check_always(e->depth < DEPTH_MAX && count < 256);
-    if (e->depth >= e->replay) {
-        e->points++;
-        if (!e->given && !seen_add(e, state_hash(e))) {
-            e->pruned = true;
-            schedule_fail(&e->world->schedule, "seen before");
-        }
-        e->choice[e->depth] = 0;
-        e->ready[e->depth] = (uint8_t)count;
+    for (uint32_t i = 0; i < e->dirty_count; i++, at += CHUNK)
+        memcpy(save ? at : base + e->dirty_list[i] * CHUNK,
+               save ? base + e->dirty_list[i] * CHUNK : at, CHUNK);
+    memcpy(save ? at : (char *)s, save ? (char *)s : at, sizeof(*s));
+    at += sizeof(*s);
+    for (unsigned i = 0; i < s->thread_count; i++) {
+        const struct sync_thread *t = &s->threads[i];
+        char *low = t->stack + SIM_STACK - STACK_KEPT;
+
+        check_always(!t->begun || t->frame - low > STACK_SPARE);
+        memcpy(save ? at : low, save ? low : at, STACK_KEPT);
+        at += STACK_KEPT;
     }
-    check_always(e->ready[e->depth] == count || e->given);
-    (void)ready;
-    return e->choice[e->depth++] % count;
 }
+
+static void push_point(struct search *e)
+{
+    struct point *point = &e->points[e->depth];
+    const struct schedule *s = &e->world->schedule;
+
+    check_always(e->depth < DEPTH_MAX - 1);
+    if (point->state == NULL)
+        point->state = malloc(e->state_size);
+    check_always(point->state != NULL);
+    memcpy(point->ready, s->ready, sizeof(point->ready));
+    point->count = s->ready_count;
+    point->next = 0;
+    point->used = arena_used();
+    point->live = arena_live();
+    copy_state(e, point, true);
+    e->depth++;
+    if (e->depth > e->deepest)
+        e->deepest = e->depth;
+}
+
+/* ---- the search ---- */
 
 static void observe(void *observer, struct sync_thread *current, enum sync_point point)
 {
@@ -517,7 +563,6 @@ static void judge_main(void *argument)
 
     for (unsigned i = 0; i < THREADS_MAX && x->threads[i] != NULL; i++)
         schedule_join(&w->schedule, x->threads[i]);
-    x->search_began = false;
     for (unsigned n = 0; n < PAGES; n++) {
         if (!x->unmapped[n])
             do_access(x, n, false, 9);
@@ -535,6 +580,7 @@ static void prepare_main(void *argument)
                                       .backend = &w->schedule.backend,
                                       .platform = &platform_sim,
                                       .mapper_open = mmu_open,
+                                      .mapper_has_cache = search.kind == MAPPER_COPY,
                                       .store = disk_store(w->disk),
                                       .pool_queues = THREADS_MAX + 1};
 
@@ -552,7 +598,6 @@ static void schedule_small(struct small *x)
 
     schedule_init(s, SCHEDULE_CHOSEN, 1, 1);
     s->step_ns = 0;
-    s->choose = choose;
     s->observe = observe;
     s->observer = &search;
     /* A switch after an unlock is as good as one before what comes next. */
@@ -569,10 +614,8 @@ static void tune(struct tunables *t, enum tunable_mapper kind, unsigned frames)
     t->write_depth = t->write_batch = 1;
     t->deferred = false;
     t->seed = 1;
-    /* move: the writer's page and the frames; copy: staging and the cache, too. */
-    t->memory = (1 + frames) * PAGE_SIZE;
-    if (kind == MAPPER_COPY)
-        t->memory += (8 + 8) * PAGE_SIZE;
+    /* The writer's page and the frames; with a cache, a page of staging and a buffer, too. */
+    t->memory = (1 + frames + (kind == MAPPER_COPY ? 2 : 0)) * PAGE_SIZE;
 }
 
 static int build_world(struct search *e)
@@ -582,6 +625,8 @@ static int build_world(struct search *e)
     struct small *x;
     int error;
 
+    if (e->copied > 0)
+        mprotect(arena_base(), e->copied, PROT_READ | PROT_WRITE);
     arena_reset();
     x = platform_sim.reserve(sizeof(*x));
     e->world = &x->world;
@@ -596,71 +641,92 @@ static int build_world(struct search *e)
     error = schedule_run(&x->world.schedule);
     if (error != 0)
         printf("%s: %s\n", e->scenario->name, x->world.schedule.stuck);
+    check_always(error != 0 || x->world.machine->active_max == e->scenario->frames);
     schedule_small(x);
     return error;
 }
 
-/* One run from the beginning, along the choices in e->choice. */
-static int run_once(struct search *e)
+/* Begin at the beginning; returns as schedule_run(). */
+static int begin_run(struct search *e)
 {
-    static struct actor actors[THREADS_MAX];
     struct small *x = (struct small *)(void *)e->world;
     struct schedule *s = &x->world.schedule;
 
-    restore(e);
-    e->depth = 0;
-    e->pruned = false;
-    x->search_began = true;
+    restore_first(e);
     schedule_start(s, "judge", judge_main, x);
     for (unsigned i = 0; i < THREADS_MAX && e->scenario->threads[i] != NULL; i++) {
-        actors[i] = (struct actor){.x = x, .program = e->scenario->threads[i], .number = i + 1};
-        x->threads[i] = schedule_start(s, actors[i].program, actor_main, &actors[i]);
+        x->actors[i] = (struct actor){x, e->scenario->threads[i], i + 1};
+        x->threads[i] = schedule_start(s, x->actors[i].program, actor_main, &x->actors[i]);
     }
-    e->runs++;
     return schedule_run(s);
 }
 
 static void print_failure(struct search *e, const char *why)
 {
-    printf("%s (%s): %s\nrepeat: exhaust --only %s --%s --trace \"", e->scenario->name,
-           e->kind == MAPPER_COPY ? "copy" : "move", why, e->scenario->name,
-           e->kind == MAPPER_COPY ? "copy" : "move");
-    for (unsigned i = 0; i < e->depth; i++)
-        printf("%u ", e->choice[i]);
-    printf("\"\n");
-}
+    const char *kind = e->kind == MAPPER_COPY ? "copy" : "move";
 
-/* The next path: the last choice that has another alternative. */
-static bool backtrack(struct search *e)
-{
-    while (e->depth > 0 && e->choice[e->depth - 1] + 1 == e->ready[e->depth - 1])
-        e->depth--;
-    if (e->depth == 0)
-        return false;
-    e->choice[e->depth - 1]++;
-    e->replay = e->depth;
-    return true;
+    printf("%s (%s): %s\nrepeat: exhaust --only %s --%s --trace \"", e->scenario->name, kind, why,
+           e->scenario->name, kind);
+    for (unsigned i = 0; i < e->depth; i++)
+        printf("%u ", e->points[i].next - 1);
+    printf("\"\n");
 }
 
 static void take_copy(struct search *e)
 {
     e->used = arena_used();
     e->live = arena_live();
-    e->copied = (arena_used() + CHUNK - 1) / CHUNK * CHUNK;
+    e->copied = (e->used + ARENA_SPARE + CHUNK - 1) / CHUNK * CHUNK;
     check_always(e->copied / CHUNK <= CHUNKS_MAX);
     e->copy = realloc(e->copy, e->copied);
     check_always(e->copy != NULL);
     memcpy(e->copy, arena_base(), e->copied);
     memset(e->dirty, 0, sizeof(e->dirty));
     e->dirty_count = 0;
+    check_always(mprotect(arena_base(), e->copied, PROT_READ) == 0);
 }
 
 static void begin_search(struct search *e)
 {
     if (e->seen != NULL)
         memset(e->seen, 0, e->seen_size * sizeof(*e->seen));
-    e->seen_count = e->runs = e->steps = e->points = e->ends = 0;
-    e->replay = e->deepest = 0;
+    for (unsigned i = 0; i < DEPTH_MAX && e->points[i].state != NULL; i++) {
+        free(e->points[i].state);
+        e->points[i].state = NULL;
+    }
+    e->seen_count = e->steps = e->moves = e->ends = 0;
+    e->depth = e->deepest = 0;
+    e->state_size =
+        e->dirty_count * CHUNK + sizeof(struct schedule) + (THREADS_MAX + 1) * STACK_KEPT;
+}
+
+/* Make the next move that has not been made; false: there is none. *error as schedule_run(). */
+static bool move_on(struct search *e, int *error)
+{
+    struct schedule *s = &e->world->schedule;
+    struct point *point;
+
+    while (e->depth > 0 && e->points[e->depth - 1].next == e->points[e->depth - 1].count)
+        e->depth--;
+    if (e->depth == 0)
+        return false;
+    point = &e->points[e->depth - 1];
+    if (point->next > 0) {
+        arena_restore(point->used, point->live);
+        copy_state(e, point, false);
+    }
+    e->moves++;
+    *error = schedule_continue(s, &s->threads[point->ready[point->next++]]);
+    return true;
+}
+
+/* Look at where a move has led. False: something is wrong. */
+static bool arrive(struct search *e, int error)
+{
+    e->ends += error == 0;
+    if (error == SCHEDULE_CHOICE && seen_add(e, state_hash(e)))
+        push_point(e);
+    return error == 0 || error == SCHEDULE_CHOICE;
 }
 
 /* All of a scenario. 0, or 1 if something was wrong. */
@@ -673,28 +739,22 @@ static int explore(struct search *e)
         return 1;
     take_copy(e);
     begin_search(e);
-    for (;;) {
-        bool wrong;
-
-        error = run_once(e);
-        wrong = error != 0 && !e->pruned;
-        if (e->depth > e->deepest)
-            e->deepest = e->depth;
-        e->ends += error == 0;
-        more = !wrong && backtrack(e);
-        /*
-         * A run restores what is known to change, and compares no more. When more turns out to
-         * change, everything since is in doubt, a failure too: begin anew.
-         */
-        if ((!more || e->runs < 100 || e->runs % 256 == 0) && find_dirty(e)) {
+    error = begin_run(e);
+    do {
+        more = true;
+        if (e->grown) { /* points made so far do not have all: begin anew */
+            e->grown = false;
             begin_search(e);
+            error = begin_run(e);
             continue;
         }
-        if (wrong)
+        if (!arrive(e, error)) {
             print_failure(e, e->world->schedule.stuck);
-        if (!more)
-            return wrong;
-    }
+            return 1;
+        }
+        more = move_on(e, &error);
+    } while (more);
+    return 0;
 }
 
 /* ---- the command ---- */
@@ -709,20 +769,19 @@ static double seconds(void)
 
 static int repeat(struct search *e, char *choices)
 {
-    unsigned n = 0;
     int error;
 
     if (build_world(e) != 0)
         return 1;
-    take_copy(e);
-    begin_search(e);
-    for (char *at = strtok(choices, " "); at != NULL && n < DEPTH_MAX; at = strtok(NULL, " "))
-        e->choice[n++] = (uint8_t)strtoul(at, NULL, 10);
-    e->replay = n;
-    e->given = true;
     e->world->trace = trace_new(e->world, stdout);
-    memcpy(e->copy, arena_base(), e->copied);
-    error = run_once(e);
+    take_copy(e);
+    error = begin_run(e);
+    for (char *at = strtok(choices, " "); error == SCHEDULE_CHOICE; at = strtok(NULL, " ")) {
+        struct schedule *s = &e->world->schedule;
+        unsigned n = at != NULL ? (unsigned)strtoul(at, NULL, 10) : 0;
+
+        error = schedule_continue(s, &s->threads[s->ready[n % s->ready_count]]);
+    }
     trace_free(e->world->trace);
     printf("%s\n", error == 0 ? "passed" : e->world->schedule.stuck);
     return error == 0 ? 0 : 1;
@@ -731,11 +790,11 @@ static int repeat(struct search *e, char *choices)
 static int explore_all(struct search *e, const char *only, int kinds)
 {
     static const char *const names[] = {"copy", "move"};
-    uint64_t states = 0, runs = 0, steps = 0, ends = 0;
+    uint64_t states = 0, moves = 0, steps = 0, ends = 0;
     double began = seconds();
     int failed = 0;
 
-    printf("%-28s %-5s %10s %10s %10s %12s %7s %8s\n", "world", "", "states", "runs", "ends",
+    printf("%-28s %-5s %10s %10s %10s %12s %7s %8s\n", "world", "", "states", "moves", "ends",
            "steps", "depth", "seconds");
     for (size_t i = 0; i < SCENARIOS; i++) {
         for (unsigned kind = 0; kind < 2; kind++) {
@@ -748,17 +807,17 @@ static int explore_all(struct search *e, const char *only, int kinds)
             failed += explore(e);
             invariants_free(e->invariants);
             printf("%-28s %-5s %10" PRIu64 " %10" PRIu64 " %10" PRIu64 " %12" PRIu64 " %7u %8.1f\n",
-                   scenarios[i].name, names[kind], e->seen_count, e->runs, e->ends, e->steps,
+                   scenarios[i].name, names[kind], e->seen_count, e->moves, e->ends, e->steps,
                    e->deepest, seconds() - at);
             fflush(stdout);
             states += e->seen_count;
-            runs += e->runs;
+            moves += e->moves;
             steps += e->steps;
             ends += e->ends;
         }
     }
     printf("%-28s %-5s %10" PRIu64 " %10" PRIu64 " %10" PRIu64 " %12" PRIu64 " %7s %8.1f\n", "all",
-           "", states, runs, ends, steps, "", seconds() - began);
+           "", states, moves, ends, steps, "", seconds() - began);
     printf(failed == 0 ? "every state of every world is well\n" : "%d worlds FAILED\n", failed);
     return failed == 0 ? 0 : 1;
 }
@@ -793,6 +852,7 @@ int main(int argc, char **argv)
     }
     if (argc > 1 && strcmp(argv[1], "--list") == 0)
         return 0;
+    watch_writes();
     log_use_descriptor(open("/dev/null", O_WRONLY | O_CLOEXEC));
     if (trace == NULL)
         return explore_all(&search, only, kinds);

@@ -269,9 +269,21 @@ static struct sync_thread *pick(struct schedule *s, struct sync_thread **ready, 
     case SCHEDULE_PCT:
         return pick_priority(s, ready, count);
     case SCHEDULE_CHOSEN:
-        return ready[s->choose(s->observer, ready, count)];
+        break;
     }
     return ready[0];
+}
+
+/* Rest here until the caller of schedule_run() has chosen us. */
+static void rest(struct schedule *s, struct sync_thread **ready, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++)
+        s->ready[i] = (uint8_t)ready[i]->number;
+    s->ready_count = count;
+    if (_setjmp(s->current->context) != 0)
+        return;
+    s->failure = SCHEDULE_CHOICE;
+    go_home(s);
 }
 
 static void wake_for_nothing(struct schedule *s)
@@ -302,6 +314,10 @@ static struct sync_thread *choose(struct schedule *s)
         }
         s->clock = next;
         pass_time(s);
+    }
+    if (s->policy == SCHEDULE_CHOSEN && count > 1) {
+        rest(s, ready, count);
+        return s->current;
     }
     return pick(s, ready, count);
 }
@@ -543,13 +559,21 @@ struct sync_thread *schedule_start(struct schedule *s, const char *name, void (*
 
 int schedule_run(struct schedule *s)
 {
+    check_always(s->thread_count > 0);
+    return schedule_continue(s, &s->threads[0]);
+}
+
+int schedule_continue(struct schedule *s, struct sync_thread *thread)
+{
     struct sync_ranks own = {0}; /* what the caller holds is not the threads' */
     void *fake_stack = NULL;
 
-    check_always(s->thread_count > 0 && s->current == NULL);
+    check_always(s->current == NULL);
     sync_ranks_exchange(&own);
+    s->failure = 0;
+    thread->lazy = false;
     if (_setjmp(s->home) == 0)
-        enter(s, &s->threads[0], &fake_stack);
+        enter(s, thread, &fake_stack);
     stack_arrive(NULL, NULL, NULL);
     sync_ranks_exchange(&own);
     s->current = NULL;

@@ -22,7 +22,8 @@
  * runs the ready thread of highest priority and lowers a running thread's priority at a few
  * random steps, which finds bugs that need few preemptions with a known chance (Burckhardt et
  * al., "A randomized scheduler with probabilistic guarantees of finding bugs", ASPLOS 2010).
- * CHOSEN asks the caller.
+ * CHOSEN returns to the caller wherever there is a choice: with all threads at rest, it may look at
+ * them, keep a copy of their stacks, and say who goes on.
  *
  * One run at a time in a process. Everything belongs to the running coroutine.
  */
@@ -83,8 +84,6 @@ struct schedule {
     uint64_t step_ns;        /* virtual time of a step */
     uint64_t points;         /* mask of enum sync_point where a switch may happen */
     uint64_t steps_max, clock_max;
-    /* CHOSEN: picks one of count ready threads (sorted by number). */
-    unsigned (*choose)(void *observer, struct sync_thread **ready, unsigned count);
     /* After every step, before the next is chosen; may be NULL. Must not yield. */
     void (*observe)(void *observer, struct sync_thread *current, enum sync_point point);
     void *observer;
@@ -102,6 +101,8 @@ struct schedule {
     jmp_buf home;             /* schedule_run() */
     const void *home_stack;   /* for the address sanitizer */
     size_t home_size;
+    uint8_t ready[SIM_THREADS_MAX]; /* CHOSEN: numbers of those that may go on */
+    unsigned ready_count;
     const char *stuck; /* why the run was given up; NULL: it was not */
     int failure;
 };
@@ -119,6 +120,13 @@ struct sync_thread *schedule_start(struct schedule *s, const char *name, void (*
  * end within steps_max or clock_max. s->stuck says it in words. Threads left are forgotten.
  */
 int schedule_run(struct schedule *s);
+
+/*
+ * CHOSEN: schedule_run() returned SCHEDULE_CHOICE, and so may this. s->ready says between whom the
+ * choice is; `thread` goes on.
+ */
+#define SCHEDULE_CHOICE 1
+int schedule_continue(struct schedule *s, struct sync_thread *thread);
 
 /* The run cannot go on: schedule_run() returns -EUCLEAN and `why` is in s->stuck. */
 _Noreturn void schedule_fail(struct schedule *s, const char *why);
