@@ -398,10 +398,30 @@ static bool seen_add(struct search *e, uint64_t hash)
     return true;
 }
 
-/* Statistics make no difference, and must look so. */
+/* Nobody waits for the event: how often it has been signalled makes no difference. */
+static void forget_signals(struct sync_event *event)
+{
+    if (atomic_load(&event->waiters) == 0)
+        atomic_store(&event->sequence, 0);
+}
+
+/* What makes no difference must look alike: statistics, and numbers that only ever grow. */
 static void forget_statistics(struct search *e)
 {
     struct machine *m = e->world->machine;
+    uint64_t consumed = atomic_load(&m->consumed) - atomic_load(&m->trimmer.aged_at);
+
+    forget_signals(&m->frames_event);
+    forget_signals(&m->queues_event);
+    forget_signals(&m->writer.idle);
+    atomic_store(&m->trimmer.aged_at, 0);
+    atomic_store(&m->consumed, consumed < m->active_max + 1 ? consumed : m->active_max + 1);
+    for (uint32_t n = 0; n < m->frame_count; n++) {
+        if (m->frames[n].rescued > STANDBY_PRIORITIES)
+            m->frames[n].rescued = STANDBY_PRIORITIES;
+    }
+    for (size_t n = 0; n < PAGES; n++) /* trap sigbus: nobody sleeps on a page */
+        atomic_store(&mmu_of(m)->pages[n].wakes, 0);
 
     memset(m->counters, 0, sizeof(*m->counters));
     memset(&m->sync.stats, 0, sizeof(m->sync.stats));
@@ -429,7 +449,7 @@ static void add_schedule(XXH3_state_t *hash, const struct schedule *s)
 
         facts[0] = (uint64_t)t->state << 2 | (uint64_t)t->lazy << 1 | t->begun;
         facts[1] = (uintptr_t)t->word;
-        facts[2] = t->wake_at;
+        facts[2] = t->wake_at > 0 ? t->wake_at - s->clock : 0;
         facts[3] = s->clock;
         XXH3_64bits_update(hash, facts, sizeof(facts));
         if (t->begun && t->state != SIM_DONE && t->state != SIM_FREE)
@@ -437,8 +457,7 @@ static void add_schedule(XXH3_state_t *hash, const struct schedule *s)
     }
     for (const struct sim_event *event = s->events; event != NULL; event = event->next) {
         facts[0] = (uintptr_t)event;
-        facts[1] = event->when;
-        XXH3_64bits_update(hash, facts, 2 * sizeof(facts[0]));
+        XXH3_64bits_update(hash, facts, sizeof(facts[0]));
     }
 }
 
@@ -571,6 +590,11 @@ static void judge_main(void *argument)
         fail("the books do not balance");
 }
 
+static void disk_main(void *argument)
+{
+    schedule_serve_events(argument);
+}
+
 /* The world as it is before the threads start. */
 static void prepare_main(void *argument)
 {
@@ -638,7 +662,11 @@ static int build_world(struct search *e)
     mmu_prepare(&x->world.schedule, e->kind, 1, &mmu);
     e->invariants = invariants_new(&x->world);
     check_always(schedule_start(&x->world.schedule, "prepare", prepare_main, x) != NULL);
+    schedule_start(&x->world.schedule, "disk", disk_main, &x->world.schedule);
     error = schedule_run(&x->world.schedule);
+    while (error == SCHEDULE_CHOICE) /* any order will do here */
+        error = schedule_continue(&x->world.schedule,
+                                  &x->world.schedule.threads[x->world.schedule.ready[0]]);
     if (error != 0)
         printf("%s: %s\n", e->scenario->name, x->world.schedule.stuck);
     check_always(error != 0 || x->world.machine->active_max == e->scenario->frames);
@@ -654,6 +682,7 @@ static int begin_run(struct search *e)
 
     restore_first(e);
     schedule_start(s, "judge", judge_main, x);
+    schedule_start(s, "disk", disk_main, s);
     for (unsigned i = 0; i < THREADS_MAX && e->scenario->threads[i] != NULL; i++) {
         x->actors[i] = (struct actor){x, e->scenario->threads[i], i + 1};
         x->threads[i] = schedule_start(s, x->actors[i].program, actor_main, &x->actors[i]);
@@ -697,7 +726,7 @@ static void begin_search(struct search *e)
     e->seen_count = e->steps = e->moves = e->ends = 0;
     e->depth = e->deepest = 0;
     e->state_size =
-        e->dirty_count * CHUNK + sizeof(struct schedule) + (THREADS_MAX + 1) * STACK_KEPT;
+        e->dirty_count * CHUNK + sizeof(struct schedule) + (THREADS_MAX + 2) * STACK_KEPT;
 }
 
 /* Make the next move that has not been made; false: there is none. *error as schedule_run(). */

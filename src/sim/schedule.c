@@ -139,6 +139,25 @@ void schedule_at(struct schedule *s, struct sim_event *event, uint64_t when)
     event->pending = true;
     event->next = *place;
     *place = event;
+    if (s->policy != SCHEDULE_CHOSEN)
+        return;
+    atomic_fetch_add(&s->event_word, 1);
+    schedule_unpark(s, &s->event_word, 1);
+}
+
+_Noreturn void schedule_serve_events(struct schedule *s)
+{
+    for (;;) {
+        struct sim_event *event;
+
+        schedule_yield(s, SYNC_AT_STEP);
+        while (s->events == NULL)
+            schedule_park(s, &s->event_word, atomic_load(&s->event_word), 0);
+        event = s->events;
+        s->events = event->next;
+        event->pending = false;
+        event->happen(event->argument);
+    }
 }
 
 void schedule_cancel(struct schedule *s, struct sim_event *event)
@@ -163,7 +182,7 @@ static void make_ready(struct sync_thread *thread)
 /* Let everything happen that is due. */
 static void pass_time(struct schedule *s)
 {
-    while (s->events != NULL && s->events->when <= s->clock) {
+    while (s->policy != SCHEDULE_CHOSEN && s->events != NULL && s->events->when <= s->clock) {
         struct sim_event *event = s->events;
 
         s->events = event->next;
@@ -183,7 +202,8 @@ static void pass_time(struct schedule *s)
 /* The next time at which anything happens by itself; UINT64_MAX: never. */
 static uint64_t next_time(const struct schedule *s)
 {
-    uint64_t next = s->events != NULL ? s->events->when : UINT64_MAX;
+    bool served = s->policy == SCHEDULE_CHOSEN;
+    uint64_t next = s->events != NULL && !served ? s->events->when : UINT64_MAX;
 
     for (unsigned i = 0; i < s->thread_count; i++) {
         const struct sync_thread *thread = &s->threads[i];

@@ -23,7 +23,8 @@
  * random steps, which finds bugs that need few preemptions with a known chance (Burckhardt et
  * al., "A randomized scheduler with probabilistic guarantees of finding bugs", ASPLOS 2010).
  * CHOSEN returns to the caller wherever there is a choice: with all threads at rest, it may look at
- * them, keep a copy of their stacks, and say who goes on.
+ * them, keep a copy of their stacks, and say who goes on. Events are then the choice of a thread
+ * that runs schedule_serve_events(), and time passes only where nobody could go on otherwise.
  *
  * One run at a time in a process. Everything belongs to the running coroutine.
  */
@@ -92,7 +93,8 @@ struct schedule {
     unsigned thread_count;       /* entries in use, DONE ones included */
     struct sync_thread *current; /* NULL outside a run */
     struct sim_event *events;
-    uint64_t clock; /* ns */
+    _Atomic uint32_t event_word; /* CHOSEN: counts schedule_at() */
+    uint64_t clock;              /* ns */
     uint64_t steps, turn;
     uint64_t change_at[SIM_CHANGES_MAX]; /* PCT: steps, ascending */
     unsigned changes, changed;
@@ -133,6 +135,8 @@ _Noreturn void schedule_fail(struct schedule *s, const char *why);
 
 void schedule_at(struct schedule *s, struct sim_event *event, uint64_t when);
 void schedule_cancel(struct schedule *s, struct sim_event *event);
+/* CHOSEN: let events happen, each as a step of the calling thread. Never returns. */
+_Noreturn void schedule_serve_events(struct schedule *s);
 
 /* For the parts of the simulation: yield, park on a word, wake, as the core does. */
 void schedule_yield(struct schedule *s, enum sync_point point);
