@@ -29,7 +29,7 @@ void trap_sigbus_close(struct machine *m);
  * (sysconf(_SC_MINSIGSTKSZ)). Most of it only where the faulting thread also trims and writes
  * (workers off, stage single).
  */
-#define TRAP_SIGBUS_STACK 16384
+#define TRAP_SIGBUS_STACK 12288
 
 /* Most managers of one process that can use sigbus. */
 #define TRAP_SIGBUS_MACHINES 64
