@@ -8,7 +8,6 @@
  * trim (docs/ageing.md). The pass counts pages by age, which is how the trimmer knows how old its
  * victims must be.
  */
-#include "core/check.h"
 #include "core/machine.h"
 
 /* Ages one page; returns its new age, or -1 if it is not valid or somebody is busy with it. */

@@ -1,7 +1,5 @@
 #include "core/frame.h"
 
-#include <errno.h>
-
 #include "core/check.h"
 #include "core/error.h"
 #include "core/framelist.h"

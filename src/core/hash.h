@@ -8,7 +8,6 @@
 #define VMSM_CORE_HASH_H
 
 #include <stdbool.h>
-#include <stddef.h>
 #include <stdint.h>
 
 #define HASH_SECRET_SIZE 192

@@ -14,7 +14,6 @@
 #define VMSM_CORE_PAGEFILE_H
 
 #include <stdatomic.h>
-#include <stdbool.h>
 #include <stdint.h>
 
 #include "core/bitmap.h"

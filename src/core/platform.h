@@ -6,7 +6,6 @@
 #ifndef VMSM_CORE_PLATFORM_H
 #define VMSM_CORE_PLATFORM_H
 
-#include <stdbool.h>
 #include <stddef.h>
 
 struct platform {

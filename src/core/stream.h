@@ -32,29 +32,31 @@
 #define STREAM_SETS 32u
 #define STREAMS_PER_SET 4u
 
+/* (s) the lock of the stream's set; (a) atomic */
+
 struct stream {
-    uintptr_t last;   /* page that faulted last; 0: unused */
-    uintptr_t next;   /* page that would continue it */
-    uintptr_t behind; /* sequential: first page not yet offered to trim-behind */
-    uint32_t thread;
-    uint32_t used;    /* tick of the last use */
-    int8_t direction; /* 1 forward, -1 backward, 0 not known yet */
-    uint8_t window;   /* pages mapped at the last fault, 1 to RUN_MAX */
-    bool touching;    /* a stream of first touches */
-    uint32_t length;  /* pages that the stream has mapped so far */
+    uintptr_t last;   /* (s) page that faulted last; 0: unused */
+    uintptr_t next;   /* (s) page that would continue it */
+    uintptr_t behind; /* (s) sequential: first page not yet offered to trim-behind */
+    uint32_t thread;  /* (s) */
+    uint32_t used;    /* (s) tick of the last use */
+    int8_t direction; /* (s) 1 forward, -1 backward, 0 not known yet */
+    uint8_t window;   /* (s) pages mapped at the last fault, 1 to RUN_MAX */
+    bool touching;    /* (s) a stream of first touches */
+    uint32_t length;  /* (s) pages that the stream has mapped so far */
 };
 
 struct stream_set {
-    struct sync_mutex lock;
-    uint32_t tick;
+    struct sync_mutex lock; /* class STREAMS; only tried for */
+    uint32_t tick;          /* (s) */
     struct stream streams[STREAMS_PER_SET];
 };
 
 struct streams {
     struct stream_set sets[STREAM_SETS];
-    _Atomic uint32_t follow; /* of 1024 first faults, how many were followed (moving average) */
-    _Atomic uint32_t cap_eighths; /* cap on read windows, eighths of read_window, 1 to 8 */
-    _Atomic uint32_t hits, waste; /* pages, since the cap last moved */
+    _Atomic uint32_t follow;      /* (a) of 1024 first faults, how many were followed (average) */
+    _Atomic uint32_t cap_eighths; /* (a) cap on read windows, eighths of read_window, 1 to 8 */
+    _Atomic uint32_t hits, waste; /* (a) pages, since the cap last moved */
 };
 
 /* What a fault should map: `window` pages in all, va included, in `direction`. */
@@ -63,8 +65,7 @@ struct stream_plan {
     int8_t direction;
     uintptr_t trim_from; /* trim-behind: pages [trim_from, trim_from + trim_pages) are done with */
     uint32_t trim_pages;
-    uintptr_t
-        passed_from; /* [passed_from, + passed_pages): mapped ahead earlier, now known to be used */
+    uintptr_t passed_from; /* [passed_from, + passed_pages): mapped ahead earlier, and used */
     uint32_t passed_pages;
 };
 

@@ -19,7 +19,6 @@
 #include <errno.h>
 #include <string.h>
 
-#include "core/check.h"
 #include "core/error.h"
 #include "core/machine.h"
 

@@ -8,6 +8,7 @@
 #define VMSM_SIM_ARENA_H
 
 #include "core/platform.h"
+#include <stdbool.h>
 
 extern const struct platform platform_sim;
 
