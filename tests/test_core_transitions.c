@@ -164,7 +164,7 @@ static void attempt(unsigned flags)
     struct fault_queue *queue = fault_queue_get(w.f.m);
 
     fault_queue_enter(w.f.m, queue);
-    fault_begin(w.f.m, queue, w.base, flags, 1);
+    fault_begin(w.f.m, queue, w.base, flags, 1, sync_now(&w.f.m->sync));
     while (queue->in_flight > 0)
         fault_reap(w.f.m, queue, true, NULL);
     fault_queue_leave(w.f.m, queue);
