@@ -1,6 +1,7 @@
 /*
  * What the end-to-end tests of real memory share: the mappers and traps to go through, a manager
- * with a region and ordinary loads and stores into it, pages pushed out of memory for certain.
+ * with a region and ordinary loads and stores into it, pages pushed out of memory for certain,
+ * and the log caught in a file.
  *
  * A test skips what this kernel or user cannot have, with the reason (manager_or_skip()).
  */
@@ -136,6 +137,33 @@ static inline bool real_evict(const struct real *r, size_t first, size_t count, 
         }
     }
     return ok(false, "%s: pages %zu to %zu leave memory", r->conf, first, first + count - 1);
+}
+
+/* ---- what is logged ---- */
+
+/* Messages go to a nameless file from here on; -1: there is none. */
+static inline int log_catch(void)
+{
+    char name[] = "/tmp/vmsm-log-XXXXXX";
+    int fd = mkstemp(name);
+
+    if (fd >= 0) {
+        unlink(name);
+        log_use_descriptor(fd);
+    }
+    return fd;
+}
+
+/* Has a message with this text been logged since log_catch()? */
+static inline bool log_has(int fd, const char *text)
+{
+    static char all[1 << 18];
+    ssize_t got = pread(fd, all, sizeof(all) - 1, 0);
+
+    if (got < 0)
+        return false;
+    all[got] = '\0';
+    return strstr(all, text) != NULL;
 }
 
 #endif
