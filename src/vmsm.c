@@ -96,7 +96,8 @@ static int open_store(const struct tunables *t, struct store **store)
 {
     struct store_file_options file = {.size_slots = t->pagefile_size / VMSM_PAGE_SIZE,
                                       .direct = t->direct,
-                                      .preallocate = t->preallocate};
+                                      .preallocate = t->preallocate,
+                                      .force = t->pagefile_force};
     struct store_inject_options inject = {.delay_ns = t->store_delay,
                                           .read_error_every = t->store_read_error,
                                           .write_error_every = t->store_write_error,

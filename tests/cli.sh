@@ -152,6 +152,20 @@ refused 3 'does not exist' sim $small --pagefile "$dir/nowhere/pagefile"
 refused 3 'directory' sim $small --pagefile "$dir"
 refused 3 'commit' sim $small --pagefile-size 1M
 
+(umask 077 && echo 'my thesis' >"$dir/thesis.txt")
+refused 3 'holds text (10 bytes).*pagefile_force=on' sim $small --pagefile "$dir/thesis.txt"
+[ "$(cat "$dir/thesis.txt")" = 'my thesis' ]
+ok $? "a file that is no pagefile is left as it was"
+call sim $small --pagefile "$dir/thesis.txt" --pagefile-force
+[ "$status" -eq 0 ] && [ -s "$dir/thesis.txt" ]
+ok $? "--pagefile-force overwrites it, and it stays"
+call sim $small --pagefile "$dir/thesis.txt"
+[ "$status" -eq 0 ]
+ok $? "from then on it is a pagefile"
+call sim $small --pagefile "$dir/pages"
+[ "$status" -eq 0 ] && [ ! -e "$dir/pages" ]
+ok $? "a pagefile that was made for a run is gone at its end"
+
 call sim $small --seed 7 --json "$dir/report"
 ok "$status" "a run on the soft mapper ends with 0"
 grep -q '^all 20,000 accesses and 2,048 swept pages right, books balanced' "$dir/out"

@@ -110,6 +110,7 @@ static void test_modes(void)
         ok(untouched(path, modes[i]), "mode %04o: the file is as it was", modes[i]);
     }
     make_file(path, 0600);
+    is(truncate(path, 0), 0, "without its content");
     is(open_store(path, &store), 0, "after chmod 600 it is used");
     if (store != NULL)
         store->ops->close(store);
@@ -186,6 +187,7 @@ static void test_second_user(void)
     pid_t child;
 
     make_file(path, 0600);
+    is(truncate(path, 0), 0, "a file");
     is(open_store(path, &store), 0, "a first user of a file");
     child = fork();
     if (child == 0)

@@ -33,6 +33,8 @@
       "file in TMPDIR or /var/tmp")                                                                \
     X(pagefile_size, SIZE, "0", 0, 16 * TUNABLE_TIB,                                               \
       "size of the pagefile; 0: grow with what is mapped")                                         \
+    X(pagefile_force, BOOL, "off", 0, 0,                                                           \
+      "overwrite a file or device that holds something else than a pagefile")                      \
     X(preallocate, BOOL, "on", 0, 0, "reserve the pagefile's blocks on disk when it grows")        \
     X(direct, BOOL, "on", 0, 0, "use direct I/O where the file system can")                        \
     X(encrypt, BOOL, "off", 0, 0,                                                                  \

@@ -170,33 +170,34 @@ static int size_first(struct file_store *store, uint64_t wanted)
     if (slots == 0)
         slots = old_bytes / SLOT_SIZE;
     if (slots == 0)
-        slots = 1; /* slot 0, for the probe */
+        slots = 1; /* slot 0, for the mark */
     store->base.can_grow = wanted == 0;
     return resize(store, 0, slots, old_bytes);
 }
 
 /*
- * One real transfer of slot 0, which holds no page: some file systems let
- * O_DIRECT be set and refuse the I/O. What was there before is only read.
+ * Write the mark to slot 0 and read it back: a real transfer, since some file systems let O_DIRECT
+ * be set and refuse the I/O.
  */
-static int probe_transfer(const struct file_store *store)
+static int mark_write(const struct file_store *store)
 {
     size_t size = SLOT_SIZE;
-    void *page = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    ssize_t got = (ssize_t)size;
+    char *pages = mmap(NULL, 2 * size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    ssize_t got;
+    int err = 0;
 
-    if (page == MAP_FAILED)
+    if (pages == MAP_FAILED)
         return -ENOMEM;
-    if (!store->path.block && store->path.size == 0)
-        got = pwrite(store->path.fd, page, size, 0);
+    file_mark_make(pages);
+    got = pwrite(store->path.fd, pages, size, 0);
     if (got == (ssize_t)size)
-        got = pread(store->path.fd, page, size, 0);
+        got = pread(store->path.fd, pages + size, size, 0);
     if (got < 0)
-        got = -errno;
-    munmap(page, size);
-    if (got < 0)
-        return (int)got;
-    return got == (ssize_t)size ? 0 : -EIO;
+        err = -errno;
+    else if (got != (ssize_t)size || memcmp(pages, pages + size, size) != 0)
+        err = -EIO;
+    munmap(pages, 2 * size);
+    return err;
 }
 
 static int set_direct(struct file_store *store, bool on)
@@ -209,7 +210,7 @@ static int set_direct(struct file_store *store, bool on)
     return 0;
 }
 
-/* Choose between direct and buffered I/O; both have been tried when this returns 0. */
+/* Choose between direct and buffered I/O; what was chosen has been tried, and the mark written. */
 static int choose_direct(struct file_store *store, bool wanted)
 {
     int err = -EINVAL;
@@ -217,7 +218,7 @@ static int choose_direct(struct file_store *store, bool wanted)
     if (wanted) {
         err = set_direct(store, true);
         if (err == 0)
-            err = probe_transfer(store);
+            err = mark_write(store);
         if (err == 0)
             return 0;
         if (err == -EINVAL || err == -EOPNOTSUPP)
@@ -230,7 +231,7 @@ static int choose_direct(struct file_store *store, bool wanted)
     if (!wanted || err == -EINVAL || err == -EOPNOTSUPP) {
         set_direct(store, false);
         posix_fadvise(store->path.fd, 0, 0, POSIX_FADV_RANDOM);
-        err = probe_transfer(store);
+        err = mark_write(store);
     }
     if (err == -ENOSPC || err == -EDQUOT)
         return error_set(err,
@@ -238,7 +239,9 @@ static int choose_direct(struct file_store *store, bool wanted)
                          "path",
                          store->base.where);
     if (err != 0)
-        return error_set(err, "pagefile %s: a first read or write failed: %s; give another path",
+        return error_set(err,
+                         "pagefile %s: its mark could not be written and read back: %s; check the "
+                         "disk, or give another path",
                          store->base.where, strerror(-err));
     return 0;
 }
@@ -275,7 +278,10 @@ int store_file_open(const struct store_file_options *options, struct store **out
     if (err != 0)
         goto out;
     memcpy(store->base.where, store->path.where, sizeof(store->base.where));
-    err = size_first(store, options->size_slots);
+    if (!options->force)
+        err = file_mark_check(&store->path);
+    if (err == 0)
+        err = size_first(store, options->size_slots);
     if (err == 0)
         err = choose_direct(store, options->direct);
     if (err != 0)

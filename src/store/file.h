@@ -3,6 +3,7 @@
  *
  *   file.c        the store: size, growth, locking, closing
  *   file_path.c   from a path to an open descriptor, and what to say when there is none
+ *   file_mark.c   whose file it is: the mark of a pagefile in slot 0
  *   file_queue.c  requests: io_uring, or pread and pwrite one after another
  *
  * Threads meet in a file_store only to read it (fd, direct) and to set
@@ -42,6 +43,15 @@ struct file_store {
 int file_path_open(const char *path, struct file_path *out);
 /* Close, and remove the file if it was made by file_path_open(). */
 void file_path_close(struct file_path *path);
+
+/*
+ * Is it a pagefile, or does it hold nothing that anybody wrote? 0, or -EEXIST (something else,
+ * which is left as it is) or what reading failed with, error set. The file is locked; direct I/O is
+ * off.
+ */
+int file_mark_check(const struct file_path *path);
+/* What slot 0 of a pagefile holds. */
+void file_mark_make(void *slot);
 
 /* Can this process use io_uring? If not, a warning says why, and what it costs. */
 bool file_ring_allowed(const char *where);

@@ -80,16 +80,18 @@ struct store {
  * The store `file`: a file (made with mode 0600 if missing, then removed at
  * close if this run made it) or a block device, by O_DIRECT and io_uring, or buffered with a
  * warning where the file system refuses O_DIRECT; plain pread/pwrite where io_uring is forbidden.
- * path "" is a nameless file in TMPDIR or /var/tmp. The file is locked against a second user.
- * size_slots 0: it may grow; otherwise it is given that size at once. preallocate: blocks are
- * reserved on disk, so that a full disk is met here and in grow(), not later. 0 or a negative errno
- * with words in error_last().
+ * A file or device that holds something else than a pagefile is refused (-EEXIST), unless force:
+ * slot 0 of a pagefile has a mark. path "" is a nameless file in TMPDIR or /var/tmp. The file is
+ * locked against a second user. size_slots 0: it may grow; otherwise it is given that size at once.
+ * preallocate: blocks are reserved on disk, so that a full disk is met here and in grow(), not
+ * later. 0 or a negative errno with words in error_last().
  */
 struct store_file_options {
     const char *path;
     uint64_t size_slots;
     bool direct; /* try O_DIRECT */
     bool preallocate;
+    bool force; /* overwrite what is there */
 };
 int store_file_open(const struct store_file_options *options, struct store **store);
 
