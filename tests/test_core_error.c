@@ -86,6 +86,34 @@ static void test_log_line(const int *fds)
     ok(strchr(line, '\n') == line + strlen(line) - 1, "and still ends in one newline");
 }
 
+/* Twenty lines of a kind, then ever fewer. */
+static void test_log_repeated(const int *fds)
+{
+    _Atomic uint32_t said = 0, other = 0;
+    unsigned shown = 0;
+    char large[4096];
+
+    for (int i = 1; i <= 1000; i++) {
+        log_repeated(&said, LOG_ERROR, "slot %d", i);
+        if (i == 19)
+            is(strcmp(strrchr(logged(fds), 's'), "slot 19\n"), 0, "a line that comes often");
+        if (i == 20)
+            ok(strstr(logged(fds), "slot 20 (line 20 of its kind") != NULL,
+               "the twentieth says so");
+    }
+    for (const char *at = logged(fds); (at = strchr(at, '\n')) != NULL; at++)
+        shown++;
+    is(shown, 5, "of the 980 after it 32, 64, 128, 256 and 512 are shown");
+    is(said, 1000, "all are counted");
+    log_repeated(&other, LOG_WARNING, "page");
+    ok(strcmp(logged(fds), "vmsm: warning: page\n") == 0, "another kind is not concerned");
+    memset(large, 'a', sizeof(large) - 1);
+    large[sizeof(large) - 1] = '\0';
+    said = 1023;
+    log_repeated(&said, LOG_ERROR, "%s", large);
+    ok(strstr(logged(fds), "aaa (line 1024 of its kind") != NULL, "a cut line keeps its note");
+}
+
 static void *log_lines(void *letter)
 {
     char text[61];
@@ -181,6 +209,7 @@ int main(int argc, char **argv)
     log_use_descriptor(fds[1]);
     is(log_descriptor(), fds[1], "another descriptor can be used");
     test_log_line(fds);
+    test_log_repeated(fds);
     test_log_threads(fds);
     return done_testing();
 }

@@ -122,6 +122,45 @@ static void waiting(void)
     tear_down(&f);
 }
 
+#define HOUR UINT64_C(3600000000000)
+
+/* A clock that began long ago. */
+static uint64_t late_now(struct sync *s)
+{
+    return sync_backend_linux.now(s) + 24 * HOUR;
+}
+
+/* Patience is for the pagefile: when it has run out, later faults do not wait it out anew. */
+static void patience_once(void)
+{
+    struct sync_backend late = sync_backend_linux;
+    struct fixture f;
+    uintptr_t base;
+    unsigned all;
+
+    set_up(&f, "patience:3600s");
+    late.now = late_now;
+    f.m->sync.backend = &late;
+    all = f.m->frame_count;
+    base = map_pages(&f, 2 * all);
+    put_all(&f, base, all, 1);
+    f.store->write_error = -ENOSPC;
+    trim_all(&f);
+    write_all(&f);
+    while (frame_reserve(f.m, 1) > 0)
+        continue;
+    ok(f.m->writer.failing_since != 0, "the pagefile refuses writes");
+    f.m->writer.failing_since = late_now(&f.m->sync) - 2 * HOUR;
+    is(frame_wait(f.m), -ENOSPC, "after two hours a new fault does not wait one more");
+    f.store->write_error = 0;
+    for (int i = 0; i < 1000 && frame_wait(f.m) != 0; i++)
+        continue; /* the writer tries every 100 ms */
+    is(f.m->writer.failing_since, 0, "but those that come notice that writes succeed again");
+    f.m->available = list_count(f.m, LIST_FREE) + list_count(f.m, LIST_ZERO);
+    is(wrong_of(&f, base, all, 1), 0, "nothing was lost");
+    tear_down(&f);
+}
+
 struct contest {
     struct fixture f;
     _Atomic unsigned taken[4096];
@@ -216,6 +255,7 @@ int main(void)
     zeroed();
     from_standby();
     waiting();
+    patience_once();
     contention();
     cache();
     is(strcmp(frame_state_name(FRAME_WRITING), "writing"), 0, "states have names");

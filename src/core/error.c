@@ -63,28 +63,54 @@ const char *error_last(void)
     return error_text;
 }
 
-void log_line(enum log_level level, const char *format, ...)
+/* `note` ends the line; it is there even if the line is cut. */
+static void log_write(enum log_level level, const char *note, const char *format, va_list args)
 {
     char line[LOG_LINE_MAX];
     int saved = errno;
     int fd = log_descriptor();
-    va_list args;
 
     if (fd < 0)
         return;
     size_t start =
         (size_t)snprintf(line, sizeof(line), "vmsm: %s", level == LOG_WARNING ? "warning: " : "");
-    size_t room = sizeof(line) - start - 1; /* a byte is kept for the newline */
-    va_start(args, format);
+    size_t end = strlen(note);
+    size_t room = sizeof(line) - start - end - 1; /* a byte is kept for the newline */
     int length = vsnprintf(line + start, room, format, args);
-    va_end(args);
     size_t used = length < 0 ? 0 : (size_t)length < room ? (size_t)length : room - 1;
     one_line(line, start + used);
+    memcpy(line + start + used, note, end);
+    used += end;
     line[start + used] = '\n';
     /* One call, so that lines of several threads or processes do not mix. */
     while (write(fd, line, start + used + 1) < 0 && errno == EINTR)
         continue;
     errno = saved;
+}
+
+void log_line(enum log_level level, const char *format, ...)
+{
+    va_list args;
+
+    va_start(args, format);
+    log_write(level, "", format, args);
+    va_end(args);
+}
+
+void log_repeated(_Atomic uint32_t *said, enum log_level level, const char *format, ...)
+{
+    uint32_t number = atomic_fetch_add_explicit(said, 1, memory_order_relaxed) + 1;
+    char note[80] = "";
+    va_list args;
+
+    if (number > LOG_REPEATED_MAX && (number & (number - 1)) != 0)
+        return;
+    if (number >= LOG_REPEATED_MAX)
+        snprintf(note, sizeof(note), " (line %u of its kind; most that follow are not shown)",
+                 number);
+    va_start(args, format);
+    log_write(level, note, format, args);
+    va_end(args);
 }
 
 int log_descriptor(void)

@@ -9,6 +9,8 @@
 #ifndef VMSM_CORE_ERROR_H
 #define VMSM_CORE_ERROR_H
 
+#include <stdint.h>
+
 #define ERROR_TEXT_MAX 512
 
 /* In a format, for a value or a path of the user's: cut, so that what follows it is not lost. */
@@ -22,6 +24,14 @@ enum log_level { LOG_ERROR, LOG_WARNING, LOG_INFO };
 
 /* One line "vmsm: …" on the standard error that was open when the library started. */
 __attribute__((format(printf, 2, 3))) void log_line(enum log_level level, const char *format, ...);
+
+/*
+ * As log_line(), for what may happen very often: *said counts the lines of a kind. After the first
+ * LOG_REPEATED_MAX only those are shown whose number is a power of two.
+ */
+#define LOG_REPEATED_MAX 20u
+__attribute__((format(printf, 3, 4))) void
+log_repeated(_Atomic uint32_t *said, enum log_level level, const char *format, ...);
 
 /* The descriptor that log_line() writes to; duplicated, so that closing 2 does not silence it. */
 int log_descriptor(void);

@@ -149,14 +149,14 @@ void fault_give_up(struct machine *m, uintptr_t va)
     pte_t *pte;
 
     va &= ~(PAGE_SIZE - 1);
-    log_line(LOG_ERROR, "fault at %p: %s", (void *)va, error_last());
-    count(m, COUNTER_faults_failed, 1);
     sync_rwlock_read(&m->sync, &m->regions_lock, SYNC_REGIONS);
     region = region_find(m, va);
     pte = region != NULL ? pagetable_pte(region->table, va) : NULL;
     word = pte != NULL ? pte_load(pte) : PTE_BUSY;
     /* A page whose content is in a frame needs no more than another look. */
     if (!(word & (PTE_BUSY | PTE_VALID | PTE_TRANSITION)) && pte_try_busy(&m->sync, pte, word)) {
+        log_repeated(&m->said_fault, LOG_ERROR, "fault at %p: %s", (void *)va, error_last());
+        count(m, COUNTER_faults_failed, 1);
         pagetable_populate(region->table, va);
         fault_fail_page(m, va);
         pte_release(m, pte, va, word | PTE_BAD);

@@ -240,7 +240,7 @@ enum fault_result fault_rescue(struct machine *m, struct region *region, uintptr
     unsigned done = 0;
     void *content;
 
-    if (cached && frame_reserve(m, 1) == 0)
+    if (cached && !frame_reserve_rescue(m))
         return FAULT_NO_FRAME;
     if (!pte_try_busy(&m->sync, pte, word)) {
         if (cached)

@@ -234,8 +234,9 @@ static bool read_failed(struct machine *m, struct fault *f, unsigned i)
         count(m, COUNTER_faults_failed, (f->flags & FAULT_TRAP) != 0);
         error_set(-EIO, "the page at %p cannot be read back from slot %u of pagefile %s: %s",
                   (void *)va, f->slots[i], m->pagefile.store->where, read_error_words(result));
-        log_line(LOG_ERROR, "%s; after %u attempts the program gets SIGBUS for this page",
-                 error_last(), f->tries);
+        log_repeated(&m->said_lost, LOG_ERROR,
+                     "%s; after %u attempts the program gets SIGBUS for this page", error_last(),
+                     f->tries);
         fault_fail_page(m, va);
         word |= PTE_BAD;
     }

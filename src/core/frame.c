@@ -6,7 +6,9 @@
 #include "core/machine.h"
 
 #define WAIT_SLICE_NS                                                                              \
-    UINT64_C(50000000) /* how often a waiting fault looks at the writer's health */
+    UINT64_C(20000000) /* how often a waiting fault looks at the writer's health */
+#define BRIEF_WAIT_NS UINT64_C(20000000) /* how long a fault waits when patience has run out */
+#define OVERDRAFT_MAX 16                 /* rights */
 #define STAGE_WAIT_NS UINT64_C(1000000)
 
 static const char *const state_names[FRAME_STATE_COUNT] = {
@@ -93,20 +95,45 @@ unsigned frame_reserve(struct machine *m, unsigned want)
     return got;
 }
 
+bool frame_reserve_rescue(struct machine *m)
+{
+    int64_t most = m->active_max / 16 < OVERDRAFT_MAX ? m->active_max / 16 : OVERDRAFT_MAX;
+    int64_t have;
+
+    if (frame_reserve(m, 1) > 0)
+        return true;
+    if (atomic_load(&m->writer.failing_since) == 0)
+        return false;
+    sync_yield(&m->sync, SYNC_AT_ATOMIC);
+    have = atomic_load_explicit(&m->available, memory_order_relaxed);
+    while (have > -most) {
+        if (atomic_compare_exchange_weak(&m->available, &have, have - 1))
+            return true;
+    }
+    return false;
+}
+
 void frame_unreserve(struct machine *m, unsigned count)
 {
     give_rights(m, &m->available, count);
 }
 
-/* Has the pagefile refused writes for so long that a fault which has waited since must give up? */
+/*
+ * Has the pagefile refused writes for so long that a fault which has waited since must give up?
+ * Patience is for the pagefile, not for each fault anew: when it has run out, a fault that comes
+ * later waits only for as long as a frame may take that somebody is about to give back. (The writer
+ * goes on trying: each such fault kicks it.)
+ */
 static int out_of_patience(struct machine *m, uint64_t since)
 {
     uint64_t failing = atomic_load(&m->writer.failing_since);
-    uint64_t now = sync_now(&m->sync);
+    uint64_t now = sync_now(&m->sync), patience = m->tunables.patience;
 
-    if (failing == 0 || now - failing < m->tunables.patience || now - since < m->tunables.patience)
+    if (failing == 0 || now - failing < patience)
         return 0;
-    return atomic_load(&m->writer.error);
+    if (since > failing && since - failing >= patience && patience > BRIEF_WAIT_NS)
+        patience = BRIEF_WAIT_NS;
+    return now - since < patience ? 0 : atomic_load(&m->writer.error);
 }
 
 int frame_wait(struct machine *m)

@@ -113,6 +113,12 @@ void frame_assert_state(const struct machine *m, const struct frame *frame);
  * frame_unreserve(). docs/architecture.md, "Room".
  */
 unsigned frame_reserve(struct machine *m, unsigned want);
+/*
+ * One right for a rescue (cache only), which gives a buffer back in return. While the pagefile
+ * refuses writes, every buffer may hold a modified page, and nothing can be trimmed until one is
+ * free: then a rescue may overdraw the rights by a few, until a page is trimmed into its buffer.
+ */
+bool frame_reserve_rescue(struct machine *m);
 void frame_unreserve(struct machine *m, unsigned count);
 /*
  * Sleep until a frame may be had. -ENOSPC / -EIO after `patience` without one. No lock may be held

@@ -165,6 +165,9 @@ struct machine {
     struct writer writer;                                                            /* (o) */
     struct worker trim_worker, age_worker, write_worker, refill_worker, zero_worker; /* (o) */
     _Atomic bool stopping;                                                           /* (a) */
+
+    /* (a) Lines logged so far: faults given up, pages lost, slots withdrawn. */
+    _Atomic uint32_t said_fault, said_lost, said_slot;
 };
 
 struct machine_options {

@@ -123,6 +123,7 @@ static void note_success(struct machine *m)
     if (atomic_load(&w->failing_since) == 0)
         return;
     atomic_store(&w->failing_since, 0);
+    atomic_store(&m->said_fault, 0);
     log_line(LOG_WARNING, "pagefile %s accepts writes again", m->pagefile.store->where);
 }
 
@@ -338,10 +339,10 @@ static void page_failed(struct machine *m, struct write_item *item, int error)
         return;
     }
     w->failures++;
-    log_line(LOG_WARNING,
-             "slot %u of pagefile %s cannot be written (error %d): the page is kept, another "
-             "slot is tried",
-             item->slot, m->pagefile.store->where, -error);
+    log_repeated(&m->said_slot, LOG_WARNING,
+                 "slot %u of pagefile %s cannot be written (error %d): the page is kept, another "
+                 "slot is tried",
+                 item->slot, m->pagefile.store->where, -error);
     pagefile_mark_bad(m, item->slot);
     item->bad = true;
 }

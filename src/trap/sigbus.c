@@ -102,15 +102,15 @@ static void on_sigbus(int signal, siginfo_t *info, void *context)
         m = atomic_load(&sigbus.machines[i]);
         if (m != NULL)
             result = fault_resolve(m, va, fault_flags(context), (uint32_t)syscall(SYS_gettid));
+        if (result == FAULT_FAILED)
+            log_repeated(&m->said_fault, LOG_ERROR, "SIGBUS at %p: %s", (void *)va, error_last());
         atomic_fetch_sub(&sigbus.users[i], 1);
         if (result == FAULT_DONE) {
             errno = saved;
             return;
         }
-        if (result == FAULT_FAILED) {
-            log_line(LOG_ERROR, "SIGBUS at %p: %s", (void *)va, error_last());
+        if (result == FAULT_FAILED)
             break;
-        }
     }
     errno = saved;
     hand_on(signal, info, context);
