@@ -70,6 +70,50 @@ else
     skip "not root, or everybody may use userfaultfd"
 fi
 
+# A full disk, and regions too large to be gone through
+if [ $usable -eq 0 ]; then
+    timeout -k 5 120 "$vmsm" sim --preset small --seconds 1 --quiet --write 100 --store-full-after 500 \
+        --patience 200ms >"$dir/out" 2>&1
+    status=$?
+    [ $status -eq 4 ] && grep -q '^INCOMPLETE: not all pages could be checked: .* and right' "$dir/out"
+    ok $? "a full disk: the run ends, status 4, and says that not all pages could be checked"
+    [ "$(grep -c 'no frame can be had' "$dir/out")" -le 30 ] && grep -q 'line 20 of its kind' "$dir/out"
+    ok $? "a full disk: what is said again and again is cut short"
+    timeout -k 5 120 "$vmsm" sim --virtual 256G --memory 4M --accesses 5000 --overcommit --quiet >"$dir/out" 2>&1
+    ok $? "256 GiB, nearly none of it touched: the sweep ends"
+    grep -q '^ *(all near any that was accessed, and [1-9][0-9,]* samples' "$dir/out"
+    ok $? "and the report says what was not checked"
+else
+    skip "a full disk: this kernel or user cannot run the simulation"
+fi
+
+# The signals that end a run, the sweep after it, and that
+"$vmsm" sim --mapper soft --preset small --store-delay 300ms --seconds 600 --quiet >"$dir/out" 2>"$dir/err" &
+victim=$!
+await()
+{
+    for _ in $(seq 600); do
+        grep -q "$1" "$2" && return 0
+        kill -TERM "$victim" 2>/dev/null || return 1
+        sleep 0.1
+        [ "$3" = once ] || continue
+        for _ in $(seq 300); do
+            grep -q "$1" "$2" && return 0
+            sleep 0.1
+        done
+        return 1
+    done
+    return 1
+}
+sleep 0.5
+await 'ending early' "$dir/err" once && await 'without checking the remaining pages' "$dir/err" once
+ok $? "the first signal ends the run, the second the check of its pages"
+wait "$victim"
+status=$?
+victim=
+[ $status -eq 4 ] && grep -q '^INCOMPLETE: .*a signal ended the sweep; books balanced' "$dir/out"
+ok $? "which is said, with a status of its own"
+
 # A pagefile whose user is killed
 if [ $usable -ne 0 ]; then
     skip "this kernel or user cannot run the simulation"

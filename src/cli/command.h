@@ -22,7 +22,8 @@
     X(USAGE, 2, "the command line or VMSM_CONF is wrong")                                          \
     X(CANNOT, 3,                                                                                   \
       "it could not be carried out: no userfaultfd, the pagefile cannot be made, the disk is "     \
-      "full, a page could not be read")
+      "full, a page could not be read")                                                            \
+    X(UNCHECKED, 4, "nothing was found wrong, but not all pages could be checked")
 
 enum status {
 #define STATUS_ENUM(name, value, help) STATUS_##name = value,

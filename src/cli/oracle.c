@@ -27,9 +27,11 @@
 
 int oracle_open(struct oracle *o, uint64_t seed, uint64_t pages)
 {
-    void *words;
+    char *words;
+    size_t words_bytes = (pages * sizeof(uint32_t) + 7) & ~(size_t)7;
 
-    *o = (struct oracle){.seed = seed, .pages = pages, .bytes = pages * sizeof(uint32_t)};
+    *o = (struct oracle){.seed = seed, .pages = pages};
+    o->bytes = words_bytes + (oracle_chunks(o) + 63) / 64 * sizeof(uint64_t);
     words = mmap(NULL, o->bytes, PROT_READ | PROT_WRITE,
                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (words == MAP_FAILED)
@@ -37,7 +39,8 @@ int oracle_open(struct oracle *o, uint64_t seed, uint64_t pages)
                          o->bytes);
     /* A huge page would make untouched generations cost memory. */
     madvise(words, o->bytes, MADV_NOHUGEPAGE);
-    o->words = words;
+    o->words = (_Atomic uint32_t *)(void *)words;
+    o->held = (_Atomic uint64_t *)(void *)(words + words_bytes);
     return 0;
 }
 
@@ -48,9 +51,41 @@ void oracle_close(struct oracle *o)
     o->words = NULL;
 }
 
+uint64_t oracle_chunks(const struct oracle *o)
+{
+    return (o->pages + ORACLE_CHUNK - 1) / ORACLE_CHUNK;
+}
+
+bool oracle_chunk_held(const struct oracle *o, uint64_t chunk)
+{
+    return (atomic_load_explicit(&o->held[chunk / 64], memory_order_relaxed) >> chunk % 64 & 1) !=
+           0;
+}
+
+uint64_t oracle_chunks_held(const struct oracle *o)
+{
+    uint64_t count = 0, words = (oracle_chunks(o) + 63) / 64;
+
+    for (uint64_t i = 0; i < words; i++)
+        count +=
+            (uint64_t)__builtin_popcountll(atomic_load_explicit(&o->held[i], memory_order_relaxed));
+    return count;
+}
+
 size_t oracle_bytes(const struct oracle *o)
 {
-    return (o->bytes + 4095) & ~(size_t)4095;
+    size_t words = o->pages * sizeof(uint32_t), held = oracle_chunks_held(o) * 4096;
+
+    /* A chunk's words lie in one page of memory, or two. */
+    return (o->bytes - words + (words < 2 * held ? words : 2 * held) + 4095) & ~(size_t)4095;
+}
+
+static void chunk_mark(struct oracle *o, uint64_t page)
+{
+    uint64_t chunk = page / ORACLE_CHUNK, bit = UINT64_C(1) << chunk % 64;
+
+    if ((atomic_load_explicit(&o->held[chunk / 64], memory_order_relaxed) & bit) == 0)
+        atomic_fetch_or_explicit(&o->held[chunk / 64], bit, memory_order_relaxed);
 }
 
 static void hold_wait(unsigned *round)
@@ -70,6 +105,7 @@ struct oracle_hold oracle_read_begin(struct oracle *o, uint64_t page)
     _Atomic uint32_t *at = &o->words[page];
     uint32_t word = atomic_load_explicit(at, memory_order_relaxed);
 
+    chunk_mark(o, page);
     for (unsigned round = 0;;) {
         if ((word & WRITER) == 0 && (word & READERS) != READERS) {
             if (atomic_compare_exchange_weak_explicit(at, &word, word + READER,
@@ -92,6 +128,7 @@ struct oracle_hold oracle_write_begin(struct oracle *o, uint64_t page)
     _Atomic uint32_t *at = &o->words[page];
     uint32_t word = atomic_load_explicit(at, memory_order_relaxed);
 
+    chunk_mark(o, page);
     for (unsigned round = 0;;) {
         if ((word & (WRITER | READERS)) == 0) {
             if (atomic_compare_exchange_weak_explicit(at, &word, word | WRITER,

@@ -20,6 +20,9 @@
  *   21      torn: a write failed half-way, its content is not known until
  *           the next write, which then is a clearing one
  *
+ * Chunks of 64 pages of which one was ever held are marked in a bitmap, so that what was never
+ * accessed need not be gone through page by page.
+ *
  * Several readers may have a page at once (so that they fault on it together);
  * a writer has it alone. Both hold it while they touch the page.
  */
@@ -37,6 +40,7 @@
 struct oracle {
     uint64_t seed, pages;
     _Atomic uint32_t *words; /* one a page; anonymous memory, so untouched pages cost nothing */
+    _Atomic uint64_t *held;  /* one bit a chunk, behind the words in the same mapping */
     size_t bytes;
     _Atomic uint64_t wrong_accesses, wrong_pages;
     _Atomic uint32_t reported; /* mismatches printed so far */
@@ -56,10 +60,17 @@ struct oracle_hold {
     bool torn;
 };
 
+#define ORACLE_CHUNK 64 /* pages */
+
 int oracle_open(struct oracle *o, uint64_t seed, uint64_t pages);
 void oracle_close(struct oracle *o);
 /* Memory that it uses now, for the books: a page of it may not have been touched. */
 size_t oracle_bytes(const struct oracle *o);
+
+/* Was a page of the chunk (number, from 0) ever held? */
+bool oracle_chunk_held(const struct oracle *o, uint64_t chunk);
+uint64_t oracle_chunks(const struct oracle *o);
+uint64_t oracle_chunks_held(const struct oracle *o);
 
 struct oracle_hold oracle_read_begin(struct oracle *o, uint64_t page);
 void oracle_read_end(struct oracle *o, const struct oracle_hold *hold);

@@ -67,9 +67,13 @@ static void print_speed(const struct sim_result *r, FILE *out)
     fprintf(out, "run    %s accesses in %s: %s a second\n", format_count(r->accesses, &accesses),
             format_time(r->run_ns, &run_time),
             format_count((uint64_t)per_second(r->accesses, r->run_ns), &run_rate));
-    fprintf(out, "sweep  %s pages in %s: %s a second\n\n", format_count(r->swept, &swept),
+    fprintf(out, "sweep  %s pages in %s: %s a second\n", format_count(r->swept, &swept),
             format_time(r->sweep_ns, &sweep_time),
             format_count((uint64_t)per_second(r->swept, r->sweep_ns), &sweep_rate));
+    if (r->sampled > 0)
+        fprintf(out, "       (all near any that was accessed, and %s samples of the others)\n",
+                format_count(r->sampled, &swept));
+    fputc('\n', out);
 }
 
 static void print_faults(const struct sim_result *r, FILE *out)

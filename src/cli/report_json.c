@@ -184,6 +184,8 @@ json_t *report_json(const struct sim_result *r)
     put(object, "settings", json_settings(r), &ok);
     put(object, "run", json_phase("accesses", r->accesses, r->run_ns), &ok);
     put(object, "sweep", json_phase("pages", r->swept, r->sweep_ns), &ok);
+    put_number(object, "sweep_pages_wanted", r->sweep_pages, &ok);
+    put_number(object, "sweep_pages_sampled", r->sampled, &ok);
     put_number(object, "writes", r->writes, &ok);
     put(object, "faults", json_faults(r), &ok);
     put(object, "counters", json_counters(&r->run), &ok);

@@ -23,6 +23,7 @@
 #include "core/error.h"
 
 #define TICK_NS TUNABLE_SECOND
+#define FAILURES_MAX 1000 /* failed accesses that end a run which no clock ends */
 
 struct sim {
     const struct sim_settings *settings;
@@ -31,6 +32,7 @@ struct sim {
     struct workload load;
     struct progress progress;
     struct sim_result *result;
+    unsigned signals; /* SIGINT and SIGTERM so far */
     sigset_t ends;    /* SIGINT and SIGTERM */
     sigset_t awaited; /* those, and the SIGUSR1 of the last worker */
 };
@@ -60,11 +62,33 @@ bool sim_memory_within(const struct sim_result *r)
     return r->memory.peak <= r->memory.allowance;
 }
 
+static bool sweep_whole(const struct sim_result *r)
+{
+    return r->swept + r->sweep_failed >= r->sweep_pages;
+}
+
+static const char *outcome_unchecked(const struct sim_result *r, const char *books, char *buffer,
+                                     size_t size)
+{
+    struct format checked, all, failed;
+    const char *why = r->sweep_gave_up ? "that was too many" : "then a signal ended the sweep";
+
+    snprintf(
+        buffer, size,
+        "INCOMPLETE: not all pages could be checked: %s of %s were, and right; %s could not be "
+        "had, %s; %s",
+        format_count(r->swept, &checked), format_count(r->sweep_pages, &all),
+        r->sweep_failed > 0 ? format_count(r->sweep_failed, &failed) : "none", why, books);
+    return buffer;
+}
+
 const char *sim_outcome(const struct sim_result *r, char *buffer, size_t size)
 {
     struct format accesses, swept, failed, pages;
     const char *books = r->balanced ? "books balanced" : r->books;
-    const char *early = r->interrupted ? " (ended early)" : "";
+    const char *early = r->gave_up       ? " (ended early: too many failures)"
+                        : r->interrupted ? " (ended early)"
+                                         : "";
 
     if (r->wrong_accesses > 0)
         snprintf(
@@ -72,6 +96,8 @@ const char *sim_outcome(const struct sim_result *r, char *buffer, size_t size)
             "WRONG DATA: pages that did not hold what was written: %s (met by %s accesses), %s%s",
             format_count(r->wrong_pages, &pages), format_count(r->wrong_accesses, &accesses), books,
             early);
+    else if (!sweep_whole(r))
+        return outcome_unchecked(r, books, buffer, size);
     else if (r->failed + r->sweep_failed > 0)
         snprintf(buffer, size,
                  "FAILED: %s accesses did not get their page (%s of them in the sweep); the "
@@ -89,6 +115,8 @@ static enum status judge(const struct sim_result *r)
 {
     if (r->wrong_accesses > 0 || !r->balanced)
         return STATUS_WRONG;
+    if (!sweep_whole(r))
+        return STATUS_UNCHECKED;
     return r->failed + r->sweep_failed > 0 ? STATUS_CANNOT : STATUS_RIGHT;
 }
 
@@ -115,7 +143,7 @@ static void tick(struct sim *sim, enum workload_phase phase, uint64_t now)
     if (phase == WORKLOAD_RUN)
         progress_show(&sim->progress, now, totals.accesses, &counters);
     else
-        progress_show_sweep(&sim->progress, now, totals.swept, sim->load.pages, &counters);
+        progress_show_sweep(&sim->progress, now, totals.swept, sim->load.sweep_pages, &counters);
 }
 
 /* Sleep until a signal that is awaited or the time; the signal, or 0. */
@@ -129,6 +157,27 @@ static int wait_signal(const struct sim *sim, uint64_t until)
     return number > 0 ? number : 0;
 }
 
+/*
+ * SIGINT or SIGTERM: the first ends the run, the second the sweep, and a third kills, as it would
+ * have without us (a thread may be waiting for a page for as long as `patience`).
+ */
+static void signal_received(struct sim *sim, enum workload_phase phase)
+{
+    sim->signals++;
+    if (sim->signals == 1 && phase == WORKLOAD_RUN) {
+        console_line("ending early, with the sweep and the report; once more to end without the "
+                     "sweep");
+        sim->result->interrupted = true;
+    } else if (sim->signals == 1) {
+        console_line("the run is over, its pages are being checked; once more to end that too");
+        return;
+    } else {
+        console_line("ending without checking the remaining pages; once more to be killed");
+        pthread_sigmask(SIG_UNBLOCK, &sim->ends, NULL);
+    }
+    workload_stop(&sim->load);
+}
+
 /* Until all threads of the phase have ended: show progress, mind the clock and Ctrl-C. */
 static void phase_wait(struct sim *sim, enum workload_phase phase, uint64_t deadline)
 {
@@ -138,13 +187,9 @@ static void phase_wait(struct sim *sim, enum workload_phase phase, uint64_t dead
         int number = wait_signal(sim, next_tick < deadline ? next_tick : deadline);
         uint64_t now = now_ns();
 
-        if (number == SIGINT || number == SIGTERM) {
-            console_line("ending early, with the sweep and the report; once more to end at once");
-            /* The next one kills, as it would have without us. */
-            pthread_sigmask(SIG_UNBLOCK, &sim->ends, NULL);
-            sim->result->interrupted = true;
-        }
-        if (phase == WORKLOAD_RUN && (now >= deadline || sim->result->interrupted)) {
+        if (number == SIGINT || number == SIGTERM)
+            signal_received(sim, phase);
+        if (now >= deadline) {
             workload_stop(&sim->load);
             deadline = UINT64_MAX;
         }
@@ -202,6 +247,7 @@ static void snapshot_run(struct sim *sim)
     r->accesses = totals.accesses;
     r->writes = totals.writes;
     r->failed = totals.failed;
+    r->gave_up = atomic_load(&sim->load.gave_up);
     vmsm_get_counters(sim->manager, &r->run);
     watch_memory(sim, &r->run);
     counters_copy(&r->detail, vmsm_counters_of(sim->manager), sizeof(r->detail));
@@ -214,6 +260,8 @@ static void snapshot_end(struct sim *sim)
     struct sim_result *r = sim->result;
 
     r->swept = totals.swept;
+    r->sweep_pages = sim->load.sweep_pages;
+    r->sampled = sim->load.sampled;
     r->sweep_failed = totals.failed - r->failed;
     r->torn = atomic_load(&sim->load.torn);
     r->wrong_accesses = atomic_load(&sim->oracle.wrong_accesses);
@@ -235,7 +283,11 @@ static int phases_run(struct sim *sim)
     result = phase_run(sim, WORKLOAD_RUN, sim->settings->time_ns, &r->run_ns);
     if (result == 0) {
         snapshot_run(sim);
+        workload_plan_sweep(&sim->load);
+    }
+    if (result == 0 && sim->signals < 2) {
         result = phase_run(sim, WORKLOAD_SWEEP, 0, &r->sweep_ns);
+        r->sweep_gave_up = atomic_load(&sim->load.gave_up);
     }
     console_clear();
     if (result == 0)
@@ -279,6 +331,7 @@ static int machine_make(struct sim *sim)
         .accesses = s->accesses,
         .threads = s->threads,
         .write_percent = s->write_percent,
+        .failures_max = s->time_ns == 0 ? FAILURES_MAX : 0,
     };
     return 0;
 }
@@ -393,8 +446,10 @@ const struct command sim_command = {
     .description =
         "Threads pick random pages of a region and access runs of them, reading and writing, while "
         "the machine moves pages between memory and the pagefile. An oracle outside managed memory "
-        "knows what every page must hold, checks every access, and at the end every page. Ctrl-C "
-        "ends a run early, with the check of every page and the report.",
+        "knows what every page must hold, checks every access, and at the end every page (of a "
+        "region "
+        "over 4 GiB those that may have been accessed, and samples of the others). Ctrl-C ends a "
+        "run early, with that check and the report; a second one ends the check.",
     .options = sim_options,
     .tunables = true,
     .examples = examples,

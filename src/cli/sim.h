@@ -38,10 +38,14 @@ struct sim_result {
     enum status status;
 
     uint64_t accesses, writes, failed, torn;
-    uint64_t swept, sweep_failed;
+    uint64_t swept, sweep_failed; /* pages checked, and not to be had */
+    uint64_t sweep_pages;         /* to check; more than swept + sweep_failed: it ended early */
+    uint64_t sampled;             /* of them, samples of chunks that were never accessed */
     uint64_t wrong_accesses, wrong_pages;
     uint64_t run_ns, sweep_ns;
-    bool interrupted;
+    bool interrupted;   /* the run, by a signal */
+    bool gave_up;       /* the run, after too many failures */
+    bool sweep_gave_up; /* likewise the sweep; if it only ended early, a signal ended it */
     bool balanced;
     char books[512]; /* why not balanced */
 

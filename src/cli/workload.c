@@ -7,8 +7,11 @@
 
 #include "core/error.h"
 
-#define SWEEP_CHUNK 64   /* pages that a thread takes at a time */
-#define REWRITE_SHARE 64 /* one write in so many changes nothing */
+#define SWEEP_CHUNK ORACLE_CHUNK        /* pages that a thread takes at a time */
+#define SWEEP_WHOLE (UINT64_C(1) << 20) /* a region of so many pages is swept whole */
+#define SWEEP_SAMPLES 4096
+#define SWEEP_FAILURES_MAX 256 /* then it gives up */
+#define REWRITE_SHARE 64       /* one write in so many changes nothing */
 
 static uint64_t random_next(uint64_t *state)
 {
@@ -105,6 +108,22 @@ static bool access_one(struct worker *worker, uint64_t page)
     return page_write(w, page, (uint32_t)draw % REWRITE_SHARE == 0);
 }
 
+static void give_up(struct workload *w)
+{
+    atomic_store(&w->gave_up, true);
+    workload_stop(w);
+}
+
+/* Each failure may take long: a run that has no other end ends when there have been too many. */
+static void run_failed(struct worker *worker)
+{
+    struct workload *w = worker->load;
+
+    count_one(&worker->failed);
+    if (w->failures_max > 0 && workload_totals(w).failed >= w->failures_max)
+        give_up(w);
+}
+
 static void run(struct worker *worker)
 {
     struct workload *w = worker->load;
@@ -120,7 +139,7 @@ static void run(struct worker *worker)
             if (atomic_load_explicit(&w->stop, memory_order_relaxed))
                 return;
             if (!access_one(worker, page))
-                count_one(&worker->failed);
+                run_failed(worker);
             count_one(&worker->accesses);
         }
     }
@@ -147,21 +166,62 @@ static bool page_sweep(struct workload *w, uint64_t page)
     return had;
 }
 
+/* The pages of a chunk to check: [*page, *end). */
+static void chunk_plan(const struct workload *w, uint64_t chunk, uint64_t *page, uint64_t *end)
+{
+    *page = chunk * SWEEP_CHUNK;
+    *end = *page + SWEEP_CHUNK < w->pages ? *page + SWEEP_CHUNK : w->pages;
+    if (w->sample_every == 1 || oracle_chunk_held(w->oracle, chunk))
+        return;
+    if (chunk % w->sample_every == 0) {
+        *page += oracle_mix(w->seed + chunk) % (*end - *page);
+        *end = *page + 1;
+    } else {
+        *end = *page;
+    }
+}
+
 static void sweep(struct worker *worker)
 {
     struct workload *w = worker->load;
 
     for (;;) {
         uint64_t page = atomic_fetch_add_explicit(&w->cursor, SWEEP_CHUNK, memory_order_relaxed);
-        uint64_t end = page + SWEEP_CHUNK < w->pages ? page + SWEEP_CHUNK : w->pages;
+        uint64_t end;
 
         if (page >= w->pages)
             return;
-        for (; page < end; page++) {
-            if (!page_sweep(w, page))
-                count_one(&worker->failed);
-            count_one(&worker->swept);
+        for (chunk_plan(w, page / SWEEP_CHUNK, &page, &end); page < end; page++) {
+            if (atomic_load_explicit(&w->stop, memory_order_relaxed))
+                return;
+            if (page_sweep(w, page)) {
+                count_one(&worker->swept);
+                continue;
+            }
+            count_one(&worker->failed);
+            if (atomic_fetch_add(&w->sweep_failed, 1) + 1 >= SWEEP_FAILURES_MAX)
+                give_up(w);
         }
+    }
+}
+
+void workload_plan_sweep(struct workload *w)
+{
+    uint64_t chunks = oracle_chunks(w->oracle), others = chunks - oracle_chunks_held(w->oracle);
+
+    w->sample_every = 1;
+    w->sweep_pages = w->pages;
+    w->sampled = 0;
+    if (w->pages <= SWEEP_WHOLE || others <= SWEEP_SAMPLES)
+        return;
+    w->sample_every = (chunks + SWEEP_SAMPLES - 1) / SWEEP_SAMPLES;
+    w->sweep_pages = 0;
+    for (uint64_t chunk = 0; chunk < chunks; chunk++) {
+        uint64_t page, end;
+
+        chunk_plan(w, chunk, &page, &end);
+        w->sweep_pages += end - page;
+        w->sampled += end - page == 1 && !oracle_chunk_held(w->oracle, chunk);
     }
 }
 
@@ -218,6 +278,7 @@ int workload_start(struct workload *w, enum workload_phase phase)
         return result;
     w->waiter = pthread_self();
     atomic_store(&w->stop, false);
+    atomic_store(&w->gave_up, false);
     /* One more than threads, given back below, so that none that ends early is the last. */
     atomic_store(&w->running, w->threads + 1);
     for (w->started = 0; w->started < w->threads; w->started++) {
@@ -241,7 +302,6 @@ int workload_start(struct workload *w, enum workload_phase phase)
 void workload_stop(struct workload *w)
 {
     atomic_store(&w->stop, true);
-    atomic_store(&w->cursor, w->pages);
 }
 
 bool workload_running(const struct workload *w)

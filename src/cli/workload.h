@@ -1,7 +1,8 @@
 /*
  * The user threads of sim: each picks a random page and a run length, and
  * accesses the pages of the run one after another, upwards; then, when all
- * have ended, they sweep every page of the region together.
+ * have ended, they sweep every page of the region together. Of a region too large for that they
+ * sweep the chunks in which a page was accessed, and samples of the others.
  *
  * What a thread does is drawn from the seed and its number alone, never from
  * what it finds: the same seed gives the same accesses again.
@@ -43,7 +44,13 @@ struct workload {
     _Atomic unsigned running;
     _Atomic uint64_t cursor; /* next page of the sweep */
     _Atomic uint64_t torn;   /* writes that failed half-way */
-    pthread_t waiter;        /* gets SIGUSR1 when the last thread has ended */
+    _Atomic uint64_t sweep_failed;
+    _Atomic bool gave_up;  /* the phase ended early: too many pages could not be had */
+    uint64_t failures_max; /* failed accesses that end a run; 0: none do */
+    uint64_t sample_every; /* of the chunks never accessed one in so many; 1: all, wholly */
+    uint64_t sweep_pages;  /* that the sweep means to check */
+    uint64_t sampled;      /* of those, samples */
+    pthread_t waiter;      /* gets SIGUSR1 when the last thread has ended */
 };
 
 struct workload_totals {
@@ -58,7 +65,9 @@ enum workload_phase { WORKLOAD_RUN, WORKLOAD_SWEEP };
  * then no thread is left running.
  */
 int workload_start(struct workload *w, enum workload_phase phase);
-/* Tell the threads of a run to end soon. */
+/* Decide what a sweep checks, after the run: sample_every, sweep_pages, sampled. */
+void workload_plan_sweep(struct workload *w);
+/* Tell the threads of a phase to end soon. */
 void workload_stop(struct workload *w);
 bool workload_running(const struct workload *w);
 /* Wait for all threads of the phase. */
