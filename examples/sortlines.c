@@ -28,6 +28,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <limits.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -45,6 +47,8 @@
 #define OUTPUT_BUFFER (1 * MIB)
 #define CONF_MAX 2048
 #define INSERTION_SORT 12
+#define MEMORY_MIN (UINT64_C(64) * 1024)
+#define MEMORY_MIN_MANAGED (UINT64_C(256) * 1024)
 
 enum { STATUS_FAILED = 2 };
 
@@ -64,8 +68,8 @@ struct run {
 
 struct output {
     const char *path;
+    char target[PATH_MAX]; /* what path leads to */
     int fd;
-    bool created, truncated;
     uint8_t *buffer;
     size_t used;
 };
@@ -424,42 +428,88 @@ static int output_put(struct output *out, const uint8_t *bytes, uint64_t length)
     return 0;
 }
 
-/* An existing file keeps its content until there is something to put in its place. */
+/* The file beside the output that signals remove; "" if there is none. */
+static char temporary[PATH_MAX];
+
+static void on_end(int number)
+{
+    if (temporary[0] != '\0')
+        unlink(temporary);
+    raise(number); /* the handler is gone: it kills, when this returns */
+}
+
+static void signals_handle(void)
+{
+    static const int numbers[] = {SIGINT, SIGTERM, SIGHUP};
+    struct sigaction action = {.sa_handler = on_end, .sa_flags = (int)SA_RESETHAND}, old;
+
+    for (size_t i = 0; i < sizeof(numbers) / sizeof(numbers[0]); i++)
+        if (sigaction(numbers[i], NULL, &old) == 0 && old.sa_handler != SIG_IGN)
+            sigaction(numbers[i], &action, NULL);
+}
+
+/* Make the file that will be renamed to the output when it is complete. */
+static int beside_make(struct output *out, mode_t mode)
+{
+    sigset_t all, before;
+    int length, error;
+
+    length = snprintf(temporary, sizeof(temporary), "%s.XXXXXX", out->target);
+    if (length >= (int)sizeof(temporary)) {
+        temporary[0] = '\0';
+        return fail("cannot write", out->path, strerror(ENAMETOOLONG));
+    }
+    sigfillset(&all);
+    sigprocmask(SIG_SETMASK, &all, &before); /* or a signal would find a name without its file */
+    out->fd = mkostemp(temporary, O_CLOEXEC);
+    error = errno;
+    if (out->fd < 0)
+        temporary[0] = '\0';
+    sigprocmask(SIG_SETMASK, &before, NULL);
+    if (out->fd < 0)
+        return fail("cannot write", out->path, strerror(error));
+    if (fchmod(out->fd, mode) != 0)
+        return fail("cannot write", out->path, strerror(errno));
+    return 0;
+}
+
+/* Whatever the path leads to keeps its content until the output is complete; devices and pipes
+ * are written as they are. */
 static int output_open(struct output *out, const struct stat *input)
 {
+    mode_t mask = umask(0), mode = 0666 & ~mask;
     struct stat st;
 
-    out->fd = open(out->path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    out->created = out->fd >= 0;
-    if (out->fd < 0 && errno == EEXIST)
-        out->fd = open(out->path, O_WRONLY | O_CLOEXEC);
-    if (out->fd < 0)
-        return fail("cannot write", out->path, strerror(errno));
-    if (fstat(out->fd, &st) == 0 && st.st_dev == input->st_dev && st.st_ino == input->st_ino)
-        return fail("cannot write", out->path, "it is the input; name another file");
+    umask(mask);
     out->buffer = malloc(OUTPUT_BUFFER);
-    return out->buffer != NULL ? 0 : fail("no memory to write", out->path, strerror(errno));
+    if (out->buffer == NULL)
+        return fail("no memory to write", out->path, strerror(errno));
+    snprintf(out->target, sizeof(out->target), "%s", out->path);
+    if (stat(out->path, &st) == 0) {
+        if (st.st_dev == input->st_dev && st.st_ino == input->st_ino)
+            return fail("cannot write", out->path, "it is the input; name another file");
+        if (!S_ISREG(st.st_mode)) {
+            out->fd = open(out->path, O_WRONLY | O_CLOEXEC);
+            return out->fd >= 0 ? 0 : fail("cannot write", out->path, strerror(errno));
+        }
+        if (access(out->path, W_OK) != 0 || realpath(out->path, out->target) == NULL)
+            return fail("cannot write", out->path, strerror(errno));
+        mode = st.st_mode & 07777;
+    }
+    signals_handle();
+    return beside_make(out, mode);
 }
 
-static int output_truncate(struct output *out)
-{
-    struct stat st;
-
-    if (fstat(out->fd, &st) < 0 || !S_ISREG(st.st_mode))
-        return 0;
-    out->truncated = true;
-    return ftruncate(out->fd, 0) == 0 ? 0 : fail("cannot write", out->path, strerror(errno));
-}
-
-/* A part of the output is worse than none: remove it. */
+/* A part of the output is worse than none: only the whole of it gets its name. */
 static int output_close(struct output *out, int result)
 {
-    if (out->fd < 0)
-        return result;
-    if (close(out->fd) < 0 && result == 0)
+    if (out->fd >= 0 && close(out->fd) < 0 && result == 0)
         result = fail("cannot write", out->path, strerror(errno));
-    if (result < 0 && (out->created || out->truncated) && unlink(out->path) == 0)
-        fprintf(stderr, "sortlines: %s was incomplete and has been removed\n", out->path);
+    if (result == 0 && temporary[0] != '\0' && rename(temporary, out->target) < 0)
+        result = fail("cannot write", out->path, strerror(errno));
+    if (result < 0 && temporary[0] != '\0')
+        unlink(temporary);
+    temporary[0] = '\0';
     free(out->buffer);
     return result;
 }
@@ -535,6 +585,22 @@ static int runs_merge(struct sorter *s)
 
 /* ---- The program ---- */
 
+/* The merge takes from all runs at once, about 6 * size / memory of them: say so if too few pages
+ * are left for each. */
+static void memory_warn(const struct sorter *s, uint64_t size)
+{
+    uint64_t enough = s->memory;
+
+    while (size / enough > enough / MIB && enough < size)
+        enough *= 2;
+    if (enough / 2 > s->memory)
+        fprintf(stderr,
+                "sortlines: warning: %llu KiB of memory is little for %llu MiB, and the merge will "
+                "be slow; with --memory %lluM it is quick\n",
+                (unsigned long long)(s->memory >> 10), (unsigned long long)(size >> 20),
+                (unsigned long long)(enough + MIB - 1) / MIB);
+}
+
 static int input_open(const char *path, struct stat *st)
 {
     int fd = open(path, O_RDONLY | O_CLOEXEC);
@@ -577,13 +643,13 @@ static int file_sort(struct sorter *s, bool plain, const char *settings)
         return -1;
     if (output_open(&s->output, &st) < 0)
         goto out;
+    if (!plain)
+        memory_warn(s, (uint64_t)st.st_size);
     if (!plain && manager_make(s, settings) < 0)
         goto out;
     if (memory_prepare(s, (uint64_t)st.st_size) < 0)
         goto out;
     if (runs_make(s, fd, (uint64_t)st.st_size) < 0)
-        goto out;
-    if (output_truncate(&s->output) < 0)
         goto out;
     result = s->run_count > 0 ? runs_merge(s) : 0;
 out:
@@ -597,14 +663,16 @@ out:
 static const char help[] =
     "usage: sortlines [--memory SIZE] [--set NAME=VALUE]... [--plain] INPUT OUTPUT\n"
     "Sort the lines of INPUT by bytes, as LC_ALL=C sort does, into OUTPUT.\n"
-    "  --memory SIZE     physical memory to use (256M); K, M, G, T\n"
+    "  --memory SIZE     physical memory to use (256M); K, M, G, T; at least 256K, or 64K with\n"
+    "                    --plain\n"
     "  --set NAME=VALUE  an option of the memory manager, such as pagefile=/big/disk/file\n"
     "  --plain           ordinary memory instead of managed memory\n"
-    "Status: 0, or 2 if anything failed; then there is no OUTPUT.\n";
+    "Status: 0, or 2 if anything failed; then OUTPUT is as it was.\n";
 
 static _Noreturn void usage_fail(const char *what, const char *value)
 {
-    fprintf(stderr, "sortlines: %s%s\n%s", what, value, help);
+    fprintf(stderr, "sortlines: %s%s\n", what, value);
+    fputs("Try `sortlines --help`.\n", stderr);
     exit(STATUS_FAILED);
 }
 
@@ -619,8 +687,10 @@ static uint64_t size_parse(const char *text)
         value *= (double)(UINT64_C(1024) << (10 * (unit - units)));
         end++;
     }
-    if (end == text || *end != '\0' || !(value >= 65536 && value <= 0x1p46))
-        usage_fail("--memory must be a size from 64K to 64T, such as 256M, not ", text);
+    if (end == text || *end != '\0' || !(value >= (double)MEMORY_MIN && value <= 0x1p46))
+        usage_fail("--memory must be a size from 256K (64K with --plain) to 64T, such as 256M, "
+                   "not ",
+                   text);
     return (uint64_t)value;
 }
 
@@ -663,11 +733,20 @@ int main(int argc, char **argv)
             fputs(help, stdout);
             return 0;
         } else {
-            return STATUS_FAILED;
+            usage_fail("the options are --memory, --set, --plain and --help", "");
         }
     }
-    if (argc - optind != 2)
+    if (argc == 1) {
+        fputs(help, stderr);
+        return STATUS_FAILED;
+    }
+    if (argc - optind < 2)
         usage_fail("needs INPUT and OUTPUT", "");
+    if (argc - optind > 2)
+        usage_fail("one INPUT and one OUTPUT are all that it takes; there is no place for ",
+                   argv[optind + 2]);
+    if (!plain && s.memory < MEMORY_MIN_MANAGED)
+        usage_fail("--memory must be at least 256K, unless with --plain", "");
     s.path = argv[optind];
     s.output.path = argv[optind + 1];
     return file_sort(&s, plain, settings) == 0 ? 0 : STATUS_FAILED;

@@ -83,6 +83,22 @@ fails() {
     ok $? "$name: status 2, \"$words\""
 }
 
+# End sortlines by a signal as soon as it has made the file beside its output: signalled SIGNAL
+signalled() {
+    # Its input is large enough that it is not done by then; env undoes the ignoring of SIGINT.
+    random_lines 8 60000000 >slow
+    env --default-signal=INT "$sortlines" --plain --memory 1M slow out >messages 2>&1 &
+    pid=$!
+    tries=0
+    while [ "$(ls out*)" = out ] && [ $tries -lt 1000 ] && kill -0 $pid 2>/dev/null; do
+        tries=$((tries + 1))
+        sleep 0.01
+    done
+    kill -s "$1" $pid 2>/dev/null
+    wait $pid 2>/dev/null
+    rm -f slow
+}
+
 # What the engine says when the kernel or the user may not: then only --plain can be tested.
 cannot() {
     grep "cannot manage memory" messages |
@@ -122,7 +138,10 @@ edge_files() {
 errors() {
     printf 'b\na\n' >small
     fails "no arguments" "usage" "$sortlines"
-    fails "one argument" "usage" "$sortlines" small
+    fails "one argument" "needs INPUT and OUTPUT" "$sortlines" small
+    fails "three arguments" "no place for c" "$sortlines" a b c
+    fails "an unknown option" "the options are" "$sortlines" --nonsense small out
+    fails "memory under what can be managed" "at least 256K" "$sortlines" --memory 64K small out
     fails "memory of 0" "must be a size" "$sortlines" --memory 0 small out
     fails "memory not a number" "must be a size" "$sortlines" --memory lots small out
     fails "a setting without a value" "name=value" "$sortlines" --set pagefile small out
@@ -138,7 +157,7 @@ a" ]
     (
         trap '' XFSZ
         ulimit -f 256
-        fails "output cut short" "incomplete and has been removed" \
+        fails "output cut short" "cannot write out: File too large" \
             "$sortlines" --plain noise out
         [ "$failed" -eq 0 ]
     )
@@ -147,6 +166,17 @@ a" ]
     failed=$((failed + (status != 0)))
     [ ! -e out ]
     ok $? "output cut short: nothing is left"
+    printf 'z\n' >out && chmod 640 out && ln -s out way
+    "$sortlines" --plain small way >messages 2>&1 && [ -L way ] && [ "$(cat out)" = "a
+b" ] && [ "$(stat -c %a out)" = 640 ]
+    ok $? "an existing file, by a symbolic link, gets the new content and keeps its mode"
+    for signal in INT TERM HUP; do
+        printf 'precious\n' >out
+        signalled "$signal"
+        [ "$(cat out)" = precious ] && [ "$(ls out*)" = out ]
+        ok $? "SIG$signal: the output is as it was, and nothing is left beside it"
+    done
+    rm -f out way
 }
 
 managed() {
@@ -154,6 +184,11 @@ managed() {
         same "$file, managed" "$file" --memory 1M
     done
     fails "an unknown setting" "cannot manage memory" "$sortlines" --set nonsense=1 noise out
+    random_lines 5 8388608 >big
+    "$sortlines" --memory 512K big got >messages 2>&1 && grep -q 'with --memory [0-9]*M it is quick' messages
+    ok $? "memory that makes the merge slow: a warning says how much is enough"
+    "$sortlines" --memory 8M big got >messages 2>&1 && [ ! -s messages ]
+    ok $? "and with enough there is none"
     random_lines 5 67108864 >big
     same "64 MiB in 16 MiB" big --memory 16M
     rm -f big
