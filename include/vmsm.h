@@ -129,13 +129,15 @@ enum vmsm_advice {
 
 /*
  * Make a manager. conf is "name:value,name:value,…" with the names that
- * `vmsm sim --help` lists (memory, pagefile, pagefile_size, mapper, trap, …);
+ * `vmsm --show-settings` lists (memory, pagefile, pagefile_size, mapper, trap, …; '-' may stand for
+ * '_', as in the options of `vmsm sim --help`);
  * NULL or "" is all defaults. VMSM_CONF in the environment is read first.
  * The pagefile is scratch space: what is in it is worth nothing to a later manager. A file that
  * was made is removed by vmsm_destroy(); a file or device that was there before is kept (grown, if
  * it had to, and with leftovers of pages). It must be empty, all hole, or a pagefile: anything else
  * is refused, unless pagefile_force is on.
  *   -EINVAL   a name or value is wrong
+ *   -ERANGE   a value is out of range
  *   -ENOSYS   the kernel lacks what the mapper needs
  *   -EPERM    the user may not use userfaultfd
  *   -ENOENT, -EACCES, -EROFS, -EISDIR, -ENOSPC, -EBUSY, …

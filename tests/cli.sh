@@ -99,6 +99,15 @@ refused 2 'no command xyzzy' xyzzy
 refused 2 'no option --versio; did you mean --version?' --versio
 refused 2 'a command comes first' --help sim
 
+prints '^  sim ' help
+prints '^  --run-max ' help sim
+refused 2 'no command smi; did you mean sim?' help smi
+prints '^  --memory SIZE .*\[a third of --virtual\]' sim --help
+prints '^hash_seed  *7 ' sim --set hash-seed=7 --show-settings
+refused 2 'did you mean hash_seed?' sim --set hash_sed=1
+refused 2 '--help takes no value' sim --help=1
+refused 2 '--help takes no value' --help=1
+refused 2 'preset: a name is missing' sim --preset small,
 refused 2 'no option --memry; did you mean --memory?' sim --memry 1M
 refused 2 'no option --run-mx; did you mean --run-max?' sim --run-mx=3
 refused 2 'no option --jsn; did you mean --json?' doctor --jsn x
@@ -201,9 +210,12 @@ call sim --mapper soft --preset small --seconds 1.5
 [ "$status" -eq 0 ] && grep -q 'accesses/s .*hard .*active .*pagefile' "$dir/err"
 ok $? "progress is shown in plain lines where there is no terminal"
 
-call sim $small --store-corrupt 1
+call sim $small --virtual 1M --memory 256K --store-corrupt 1
 [ "$status" -eq 3 ] && grep -q '^FAILED:' "$dir/out"
 ok $? "a page that cannot be read: 3, and the report says so"
+call sim $small --store-corrupt 1
+[ "$status" -eq 4 ] && grep -q '^INCOMPLETE: .* (ended early: too many failures)' "$dir/out"
+ok $? "hundreds that cannot be read: 4, for not all pages could be checked"
 
 if command -v timeout >/dev/null; then
     # In the foreground: else timeout signals the program twice, and the second one ends it at once.

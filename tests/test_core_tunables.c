@@ -174,7 +174,8 @@ static void test_values(void)
     sets(&t, "store_delay", "1500us", "1500us");
     sets(&t, "store_delay", "60s", "1m");
     sets(&t, "store_delay", "0", "0");
-    sets(&t, "seed", "18446744073709551615", "18446744073709551615");
+    sets(&t, "read-window", "7", "7"); /* '-' for '_' */
+    sets(&t, "hash_seed", "18446744073709551615", "18446744073709551615");
     sets(&t, "mapper", "soft", "soft");
     sets(&t, "mapper", "MOVE", "move");
     sets(&t, "pagefile", "/a b/c:d=e", "/a b/c:d=e");
@@ -213,8 +214,8 @@ static void test_refusals(void)
     set_refuses("stage", "singel", -EINVAL,
                 "stage: \"singel\" is not one of single, basic, full; did you mean single?");
     set_refuses("memroy", "1G", -EINVAL, "no setting is called \"memroy\"; did you mean memory?");
-    set_refuses("read-window", "1", -EINVAL,
-                "no setting is called \"read-window\"; did you mean read_window?");
+    set_refuses("read-windo", "1", -EINVAL,
+                "no setting is called \"read-windo\"; did you mean read_window?");
     set_refuses("colour", "1", -EINVAL,
                 "no setting is called \"colour\"; `vmsm sim --help` lists them");
     set_refuses("", "1", -EINVAL, "no setting is called \"\"; `vmsm sim --help` lists them");

@@ -46,6 +46,7 @@ struct command {
     const char *description;           /* a paragraph */
     const struct option_info *options; /* never NULL */
     bool tunables;                     /* takes every tunable as well */
+    const char *const *defaults;       /* tunable, its default here, …, NULL; may be NULL */
     const char *const *examples;       /* command, explanation, …, NULL */
     int (*run)(const struct command *command, int argc, char **argv);
 };

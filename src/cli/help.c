@@ -81,11 +81,20 @@ void help_overview(FILE *out)
     for (size_t i = 0; command_table[i] != NULL; i++)
         print_entry(out, command_table[i]->name, command_table[i]->summary, NULL);
     fprintf(out, "\nOptions without a command:\n");
-    print_entry(out, "--help", "this text; `vmsm COMMAND --help` for a command's options", NULL);
+    print_entry(out, "--help", "this text; `vmsm help COMMAND` for a command's options", NULL);
     print_entry(out, "--version", "the version", NULL);
     print_entry(out, "--show-settings", "the settings in force (defaults and VMSM_CONF)", NULL);
     print_entry(out, "--man", "the manual page vmsm(1), as roff: vmsm --man | man -l -", NULL);
     fprintf(out, "\nTry: vmsm doctor     vmsm sim --seconds 5\n");
+}
+
+/* What a tunable is if the command's user does not say. */
+static const char *command_default(const struct command *command, const struct tunable_info *info)
+{
+    for (const char *const *d = command->defaults; d != NULL && *d != NULL; d += 2)
+        if (strcmp(d[0], info->name) == 0)
+            return d[1];
+    return info->default_text;
 }
 
 void help_command(const struct command *command, FILE *out)
@@ -111,7 +120,7 @@ void help_command(const struct command *command, FILE *out)
                 snprintf(label, sizeof(label), "--set %s=VALUE", info->name);
             else
                 tunable_label(info, label, sizeof(label));
-            print_entry(out, label, info->help, info->default_text);
+            print_entry(out, label, info->help, command_default(command, info));
         }
     }
     fprintf(out, "\nExamples:\n");

@@ -46,6 +46,12 @@ static int global_run(const char *option)
         manual_print(stdout);
         return STATUS_RIGHT;
     }
+    for (const char *const *known = global_options; *known != NULL; known++) {
+        if (strncmp(option, *known, strlen(*known)) == 0 && option[strlen(*known)] == '=') {
+            fprintf(stderr, "vmsm: %s takes no value\n", *known);
+            return STATUS_USAGE;
+        }
+    }
     near = nearest_word(option, global_options);
     fprintf(stderr, "vmsm: there is no option %s%s%s%s\n", option,
             near != NULL ? "; did you mean " : "; `vmsm --help` lists them",
@@ -68,8 +74,34 @@ static int complain_command(const char *word)
     return STATUS_USAGE;
 }
 
+static const struct command *command_find(const char *word)
+{
+    for (size_t i = 0; command_table[i] != NULL; i++)
+        if (strcmp(word, command_table[i]->name) == 0)
+            return command_table[i];
+    return NULL;
+}
+
+/* vmsm help [COMMAND] */
+static int help_run(int argc, char **argv)
+{
+    const struct command *command;
+
+    if (argc == 0 || argv[0][0] == '-') {
+        help_overview(stdout);
+        return STATUS_RIGHT;
+    }
+    command = command_find(argv[0]);
+    if (command == NULL)
+        return complain_command(argv[0]);
+    help_command(command, stdout);
+    return STATUS_RIGHT;
+}
+
 static int dispatch(int argc, char **argv)
 {
+    const struct command *command;
+
     if (argc < 2) {
         help_overview(stderr);
         return STATUS_USAGE;
@@ -82,10 +114,10 @@ static int dispatch(int argc, char **argv)
         }
         return global_run(argv[1]);
     }
-    for (size_t i = 0; command_table[i] != NULL; i++)
-        if (strcmp(argv[1], command_table[i]->name) == 0)
-            return command_table[i]->run(command_table[i], argc - 2, argv + 2);
-    return complain_command(argv[1]);
+    if (strcmp(argv[1], "help") == 0)
+        return help_run(argc - 2, argv + 2);
+    command = command_find(argv[1]);
+    return command != NULL ? command->run(command, argc - 2, argv + 2) : complain_command(argv[1]);
 }
 
 int main(int argc, char **argv)

@@ -12,22 +12,10 @@
 
 #define NAME_MAX_LENGTH 64
 
-static bool names_equal(const char *typed, const char *name)
-{
-    for (; *typed != '\0' && *name != '\0'; typed++, name++) {
-        char a = *typed == '_' ? '-' : *typed;
-        char b = *name == '_' ? '-' : *name;
-
-        if (a != b)
-            return false;
-    }
-    return *typed == *name;
-}
-
 static const struct option_info *option_find(const struct command *command, const char *name)
 {
     for (const struct option_info *o = command->options; o->name != NULL; o++)
-        if (names_equal(name, o->name))
+        if (option_names_equal(name, o->name))
             return o;
     return NULL;
 }
@@ -35,14 +23,6 @@ static const struct option_info *option_find(const struct command *command, cons
 bool option_exists(const struct command *command, const char *name)
 {
     return option_find(command, name) != NULL;
-}
-
-static const struct tunable_info *tunable_find(const char *name)
-{
-    for (unsigned i = 0; i < tunable_count; i++)
-        if (names_equal(name, tunable_table[i].name))
-            return &tunable_table[i];
-    return NULL;
 }
 
 const char *tunable_option(const struct tunable_info *info, char *buffer, size_t size)
@@ -193,6 +173,10 @@ static enum options_outcome option_read(const struct command *command, void *con
     char name[NAME_MAX_LENGTH];
 
     snprintf(name, sizeof(name), "%.*s", (int)strcspn(typed, "="), typed);
+    if (strcmp(name, "help") == 0) {
+        fprintf(stderr, "vmsm %s: --help takes no value\n", command->name);
+        return OPTIONS_WRONG;
+    }
     named.option = option_find(command, name);
     if (named.option == NULL && tunables != NULL) {
         named.set = strcmp(name, "set") == 0;

@@ -67,8 +67,8 @@ static bool sweep_whole(const struct sim_result *r)
     return r->swept + r->sweep_failed >= r->sweep_pages;
 }
 
-static const char *outcome_unchecked(const struct sim_result *r, const char *books, char *buffer,
-                                     size_t size)
+static const char *outcome_unchecked(const struct sim_result *r, const char *books,
+                                     const char *early, char *buffer, size_t size)
 {
     struct format checked, all, failed;
     const char *why = r->sweep_gave_up ? "that was too many" : "then a signal ended the sweep";
@@ -76,9 +76,9 @@ static const char *outcome_unchecked(const struct sim_result *r, const char *boo
     snprintf(
         buffer, size,
         "INCOMPLETE: not all pages could be checked: %s of %s were, and right; %s could not be "
-        "had, %s; %s",
+        "had, %s; %s%s",
         format_count(r->swept, &checked), format_count(r->sweep_pages, &all),
-        r->sweep_failed > 0 ? format_count(r->sweep_failed, &failed) : "none", why, books);
+        r->sweep_failed > 0 ? format_count(r->sweep_failed, &failed) : "none", why, books, early);
     return buffer;
 }
 
@@ -97,7 +97,7 @@ const char *sim_outcome(const struct sim_result *r, char *buffer, size_t size)
             format_count(r->wrong_pages, &pages), format_count(r->wrong_accesses, &accesses), books,
             early);
     else if (!sweep_whole(r))
-        return outcome_unchecked(r, books, buffer, size);
+        return outcome_unchecked(r, books, early, buffer, size);
     else if (r->failed + r->sweep_failed > 0)
         snprintf(buffer, size,
                  "FAILED: %s accesses did not get their page (%s of them in the sweep); the "
@@ -426,6 +426,8 @@ static int sim_run(const struct command *command, int argc, char **argv)
     return sim_main(&settings);
 }
 
+static const char *const defaults[] = {"memory", "a third of --virtual", NULL};
+
 static const char *const examples[] = {
     "vmsm sim --seconds 20",
     "1 GiB of memory in a third of it, 8 threads, for 20 seconds",
@@ -452,6 +454,7 @@ const struct command sim_command = {
         "run early, with that check and the report; a second one ends the check.",
     .options = sim_options,
     .tunables = true,
+    .defaults = defaults,
     .examples = examples,
     .run = sim_run,
 };

@@ -124,6 +124,9 @@ static int preset_apply(struct sim_settings *s, const char *word)
         return tunables_set(&s->tunables, "store_delay", "5ms");
     if (strcmp(word, words[2]) == 0)
         return tunables_set(&s->tunables, "spinning_locks", "on");
+    if (word[0] == '\0')
+        return error_set(-EINVAL, "preset: a name is missing before or after a comma; there are "
+                                  "small, harsh-disk, spinning-locks");
     near = nearest_word(word, words);
     return error_set(-EINVAL, "preset: there is no " SHOWN "%s%s%s", word,
                      near != NULL ? "; did you mean "
@@ -173,7 +176,9 @@ static int apply_show(void *context, const char *value)
 }
 
 const struct option_info sim_options[] = {
-    {"virtual", "SIZE", "1G", "size of the region that is accessed", apply_virtual},
+    {"virtual", "SIZE", "1G",
+     "size of the region that is accessed; memory is a third of it if --memory is not given",
+     apply_virtual},
     {"threads", "N", "8", "user threads, 1 to 256", apply_threads},
     {"seconds", "TIME", "10", "how long to run (then comes the sweep)", apply_seconds},
     {"accesses", "N", NULL,

@@ -282,7 +282,7 @@ int machine_create(const struct machine_options *options, struct machine **out)
     m->sync.backend = options->backend;
     m->sync.spin = m->tunables.spinning_locks;
     m->pagefile.store = options->store;
-    hash_key_init(&m->key, m->tunables.seed != 0 ? m->tunables.seed : platform->secret());
+    hash_key_init(&m->key, m->tunables.hash_seed != 0 ? m->tunables.hash_seed : platform->secret());
     streams_init(&m->streams);
     error = -ENOMEM;
     m->counters = platform->reserve(sizeof(*m->counters));

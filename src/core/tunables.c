@@ -259,10 +259,19 @@ const char *nearest_word(const char *word, const char *const *names)
     return nearest;
 }
 
-static const struct tunable_info *tunable_find(const char *name)
+bool option_names_equal(const char *a, const char *b)
+{
+    for (; *a != '\0' && *b != '\0'; a++, b++) {
+        if ((*a == '_' ? '-' : *a) != (*b == '_' ? '-' : *b))
+            return false;
+    }
+    return *a == *b;
+}
+
+const struct tunable_info *tunable_find(const char *name)
 {
     for (unsigned i = 0; i < tunable_count; i++) {
-        if (strcmp(tunable_table[i].name, name) == 0)
+        if (option_names_equal(tunable_table[i].name, name))
             return &tunable_table[i];
     }
     return NULL;

@@ -75,7 +75,7 @@
     X(store_full_after, COUNT, "0", 0, UINT64_MAX, "test: the disk is full after N written pages") \
     X(store_bad_slot, COUNT, "0", 0, UINT64_MAX, "test: slot N can never be read")                 \
     X(store_bad_write_slot, COUNT, "0", 0, UINT64_MAX, "test: slot N can never be written")        \
-    X(seed, COUNT, "0", 0, UINT64_MAX, "secret of the content hash; 0: drawn at start")
+    X(hash_seed, COUNT, "0", 0, UINT64_MAX, "test: secret of the content hash; 0: drawn at start")
 
 /* Words of each CHOICE, in the order of its enum. */
 enum tunable_mapper { MAPPER_COPY, MAPPER_MOVE, MAPPER_SOFT };
@@ -120,6 +120,11 @@ struct tunable_info {
 
 extern const struct tunable_info tunable_table[];
 extern const unsigned tunable_count;
+
+/* Are two names the same, '-' counting as '_'? */
+bool option_names_equal(const char *a, const char *b);
+/* The tunable of this name, or NULL. */
+const struct tunable_info *tunable_find(const char *name);
 
 void tunables_init(struct tunables *t);
 /* 0, or -EINVAL / -ERANGE with words (and the nearest name) in error_last(). */
