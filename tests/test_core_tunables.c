@@ -174,7 +174,7 @@ static void test_values(void)
     sets(&t, "store_delay", "1500us", "1500us");
     sets(&t, "store_delay", "60s", "1m");
     sets(&t, "store_delay", "0", "0");
-    sets(&t, "read-window", "7", "7"); /* '-' for '_' */
+    ok(tunables_set(&t, "read-window", "7") == 0 && t.read_window == 7, "'-' may stand for '_'");
     sets(&t, "hash_seed", "18446744073709551615", "18446744073709551615");
     sets(&t, "mapper", "soft", "soft");
     sets(&t, "mapper", "MOVE", "move");
