@@ -210,6 +210,41 @@ call sim --mapper soft --preset small --seconds 1.5
 [ "$status" -eq 0 ] && grep -q 'accesses/s .*hard .*active .*pagefile' "$dir/err"
 ok $? "progress is shown in plain lines where there is no terminal"
 
+call sim --mapper soft --preset small --seconds 1 --quiet --store-corrupt 50
+[ "$status" -eq 0 ] && grep -q '^errors  *hashes that differed [1-9].*reads repeated' "$dir/out"
+ok $? "errors that were recovered from are in the report"
+call sim $small --seed 3
+awk '/^faults of the run/ { faults = 1 }
+    faults && / hard \(read\)/ { gsub(",", ""); hard = $3 }
+    /^mapped ahead/ { gsub(",", ""); ahead = $3; read = $5; touched = $7 }
+    /^  of them/ { gsub("[%,]", ""); shares = $4 + $7 + $10 }
+    /^  read  *[0-9,]* pages/ { gsub(",", ""); pages = $2 }
+    END { exit !(ahead > 0 && read + touched == ahead && hard + read == pages &&
+        shares > 99.8 && shares < 100.2) }' "$dir/out"
+ok $? "what was mapped ahead, read and faulted for adds up"
+! grep -q '^errors' "$dir/out"
+ok $? "without errors nothing is said of them"
+
+if command -v script >/dev/null; then
+    for columns in 60 80 120; do
+        script -qc "stty cols $columns && $vmsm sim --mapper soft --preset small --seconds 1.5" /dev/null \
+            </dev/null >"$dir/err" 2>&1
+        tr -d '\r' <"$dir/err" | grep -a -o ' *[0-9]* s  .*\|active .*' >"$dir/out"
+        [ -s "$dir/out" ] && [ "$(wc -L <"$dir/out")" -lt $columns ] &&
+            ! grep -q -v '[a-z/] *[0-9.,]*[KM]\?$\|%)$' "$dir/out"
+        ok $? "progress in $columns columns: whole fields"
+        tr -d '\r' <"$dir/err" | sed -n '/^faults of/,/threads waited/p; /^batches/,/^memory/p' |
+            grep -v '^memory\|threads waited' >"$dir/out"
+        [ -s "$dir/out" ] && [ "$(wc -L <"$dir/out")" -le $((columns > 66 ? columns : 66)) ]
+        ok $? "and the tables of the report fit"
+    done
+    script -qc "NO_COLOR=1 $vmsm doctor" /dev/null </dev/null >"$dir/out" 2>&1
+    grep -q '^Mapper and trap' "$dir/out" && ! grep -q "$(printf '\033')" "$dir/out"
+    ok $? "NO_COLOR: the doctor uses no colour"
+else
+    skip "script is missing: there is no terminal to be had"
+fi
+
 call sim $small --virtual 1M --memory 256K --store-corrupt 1
 [ "$status" -eq 3 ] && grep -q '^FAILED:' "$dir/out"
 ok $? "a page that cannot be read: 3, and the report says so"

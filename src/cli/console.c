@@ -25,13 +25,32 @@ bool console_is_terminal(void)
     return isatty(STDERR_FILENO) && (term == NULL || strcmp(term, "dumb") != 0);
 }
 
-static int console_width(void)
+int terminal_width(FILE *out)
 {
     struct winsize size;
 
-    if (ioctl(STDERR_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col > 1)
-        return size.ws_col - 1;
-    return 79;
+    return ioctl(fileno(out), TIOCGWINSZ, &size) == 0 && size.ws_col > 1 ? size.ws_col : 0;
+}
+
+bool terminal_colour(FILE *out)
+{
+    const char *no = getenv("NO_COLOR"), *term = getenv("TERM");
+
+    return isatty(fileno(out)) && (no == NULL || no[0] == '\0') &&
+           (term == NULL || strcmp(term, "dumb") != 0);
+}
+
+/* How much of a line fits in width, in whole fields: they are two spaces apart. */
+static size_t fitting(const char *line, size_t width)
+{
+    size_t length = strlen(line);
+
+    if (length <= width)
+        return length;
+    for (size_t end = width; end > 0; end--)
+        if (strncmp(line + end, "  ", 2) == 0)
+            return end;
+    return width;
 }
 
 static void erase(void)
@@ -43,10 +62,11 @@ static void erase(void)
 
 static void draw(void)
 {
-    int width = console_width();
+    int columns = terminal_width(stderr);
+    size_t width = (size_t)(columns > 0 ? columns : 80) - 1;
 
     for (size_t i = 0; i < console.count; i++)
-        fprintf(stderr, "%.*s\n", width, console.lines[i]);
+        fprintf(stderr, "%.*s\n", (int)fitting(console.lines[i], width), console.lines[i]);
     console.drawn = console.count;
     fflush(stderr);
 }

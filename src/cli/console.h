@@ -8,12 +8,19 @@
 
 #include <stdbool.h>
 #include <stddef.h>
+#include <stdio.h>
 
 #define CONSOLE_LINES 4
 
+/* Columns of the terminal that a file is; 0: it is none. */
+int terminal_width(FILE *out);
+/* May it be coloured? A terminal, unless it is dumb or NO_COLOR is set. */
+bool terminal_colour(FILE *out);
+
 /* Does the block redraw in place? */
 bool console_is_terminal(void);
-/* Show a block of up to CONSOLE_LINES lines in place of the last one, cut to the width. */
+/* Show a block of up to CONSOLE_LINES lines in place of the last one, in whole fields (two spaces
+ * apart) as far as the width goes. */
 void console_block(const char *const *lines, size_t count);
 /* Take the block away. */
 void console_clear(void);

@@ -7,9 +7,9 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "cli/command.h"
+#include "cli/console.h"
 #include "cli/output.h"
 #include "core/error.h"
 
@@ -20,6 +20,8 @@ struct way {
 };
 
 #define WAYS 5
+#define WIDTH_WIDE 98 /* columns with all of the table beside each other */
+#define DETAIL_WIDTH 37
 
 static const char *const status_names[] = {
     [FINDING_OK] = "ok", [FINDING_LIMITED] = "limited", [FINDING_MISSING] = "missing"};
@@ -99,18 +101,58 @@ static const char *way_command(const struct way *way, char *buffer, size_t size)
     return buffer;
 }
 
-static void print_findings(const struct probe *p, FILE *out, bool colour)
+/* Text in lines of `width` columns, all but the first indented; the first begins there too. */
+static void print_folded(FILE *out, const char *text, int indent, int width)
 {
-    fprintf(out, "%-8s %-18s %-37s %s\n", "", "what", "found", "needed for");
-    for (size_t i = 0; i < p->count; i++) {
-        const struct finding *f = &p->findings[i];
+    int room = width - indent > 20 ? width - indent : 20;
 
-        fprintf(out, "%s%-8s%s %-18s %-37s %s\n", colour ? status_colours[f->status] : "",
-                status_names[f->status], colour ? "\033[0m" : "", f->name, f->detail,
-                f->needed_for);
-        if (f->remedy[0] != '\0')
-            fprintf(out, "%8s -> %s\n", "", f->remedy);
+    while ((int)strlen(text) > room) {
+        int at = room;
+
+        while (at > 0 && text[at] != ' ')
+            at--;
+        if (at == 0)
+            at = (int)strcspn(text, " ");
+        fprintf(out, "%.*s\n%*s", at, text, indent, "");
+        text += at + (text[at] == ' ');
     }
+    fprintf(out, "%s\n", text);
+}
+
+/* What a finding is needed for comes beside it, or on a line of its own where there is no room. */
+static void print_finding(const struct finding *f, FILE *out, bool colour, int width)
+{
+    bool wide = width >= WIDTH_WIDE && strlen(f->detail) <= DETAIL_WIDTH;
+
+    fprintf(out, "%s%-8s%s %-18s ", colour ? status_colours[f->status] : "",
+            status_names[f->status], colour ? "\033[0m" : "", f->name);
+    if (wide)
+        fprintf(out, "%-*s %s\n", DETAIL_WIDTH, f->detail, f->needed_for);
+    else
+        print_folded(out, f->detail, 28, width);
+    if (!wide && (width >= WIDTH_WIDE || f->status != FINDING_OK)) {
+        fprintf(out, "%28sneeded for: ", "");
+        print_folded(out, f->needed_for, 40, width);
+    }
+    if (f->remedy[0] != '\0') {
+        fprintf(out, "%9s-> ", "");
+        print_folded(out, f->remedy, 12, width);
+    }
+}
+
+static void print_findings(const struct probe *p, FILE *out)
+{
+    int width = terminal_width(out);
+    bool colour = terminal_colour(out);
+
+    if (width == 0)
+        width = WIDTH_WIDE;
+    fprintf(out, "%-8s %-18s %s", "", "what", "found");
+    if (width >= WIDTH_WIDE)
+        fprintf(out, "%*s needed for", DETAIL_WIDTH - 5, "");
+    fputc('\n', out);
+    for (size_t i = 0; i < p->count; i++)
+        print_finding(&p->findings[i], out, colour, width);
 }
 
 static void print_ways(const struct way *ways, FILE *out)
@@ -214,7 +256,7 @@ static int doctor_run(const struct command *command, int argc, char **argv)
         probe_memory(&probe);
         ways_judge(&probe, ways);
         out = output_is_stdout(settings.json) ? stderr : stdout;
-        print_findings(&probe, out, isatty(fileno(out)) != 0);
+        print_findings(&probe, out);
         print_ways(ways, out);
         if (settings.json != NULL)
             error = json_write(settings.json, &probe);

@@ -3,7 +3,11 @@
 #include <inttypes.h>
 #include <string.h>
 
+#include "cli/console.h"
 #include "cli/format.h"
+
+#define REPORT_WIDE 94   /* columns of the widest table */
+#define REPORT_MEDIUM 76 /* of all columns of the faults */
 
 #define RED "\033[1;31m"
 #define GREEN "\033[1;32m"
@@ -76,28 +80,37 @@ static void print_speed(const struct sim_result *r, FILE *out)
     fputc('\n', out);
 }
 
-static void print_faults(const struct sim_result *r, FILE *out)
+/* As many of the columns of times as there is room for. */
+static void print_fault_row(const struct histogram *h, FILE *out, int width)
+{
+    const double shares[] = {0.5, 0.99, 0.999};
+    struct format text;
+
+    for (size_t i = 0; i < sizeof(shares) / sizeof(shares[0]); i++)
+        if (i != 2 || width >= REPORT_MEDIUM)
+            fprintf(out, " %9s", format_time(histogram_percentile(h, shares[i]), &text));
+    fprintf(out, " %9s\n", format_time(atomic_load(&h->max), &text));
+}
+
+static void print_faults(const struct sim_result *r, FILE *out, int width)
 {
     const struct histogram *faults = r->detail.faults;
     uint64_t total = 0;
 
     for (int kind = 0; kind < FAULT_KIND_COUNT; kind++)
         total += atomic_load(&faults[kind].count);
-    fprintf(out, "%-18s %12s %7s %10s %10s %10s %10s\n", "faults of the run", "count", "share",
-            "p50", "p99", "p99.9", "max");
+    fprintf(out, "%-18s %10s %6s %9s %9s", "faults of the run", "count", "share", "p50", "p99");
+    fprintf(out, width >= REPORT_MEDIUM ? " %9s %9s\n" : "%.0s %9s\n", "p99.9", "max");
     for (enum fault_kind kind = 0; kind < FAULT_KIND_COUNT; kind++) {
         const struct histogram *h = &faults[kind];
-        struct format count, p50, p99, p999, max;
         uint64_t n = atomic_load(&h->count);
+        struct format count;
 
         if (n == 0)
             continue;
-        fprintf(out, "  %-16s %12s %6.1f%% %10s %10s %10s %10s\n", fault_kind_name(kind),
-                format_count(n, &count), percent(n, total),
-                format_time(histogram_percentile(h, 0.5), &p50),
-                format_time(histogram_percentile(h, 0.99), &p99),
-                format_time(histogram_percentile(h, 0.999), &p999),
-                format_time(atomic_load(&h->max), &max));
+        fprintf(out, "  %-16s %10s %5.1f%%", fault_kind_name(kind), format_count(n, &count),
+                percent(n, total));
+        print_fault_row(h, out, width);
     }
 }
 
@@ -113,27 +126,70 @@ static void print_waits(const struct sim_result *r, FILE *out)
             format_time(r->run.fault_wait_ns, &frames), format_count(r->run.fault_waits, &waits));
 }
 
+/* Pages mapped before they were asked for, by where they came from and what became of them. */
+static void print_ahead(const struct vmsm_counters *c, FILE *out)
+{
+    uint64_t touched = c->pages_first_touch - c->faults_first_touch;
+    uint64_t read = c->readahead_pages > touched ? c->readahead_pages - touched : 0;
+    uint64_t known = c->readahead_hits + c->readahead_waste;
+    uint64_t unknown = c->readahead_pages > known ? c->readahead_pages - known : 0;
+    struct format all, reads, touches;
+
+    fprintf(out, "mapped ahead  %s pages: %s read, %s first touches\n",
+            format_count(c->readahead_pages, &all), format_count(read, &reads),
+            format_count(touched, &touches));
+    fprintf(out, "  of them     used %.1f%%, trimmed unused %.1f%%, not known %.1f%%\n",
+            percent(c->readahead_hits, c->readahead_pages),
+            percent(c->readahead_waste, c->readahead_pages), percent(unknown, c->readahead_pages));
+}
+
 static void print_pages(const struct sim_result *r, FILE *out)
 {
     const struct vmsm_counters *c = &r->run;
     struct format pages, undone, repurposed, ios, slots;
 
-    fprintf(out, "read-ahead  %s pages, hits %.1f%%, waste %.1f%%\n",
-            format_count(c->readahead_pages, &pages),
-            percent(c->readahead_hits, c->readahead_pages),
-            percent(c->readahead_waste, c->readahead_pages));
-    fprintf(out, "trimmed     %s pages: clean %.1f%%, zero %.1f%%; undone %s; repurposed %s\n",
+    print_ahead(c, out);
+    fprintf(out, "trimmed       %s pages: clean %.1f%%, zero %.1f%%; undone %s; repurposed %s\n",
             format_count(c->pages_trimmed, &pages),
             percent(c->pages_trimmed_clean, c->pages_trimmed),
             percent(c->pages_trimmed_zero, c->pages_trimmed),
             format_count(c->pages_trim_undone, &undone),
             format_count(c->pages_repurposed, &repurposed));
-    fprintf(out, "pagefile    %s of %s slots used\n", format_count(c->slots_used, &pages),
+    fprintf(out, "pagefile      %s of %s slots used\n", format_count(c->slots_used, &pages),
             format_count(c->slots_total, &slots));
-    fprintf(out, "  read      %s pages by %s reads\n", format_count(c->pages_read, &pages),
+    fprintf(out, "  read        %s pages in %s requests\n", format_count(c->pages_read, &pages),
             format_count(c->read_ios, &ios));
-    fprintf(out, "  written   %s pages by %s writes\n\n", format_count(c->pages_written, &pages),
+    fprintf(out, "  written     %s pages in %s requests\n", format_count(c->pages_written, &pages),
             format_count(c->write_ios, &ios));
+}
+
+/* What went wrong, recovered from or not, the sweep included; nothing if nothing did. */
+static void print_errors(const struct sim_result *r, FILE *out, bool colour)
+{
+    const struct vmsm_counters *c = &r->last;
+    const struct {
+        const char *name;
+        uint64_t value;
+    } all[] = {{"hashes that differed", c->hash_errors},
+               {"pages that did not decrypt", c->decrypt_errors},
+               {"reads repeated", c->read_retries},
+               {"reads given up", c->read_errors},
+               {"writes failed", c->write_errors},
+               {"slots withdrawn", c->slots_bad},
+               {"pages lost", c->pages_lost},
+               {"faults given up", c->faults_failed}};
+    const char *before = "errors        ";
+    struct format count;
+
+    for (size_t i = 0; i < sizeof(all) / sizeof(all[0]); i++) {
+        if (all[i].value == 0)
+            continue;
+        fprintf(out, "%s%s%s %s%s", before, colour ? RED : "", all[i].name,
+                format_count(all[i].value, &count), colour ? PLAIN : "");
+        before = ", ";
+    }
+    if (before[0] == ',')
+        fputs(" (sweep included)\n", out);
 }
 
 static size_t batch_rows(const struct counters *detail, struct batch_row *rows)
@@ -162,33 +218,52 @@ static bool next_used(const struct sim_result *r, enum sync_class *class)
     return *class < SYNC_CLASS_COUNT;
 }
 
-/* Batches on the left, locks on the right. */
-static void print_batches_and_locks(const struct sim_result *r, FILE *out)
+static void print_batch(const struct batch_row *row, FILE *out)
 {
+    struct format batches;
+
+    fprintf(out, "  %-11s %10s %7.1f %7" PRIu64, row->name, format_count(row->batches, &batches),
+            row->batches > 0 ? (double)row->items / (double)row->batches : 0.0, row->largest);
+}
+
+static void print_lock(const struct sim_result *r, enum sync_class class, FILE *out)
+{
+    struct sim_lock_totals lock = sim_locks(r, class);
+    struct format acquired, contended, waited;
+
+    fprintf(out, "  %-10s %14s %11s %10s", sync_class_name(class),
+            format_count(lock.acquired, &acquired), format_count(lock.contended, &contended),
+            format_time(lock.waited_ns, &waited));
+}
+
+/* Batches on the left, locks on the right; on a narrow terminal one below the other. */
+static void print_batches_and_locks(const struct sim_result *r, FILE *out, int width)
+{
+    bool beside = width >= REPORT_WIDE;
     struct batch_row rows[8];
     size_t count = batch_rows(&r->detail, rows);
     enum sync_class class = 0;
 
-    fprintf(out, "%-13s %10s %7s %7s   %-10s %14s %11s %10s\n", "batches", "count", "mean",
-            "largest", "locks", "acquired", "contended", "waited");
-    for (size_t i = 0; i < count || next_used(r, &class); i++) {
-        struct format batches, acquired, contended, waited;
-
+    fprintf(out, "\n%-13s %10s %7s %7s", "batches", "count", "mean", "largest");
+    if (beside)
+        fprintf(out, "  %-12s %14s %11s %10s", "locks", "acquired", "waited for", "time");
+    fputc('\n', out);
+    for (size_t i = 0; i < count || (beside && next_used(r, &class)); i++) {
         if (i < count)
-            fprintf(out, "  %-11s %10s %7.1f %7" PRIu64, rows[i].name,
-                    format_count(rows[i].batches, &batches),
-                    rows[i].batches > 0 ? (double)rows[i].items / (double)rows[i].batches : 0.0,
-                    rows[i].largest);
+            print_batch(&rows[i], out);
         else
             fprintf(out, "%40s", "");
-        if (next_used(r, &class)) {
-            struct sim_lock_totals lock = sim_locks(r, class);
-
-            fprintf(out, "   %-10s %14s %11s %10s", sync_class_name(class),
-                    format_count(lock.acquired, &acquired),
-                    format_count(lock.contended, &contended), format_time(lock.waited_ns, &waited));
-            class ++;
+        if (beside && next_used(r, &class)) {
+            fputs("  ", out);
+            print_lock(r, class ++, out);
         }
+        fputc('\n', out);
+    }
+    if (beside)
+        return;
+    fprintf(out, "%-12s %14s %11s %10s\n", "locks", "acquired", "waited for", "time");
+    for (; next_used(r, &class); class ++) {
+        print_lock(r, class, out);
         fputc('\n', out);
     }
 }
@@ -198,21 +273,28 @@ static void print_memory(const struct sim_result *r, FILE *out, bool colour)
     bool within = sim_memory_within(r);
     struct format peak, allowance, budget, oracle;
 
-    fprintf(out, "memory      peak resident %s, allowance %s (budget %s, oracle %s): %s%s%s\n",
-            format_bytes(r->memory.peak, &peak), format_bytes(r->memory.allowance, &allowance),
-            format_bytes(r->tunables.memory, &budget), format_bytes(r->memory.oracle, &oracle),
-            colour && !within ? RED : "", within ? "within" : "OVER",
-            colour && !within ? PLAIN : "");
+    fprintf(out, "memory        peak resident %s (sweep included): %s%s%s the allowance of %s\n",
+            format_bytes(r->memory.peak, &peak), colour && !within ? RED : "",
+            within ? "within" : "OVER", colour && !within ? PLAIN : "",
+            format_bytes(r->memory.allowance, &allowance));
+    fprintf(out, "              (budget %s, tables and buffers, oracle %s)\n",
+            format_bytes(r->tunables.memory, &budget), format_bytes(r->memory.oracle, &oracle));
 }
 
-void report_print(const struct sim_result *r, FILE *out, bool colour)
+void report_print(const struct sim_result *r, FILE *out)
 {
+    bool colour = terminal_colour(out);
+    int width = terminal_width(out);
+
+    if (width == 0)
+        width = REPORT_WIDE;
     print_outcome(r, out, colour);
     print_settings(r, out);
     print_speed(r, out);
-    print_faults(r, out);
+    print_faults(r, out, width);
     print_waits(r, out);
     print_pages(r, out);
-    print_batches_and_locks(r, out);
+    print_batches_and_locks(r, out, width);
+    print_errors(r, out, colour);
     print_memory(r, out, colour);
 }

@@ -11,7 +11,7 @@
 #include "cli/sim.h"
 
 /* At most 40 lines of 100 columns. */
-void report_print(const struct sim_result *result, FILE *out, bool colour);
+void report_print(const struct sim_result *result, FILE *out);
 /* A new reference, or NULL without memory. */
 json_t *report_json(const struct sim_result *result);
 /* {name: value} of every tunable, numbers as numbers. */

@@ -364,7 +364,7 @@ static enum status result_publish(const struct sim_result *result)
     int error = 0;
     json_t *json;
 
-    report_print(result, out, isatty(fileno(out)) != 0);
+    report_print(result, out);
     if (path == NULL)
         return result->status;
     json = report_json(result);
