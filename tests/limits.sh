@@ -44,6 +44,23 @@ status=$?
 [ $status -eq 3 ] && grep -q 'ulimit -v\|address space' "$dir/out"
 ok $? "too little address space: status 3, in words"
 
+(ulimit -n 8 && exec "$vmsm" doctor) >"$dir/out" 2>&1
+status=$?
+[ $status -eq 3 ] && grep -q -- '-> ulimit -n 1024' "$dir/out" && ! grep -q 'yes: vmsm' "$dir/out"
+ok $? "too few descriptors: the doctor says so, and the command that mends it"
+(ulimit -v 200000 && exec "$vmsm" doctor) >"$dir/out" 2>&1
+status=$?
+[ $status -eq 3 ] && grep -q -- '-> ulimit -v unlimited' "$dir/out" && ! grep -q 'yes: vmsm' "$dir/out"
+ok $? "too little address space: the doctor says so, and the command that mends it"
+[ "$(ulimit -v)" != unlimited ] || ! "$vmsm" doctor 2>&1 | grep -q 'ulimit -v'
+ok $? "without a limit it says nothing of that"
+for kib in 40000 50000 60000 70000; do
+    (ulimit -v $kib && exec "$vmsm" sim "${small[@]}" --mapper soft) >"$dir/out" 2>&1
+    grep -q 'thread .* of' "$dir/out" && break
+done
+! grep -q 'thread .* of' "$dir/out" || grep -q 'ulimit -v' "$dir/out"
+ok $? "a thread that address space is lacking for: the message names it"
+
 # Memory under the minimum
 "$vmsm" sim --memory 100K >"$dir/out" 2>&1
 [ $? -eq 2 ] && grep -q '256K' "$dir/out"

@@ -53,6 +53,8 @@ static bool has_ioctl(const struct probe *p, unsigned bit)
 
 static const char *mapper_obstacle(const struct probe *p, bool move)
 {
+    if (p->shortage != NULL)
+        return p->shortage;
     if (p->uffd == UFFD_NONE)
         return "no userfaultfd";
     if (!has_ioctl(p, PROBE_IOCTL_COPY))
@@ -88,7 +90,7 @@ static void ways_judge(const struct probe *p, struct way ways[WAYS])
                              .obstacle = obstacle != NULL ? obstacle : trap_obstacle(p, trap == 1)};
         }
     }
-    ways[count] = (struct way){.mapper = "soft"};
+    ways[count] = (struct way){.mapper = "soft", .obstacle = p->shortage};
 }
 
 static const char *way_command(const struct way *way, char *buffer, size_t size)

@@ -44,6 +44,7 @@ struct probe {
     uint64_t ioctls;   /* bits of UFFDIO_REGISTER */
     bool vm_readv;
     bool in_container;
+    const char *shortage; /* of what there is too little for any mapper; NULL: nothing */
 };
 
 /* Feature and ioctl bits, by number; newer than the headers that some systems install. */

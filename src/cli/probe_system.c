@@ -26,7 +26,13 @@
 #define PAGE 4096
 #define PATH_SIZE 4096
 #define CAP_IPC_LOCK_NUMBER 14
+/* A manager with default settings and sim have about 24 open: userfaultfd, the pagefile, its
+ * queues and their events, handler threads' events; more threads need more. */
+#define DESCRIPTORS_NEEDED 32
 #define DESCRIPTORS_WANTED 256
+
+/* `vmsm sim` as it is: a region of 1 GiB, a third of that as buffers, tables, stacks. */
+#define ADDRESSES_NEEDED (1536 * TUNABLE_MIB)
 
 struct finding *finding_add(struct probe *p, const char *name, enum finding_status status,
                             const char *needed_for, const char *format, ...)
@@ -189,15 +195,41 @@ static void probe_memlock(struct probe *p)
 static void probe_descriptors(struct probe *p)
 {
     struct rlimit limit = {0};
+    enum finding_status status = FINDING_OK;
+    struct finding *f;
+
+    getrlimit(RLIMIT_NOFILE, &limit);
+    if (limit.rlim_cur < DESCRIPTORS_WANTED)
+        status = limit.rlim_cur < DESCRIPTORS_NEEDED ? FINDING_MISSING : FINDING_LIMITED;
+    f = finding_add(p, "open files", status, "queues, traps, pagefiles", "%" PRIu64,
+                    (uint64_t)limit.rlim_cur);
+    if (status == FINDING_OK)
+        return;
+    snprintf(f->remedy, sizeof(f->remedy), "ulimit -n %d%s", DESCRIPTORS_WANTED * 4,
+             limit.rlim_max < DESCRIPTORS_WANTED * 4 ? " (as root: the hard limit is lower)" : "");
+    if (status == FINDING_MISSING)
+        p->shortage = "too few open files (ulimit -n)";
+}
+
+static void probe_addresses(struct probe *p)
+{
+    struct rlimit limit = {0};
+    struct format text;
     struct finding *f;
     bool enough;
 
-    getrlimit(RLIMIT_NOFILE, &limit);
-    enough = limit.rlim_cur >= DESCRIPTORS_WANTED;
-    f = finding_add(p, "open files", enough ? FINDING_OK : FINDING_LIMITED,
-                    "queues, traps, pagefiles", "%" PRIu64, (uint64_t)limit.rlim_cur);
+    getrlimit(RLIMIT_AS, &limit);
+    if (limit.rlim_cur == RLIM_INFINITY) {
+        finding_add(p, "address space", FINDING_OK, "regions, buffers, tables", "not limited");
+        return;
+    }
+    enough = limit.rlim_cur >= ADDRESSES_NEEDED;
+    f = finding_add(p, "address space", enough ? FINDING_LIMITED : FINDING_MISSING,
+                    "regions, buffers, tables", "%s", format_bytes(limit.rlim_cur, &text));
+    snprintf(f->remedy, sizeof(f->remedy), "ulimit -v unlimited%s",
+             limit.rlim_max != RLIM_INFINITY ? " (as root: the hard limit is lower)" : "");
     if (!enough)
-        snprintf(f->remedy, sizeof(f->remedy), "ulimit -n %d", DESCRIPTORS_WANTED * 4);
+        p->shortage = "too little address space (ulimit -v)";
 }
 
 void probe_limits(struct probe *p)
@@ -207,6 +239,7 @@ void probe_limits(struct probe *p)
 
     probe_memlock(p);
     probe_descriptors(p);
+    probe_addresses(p);
     probe_file("/proc/sys/vm/overcommit_memory", mode, sizeof(mode));
     f = finding_add(p, "overcommit", strcmp(mode, "2") == 0 ? FINDING_LIMITED : FINDING_OK,
                     "regions larger than memory", "mode %s", mode);

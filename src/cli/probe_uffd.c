@@ -115,11 +115,12 @@ static void uffd_finding(struct probe *p, int error)
     case UFFD_USER_ONLY:
         f = finding_add(p, "userfaultfd", FINDING_LIMITED, needed,
                         "user code only: system calls fail");
-        snprintf(
-            f->remedy, sizeof(f->remedy),
-            "as root: sysctl -w vm.unprivileged_userfaultfd=1 (now %s), or: setfacl -m u:%u:rw "
-            "/dev/userfaultfd",
-            setting, (unsigned)geteuid());
+        snprintf(f->remedy, sizeof(f->remedy),
+                 "as root: sysctl -w vm.unprivileged_userfaultfd=1 (now %s)%s", setting,
+                 access("/dev/userfaultfd", F_OK) == 0
+                     ? ", or until the next start: chgrp YOUR-GROUP /dev/userfaultfd && "
+                       "chmod g+rw /dev/userfaultfd"
+                     : "");
         return;
     case UFFD_NONE:
         f = finding_add(p, "userfaultfd", FINDING_MISSING, needed, "refused: %s", strerror(error));

@@ -4,10 +4,12 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 
 #include "core/error.h"
 
 #define SWEEP_CHUNK ORACLE_CHUNK        /* pages that a thread takes at a time */
+#define STACK_SIZE (1024UL * 1024)      /* several times what a thread uses, trap sigbus included */
 #define SWEEP_WHOLE (UINT64_C(1) << 20) /* a region of so many pages is swept whole */
 #define SWEEP_SAMPLES 4096
 #define SWEEP_FAILURES_MAX 256 /* then it gives up */
@@ -270,12 +272,25 @@ static int workers_make(struct workload *w)
     return 0;
 }
 
+/* What keeps a thread from starting: the kernel says EAGAIN for each. */
+static const char *thread_remedy(void)
+{
+    struct rlimit limit;
+
+    if (getrlimit(RLIMIT_AS, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
+        return "address space is limited: raise `ulimit -v`, or give fewer --threads";
+    return "raise `ulimit -u`, or give fewer --threads";
+}
+
 int workload_start(struct workload *w, enum workload_phase phase)
 {
     int result = w->workers == NULL ? workers_make(w) : 0;
+    pthread_attr_t attributes;
 
     if (result != 0)
         return result;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, STACK_SIZE);
     w->waiter = pthread_self();
     atomic_store(&w->stop, false);
     atomic_store(&w->gave_up, false);
@@ -284,16 +299,17 @@ int workload_start(struct workload *w, enum workload_phase phase)
     for (w->started = 0; w->started < w->threads; w->started++) {
         struct worker *worker = &w->workers[w->started];
 
-        result = pthread_create(&worker->thread, NULL,
+        result = pthread_create(&worker->thread, &attributes,
                                 phase == WORKLOAD_RUN ? thread_run : thread_sweep, worker);
         if (result != 0)
             break;
     }
+    pthread_attr_destroy(&attributes);
     if (result != 0) {
         workload_stop(w);
         workload_join(w);
-        return error_set(-result, "cannot start thread %u of %u: %s; give fewer --threads",
-                         w->started + 1, w->threads, strerror(result));
+        return error_set(-result, "cannot start thread %u of %u: %s; %s", w->started + 1,
+                         w->threads, strerror(result), thread_remedy());
     }
     thread_end(w);
     return 0;
