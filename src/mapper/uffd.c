@@ -357,6 +357,8 @@ static int poison(const struct uffd *uffd, uintptr_t va)
     if (!(uffd->features & UFFD_FEATURE_POISON))
         return -ENOSYS;
     while (ioctl(uffd->fd, UFFDIO_POISON, &request) != 0) {
+        if (errno == EEXIST) /* it is poisoned: another fault on the page failed before */
+            return 0;
         if (errno == ENOMEM && ++tries < NO_MEMORY_TRIES)
             uffd->sync->backend->relax(uffd->sync, 15);
         else if (errno != EAGAIN && errno != EINTR)
