@@ -21,6 +21,18 @@
  *   commit     the promise, made at vmsm_map(), that there is room (frames
  *              and slots) for every page of a region
  *
+ * The budget
+ *   Buffers come off the setting `memory` first: the writer's (at most a sixteenth) and, with the
+ *   mapper copy, staging (a sixteenth, 8 MiB at most). What is left is frames_total. With the
+ *   mapper copy `cache` percent of the frames (12) hold trimmed pages; only the others can be
+ *   mapped, and at most seven eighths of those pinned. With memory:16M that is 4096 pages, 3584
+ *   frames, 3154 of them for mapped pages, 2759 for pinned ones.
+ *   commit_limit is three quarters of the frames (the rest stays free, so that pages can always
+ *   move) and all usable slots: slots_total less slots_bad. With memory:8M,pagefile_size:16M:
+ *   1344 of 1792 frames and 4095 slots (slot 0 holds no page), 5439 pages, 21 MiB. A pagefile
+ *   without a pagefile_size grows with what is mapped, to one and a half times as much if the disk
+ *   has room.
+ *
  * Every function that returns int returns 0 or a negative errno; the words
  * for this thread's last failure are in vmsm_last_error(). All functions may
  * be called from any thread at any time, except that a manager must not be
@@ -96,7 +108,7 @@ struct vmsm; /* a manager; opaque */
     X(hash_errors, COUNT, "pages read whose content was not what was written")                     \
     X(slots_released, COUNT, "slots given back")                                                   \
     X(slots_reclaimed, COUNT, "slots taken back from valid pages because slots ran out")           \
-    X(frames_total, GAUGE, "frames in the budget")                                                 \
+    X(frames_total, GAUGE, "frames: the budget less staging and the writer's buffers")             \
     X(frames_active, GAUGE, "frames under an address, or being read into")                         \
     X(frames_standby, GAUGE, "frames on standby")                                                  \
     X(frames_modified, GAUGE, "frames on modified")                                                \
@@ -154,7 +166,7 @@ VMSM_API void vmsm_destroy(struct vmsm *m);
 /*
  * Map length bytes (rounded up to pages) of zeroes; *addr is page-aligned.
  *   -EINVAL  length is 0 or too large
- *   -ENOMEM  the commit does not fit (frames + slots), no address space, or 4096 regions already
+ *   -ENOMEM  the commit does not fit (commit_limit: see "The budget"), no address space, or 4096 regions already
  *   -ENOSPC  the pagefile had to grow for the commit and the disk is full
  */
 VMSM_API int vmsm_map(struct vmsm *m, size_t length, void **addr);
@@ -197,7 +209,8 @@ VMSM_API int vmsm_advise(struct vmsm *m, void *addr, size_t length, enum vmsm_ad
  * Keep a range in its frames until vmsm_unpin(); pins nest, up to 65535.
  * Memory under asynchronous direct I/O must be pinned (mapper copy).
  *   -EINVAL  bad range (or, for unpin, a page in it is not pinned)
- *   -ENOMEM  too much would be pinned: an eighth of the frames must stay free
+ *   -ENOMEM  too much would be pinned: an eighth of the frames for mapped pages (frames_total less
+ *            the cache, see above) must stay free
  *   -EIO     a page could not be read
  *   -EOVERFLOW  a page is pinned 65535 times already
  */

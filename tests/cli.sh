@@ -159,7 +159,12 @@ refused 3 'nowhere/report: No such' sim --json "$dir/nowhere/report"
 refused 3 'is a directory' sim --json "$dir"
 refused 3 'does not exist' sim $small --pagefile "$dir/nowhere/pagefile"
 refused 3 'directory' sim $small --pagefile "$dir"
-refused 3 'commit' sim $small --pagefile-size 1M
+tmpdir=${TMPDIR-}
+TMPDIR=/nope
+export TMPDIR
+refused 3 '/nope/.*TMPDIR names the directory' sim $small
+TMPDIR=$tmpdir
+refused 3 'a quarter of the .* is kept free' sim $small --pagefile-size 1M
 
 (umask 077 && echo 'my thesis' >"$dir/thesis.txt")
 refused 3 'holds text (10 bytes).*pagefile_force=on' sim $small --pagefile "$dir/thesis.txt"

@@ -139,10 +139,14 @@ int pagefile_commit(struct machine *m, uint64_t pages)
     if (error == 0 && wanted > limit)
         error = error_set(
             -ENOMEM,
-            "a commit of %llu MiB more would make %llu MiB, but frames and pagefile %s can "
-            "hold only %llu MiB: give more memory, or a larger pagefile_size",
-            (unsigned long long)(pages >> 8), (unsigned long long)(wanted >> 8), pf->store->where,
-            (unsigned long long)(limit >> 8));
+            "a commit of %llu MiB more would make %llu MiB, but there is room for %llu MiB only: "
+            "%llu MiB in frames (a quarter of the %u is kept free, so that pages can move) and "
+            "%llu "
+            "MiB in slots of pagefile %s; give more memory, or a larger pagefile_size",
+            (unsigned long long)(pages >> 8), (unsigned long long)(wanted >> 8),
+            (unsigned long long)(limit >> 8), (unsigned long long)(frames_for_commit(m) >> 8),
+            m->frame_count, (unsigned long long)((limit - frames_for_commit(m)) >> 8),
+            pf->store->where);
     if (error == 0)
         pf->commit = wanted;
     sync_mutex_unlock(&m->sync, &pf->commit_lock, SYNC_COMMIT);

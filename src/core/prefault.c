@@ -324,8 +324,10 @@ int machine_pin(struct machine *m, uintptr_t start, size_t length)
     if (atomic_fetch_add(&m->pinning, pages) + pages + atomic_load(&m->pinned) > most) {
         atomic_fetch_sub(&m->pinning, pages);
         return error_set(-ENOMEM,
-                         "pin: %lld pages more would leave too few of %u frames to work with",
-                         (long long)pages, m->active_max);
+                         "pin: with %lld pages more, more than %lld would be pinned: an eighth of "
+                         "the %u frames for mapped pages (frames_total less the cache) must stay "
+                         "free; pin less, or give more memory",
+                         (long long)pages, (long long)most, m->active_max);
     }
     error = machine_prefault(m, &range, 1);
     if (error == -EINVAL) {

@@ -17,51 +17,69 @@
 #include "core/error.h"
 
 #define SLOTS_MAX ((uint64_t)INT64_MAX / SLOT_SIZE)
-#define MIB 1048576.0
 
-static double slots_to_mib(uint64_t slots)
+/* An amount in the unit that suits it. */
+struct amount {
+    char text[24];
+};
+
+static const char *amount_of(double bytes, struct amount *a)
 {
-    return (double)slots * SLOT_SIZE / MIB;
+    static const char *const units[] = {"KiB", "MiB", "GiB", "TiB", "PiB"};
+    double value = bytes / 1024;
+    size_t unit = 0;
+
+    for (; value >= 1024 && unit + 1 < sizeof(units) / sizeof(units[0]); unit++)
+        value /= 1024;
+    snprintf(a->text, sizeof(a->text), "%.1f %s", value, units[unit]);
+    return a->text;
 }
 
-/* Free space of the file system, in MiB. */
-static double free_mib(int fd)
+static const char *slots_amount(uint64_t slots, struct amount *a)
+{
+    return amount_of((double)slots * SLOT_SIZE, a);
+}
+
+/* Free space of the file system. */
+static const char *free_amount(int fd, struct amount *a)
 {
     struct statvfs fs;
 
     if (fstatvfs(fd, &fs) != 0)
-        return 0;
-    return (double)fs.f_bavail * (double)fs.f_frsize / MIB;
+        return "an unknown amount";
+    return amount_of((double)fs.f_bavail * (double)fs.f_frsize, a);
 }
 
 static int explain_grow(const struct file_store *store, uint64_t slots, int code)
 {
     const char *where = store->base.where;
+    struct amount needed, left;
 
     switch (code) {
     case -ENOSPC:
     case -EDQUOT:
         return error_set(code,
-                         "pagefile %s: %s: %.1f MiB more were needed, the file system has "
-                         "%.1f MiB free; free some, put the pagefile on another disk, or "
-                         "ask for less memory (pagefile_size)",
+                         "pagefile %s: %s: %s more were needed, the file system has %s free; free "
+                         "some, put the pagefile on another disk (pagefile, TMPDIR), or map less "
+                         "memory",
                          where, code == -ENOSPC ? "the disk is full" : "the quota is used up",
-                         slots_to_mib(slots - store->base.slots), free_mib(store->path.fd));
+                         slots_amount(slots - store->base.slots, &needed),
+                         free_amount(store->path.fd, &left));
     case -EFBIG:
         return error_set(code,
-                         "pagefile %s: %.1f MiB is more than the file system allows one file "
-                         "to have; use another file system, a block device, or ask for less "
-                         "memory (pagefile_size)",
-                         where, slots_to_mib(slots));
+                         "pagefile %s: %s is more than the file system allows one file to have; "
+                         "use another file system, a block device, or map less memory",
+                         where, slots_amount(slots, &needed));
     default:
-        return error_set(code, "pagefile %s cannot be made %.1f MiB large: %s; give another path",
-                         where, slots_to_mib(slots), strerror(-code));
+        return error_set(code, "pagefile %s cannot be made %s large: %s; give another path", where,
+                         slots_amount(slots, &needed), strerror(-code));
     }
 }
 
 /* Past the limit, ftruncate() and fallocate() would kill the process with SIGXFSZ. */
 static int check_size_limit(const struct file_store *store, uint64_t slots)
 {
+    struct amount needed, most;
     struct rlimit limit;
 
     if (store->path.block)
@@ -72,9 +90,10 @@ static int check_size_limit(const struct file_store *store, uint64_t slots)
         slots * SLOT_SIZE <= limit.rlim_cur)
         return 0;
     return error_set(-EFBIG,
-                     "pagefile %s: %.1f MiB is over the file size limit of %.1f MiB; raise "
-                     "it (ulimit -f), or use a block device",
-                     store->base.where, slots_to_mib(slots), (double)limit.rlim_cur / MIB);
+                     "pagefile %s: %s is over the file size limit of %s; raise it (ulimit -f), or "
+                     "use a block device",
+                     store->base.where, slots_amount(slots, &needed),
+                     amount_of((double)limit.rlim_cur, &most));
 }
 
 static int truncate_to(int fd, uint64_t bytes)
@@ -131,14 +150,15 @@ static int file_grow(struct store *base, uint64_t slots)
 {
     struct file_store *store = (struct file_store *)base;
     uint64_t old_bytes = base->slots * SLOT_SIZE;
+    struct amount has, needed;
 
     if (slots <= base->slots)
         return 0;
     if (!base->can_grow)
         return error_set(-ENOSPC,
-                         "pagefile %s has a fixed size of %.1f MiB, and %.1f MiB are "
-                         "needed; %s, or ask for less memory",
-                         base->where, slots_to_mib(base->slots), slots_to_mib(slots),
+                         "pagefile %s has a fixed size of %s, and %s are needed; %s, or map "
+                         "less memory",
+                         base->where, slots_amount(base->slots, &has), slots_amount(slots, &needed),
                          store->path.block ? "use a larger device" : "raise pagefile_size");
     if (old_bytes < (uint64_t)store->path.size)
         old_bytes = (uint64_t)store->path.size; /* it ended within a slot */
@@ -148,13 +168,14 @@ static int file_grow(struct store *base, uint64_t slots)
 static int size_device(struct file_store *store, uint64_t wanted)
 {
     uint64_t slots = (uint64_t)store->path.size / SLOT_SIZE;
+    struct amount has, needed;
 
     if (slots < 2 || slots < wanted)
         return error_set(-ENOSPC,
-                         "pagefile %s: the device has %.1f MiB, fewer than the %.1f MiB "
-                         "needed; use a larger one, or a smaller pagefile_size",
-                         store->base.where, slots_to_mib(slots),
-                         slots_to_mib(wanted < 2 ? 2 : wanted));
+                         "pagefile %s: the device has %s, fewer than the %s needed; use a larger "
+                         "one, or a smaller pagefile_size",
+                         store->base.where, slots_amount(slots, &has),
+                         slots_amount(wanted < 2 ? 2 : wanted, &needed));
     store->base.slots = wanted > 0 ? wanted : slots;
     return 0;
 }

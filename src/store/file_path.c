@@ -305,10 +305,11 @@ static int open_path(const char *path, struct file_path *file)
 static int open_nameless(struct file_path *file)
 {
     const char *directory = secure_getenv("TMPDIR");
+    bool named = directory != NULL && directory[0] != '\0';
     char name[PATH_MAX];
     nlink_t links;
 
-    if (directory == NULL || directory[0] == '\0')
+    if (!named)
         directory = "/var/tmp";
     snprintf(file->where, sizeof(file->where), "in %s (nameless)", directory);
     file->fd = open(directory, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
@@ -323,7 +324,10 @@ static int open_nameless(struct file_path *file)
         int code = -errno;
 
         snprintf(name, sizeof(name), "%s/(nameless)", directory);
-        return explain_open(name, code);
+        explain_open(name, code);
+        return error_set(code, "%s (%s)", error_last(),
+                         named ? "TMPDIR names the directory"
+                               : "TMPDIR can name another directory");
     }
     return examine(file, &links);
 }
