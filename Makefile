@@ -53,9 +53,10 @@ SONAME := libvmsm.so.0
 LIB_SOURCES := $(sort $(wildcard $(addsuffix /*.c,src/core src/mapper src/trap src/store \
 	src/platform src)))
 CLI_SOURCES := $(sort $(wildcard src/cli/*.c))
-HEADERS := $(sort $(wildcard include/*.h src/*.h src/*/*.h tests/*.h tests/fuzz/*.h bench/*.h \
+HEADERS := $(sort $(wildcard include/*.h src/*.h src/*/*.h tests/*.h tests/*/*.h bench/*.h \
 	examples/*.h))
-PROGRAM_SOURCES := $(sort $(wildcard tests/test_*.c tests/fuzz/*.c bench/*.c examples/*.c))
+PROGRAM_SOURCES := $(sort $(wildcard tests/test_*.c tests/fuzz/*.c tests/torture/*.c \
+	bench/*.c examples/*.c))
 SIM_MAINS := src/sim/simtest.c src/sim/exhaust.c
 SIM_SOURCES := $(filter-out $(SIM_MAINS),$(sort $(wildcard src/sim/*.c)))
 ALL_SOURCES := $(LIB_SOURCES) $(CLI_SOURCES) $(SIM_SOURCES) $(SIM_MAINS) $(PROGRAM_SOURCES)
@@ -64,6 +65,9 @@ LIB_OBJECTS := $(LIB_SOURCES:%.c=$(BUILD)/obj/%.o)
 PIC_OBJECTS := $(LIB_SOURCES:%.c=$(BUILD)/pic/%.o)
 CLI_OBJECTS := $(CLI_SOURCES:%.c=$(BUILD)/obj/%.o)
 TESTS := $(patsubst %.c,$(BUILD)/%,$(sort $(wildcard tests/test_*.c)))
+TORTURE := $(BUILD)/tests/torture/torture
+TORTURE_OBJECTS := $(patsubst %.c,$(BUILD)/obj/%.o,$(sort $(wildcard tests/torture/*.c)) \
+	src/cli/oracle.c src/cli/access.c src/cli/console.c)
 BENCHES := $(patsubst %.c,$(BUILD)/%,$(sort $(wildcard bench/*.c)))
 FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 EXAMPLES := $(patsubst %.c,$(BUILD)/%,$(sort $(wildcard examples/*.c)))
@@ -74,13 +78,13 @@ MANUALS := $(BUILD)/vmsm.1 $(BUILD)/vmsm.3
 .DELETE_ON_ERROR:
 .SECONDARY:
 .PHONY: all libs cli tests bench examples man demo check check-core simtest fuzz fuzzers \
-	presubmit format format-check tidy valgrind install uninstall clean help
+	torture torture-case presubmit format format-check tidy valgrind install uninstall clean help
 
 all: libs cli bench examples man ## build the libraries, vmsm, benchmarks, examples, manual pages
 
 libs: $(BUILD)/libvmsm.a $(BUILD)/libvmsm.so
 cli: $(BUILD)/vmsm
-tests: $(TESTS) ## build the test programs
+tests: $(TESTS) $(TORTURE) ## build the test programs
 bench: $(BENCHES)
 examples: $(EXAMPLES)
 fuzzers: $(FUZZERS)
@@ -90,8 +94,8 @@ man: $(MANUALS)
 # build nothing themselves leave the stamps to the makes that they start.
 same = $(and $(findstring "$(strip $(1))","$(strip $(2))"),$(findstring "$(strip $(2))","$(strip $(1))"))
 stamp = $(if $(call same,$(2),$(file <$(1))),,$(shell mkdir -p $(dir $(1)))$(file >$(1),$(strip $(2))))
-GOALS := $(filter-out demo check check-core simtest fuzz valgrind presubmit format format-check \
-	tidy uninstall clean help,$(or $(MAKECMDGOALS),all))
+GOALS := $(filter-out demo check check-core simtest fuzz torture torture-case valgrind \
+	presubmit format format-check tidy uninstall clean help,$(or $(MAKECMDGOALS),all))
 ifneq ($(GOALS),)
 $(call stamp,$(BUILD)/flags,$(COMPILE) $(LINK))
 $(call stamp,$(BUILD)/files,$(LIB_SOURCES) $(CLI_SOURCES) $(SIM_SOURCES))
@@ -139,6 +143,11 @@ $(FUZZERS): $(BUILD)/%: $(BUILD)/obj/tests/fuzz/%.o $(CLI_OBJECTS) $(BUILD)/libv
 	@echo "  LINK  $@"
 	$(Q)$(LINK) -fsanitize=fuzzer $< $(CLI_OBJECTS) $(BUILD)/libvmsm.a $(LIBS) $(CLI_LIBS) -o $@
 
+$(TORTURE): $(TORTURE_OBJECTS) $(BUILD)/libvmsm.a $(BUILD)/files
+	@mkdir -p $(@D)
+	@echo "  LINK  $@"
+	$(Q)$(LINK) $(TORTURE_OBJECTS) $(BUILD)/libvmsm.a $(LIBS) -o $@
+
 $(BUILD)/vmsm.1: $(BUILD)/vmsm
 	@echo "  MAN   $@"
 	$(Q)$(BUILD)/vmsm --man > $@
@@ -163,6 +172,18 @@ check: ## install what is missing (as root), build, and run all tests
 	$(Q)scripts/install-deps.sh check
 	$(Q)$(MAKE) $(PARALLEL) all tests
 	$(Q)tests/run $(BUILD) all $(WRAP_thread)
+
+MINUTES ?= 3
+torture: ## real faults on real memory for MINUTES=3 (as root): see tests/torture/README.md
+	$(Q)scripts/install-deps.sh check
+	$(Q)$(MAKE) $(PARALLEL) tests
+	$(Q)tests/torture/run $(BUILD) $$(($(MINUTES) * 60)) $(if $(SEED),--seed $(SEED))
+
+SECONDS ?= 10
+torture-case: # one case again: PHASE, MAPPER, TRAP and SEED as torture has printed them
+	$(Q)$(MAKE) $(PARALLEL) tests
+	$(Q)tests/torture/run $(BUILD) 1 --case $(SECONDS) --phase $(PHASE) --mapper $(MAPPER) \
+		--trap $(TRAP) --seed $(SEED)
 
 check-core: ## run the unit tests only (those of the core, on the soft mapper)
 	$(Q)$(MAKE) $(PARALLEL) tests

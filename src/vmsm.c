@@ -165,6 +165,8 @@ int vmsm_create_tuned(struct vmsm **out, const struct tunables *tunables)
         goto out;
     snprintf(v->store_name, sizeof(v->store_name), "%s %s (%s)", options.store->ops->name,
              options.store->where, options.store->how);
+    if (t.yield_delay > 0)
+        options.backend = &sync_backend_linux_delayed;
     options.mapper_open = mappers[t.mapper].open;
     options.mapper_has_cache = mappers[t.mapper].has_cache;
     options.pool_queues = t.trap == TRAP_THREAD ? POOL_QUEUES : POOL_QUEUES_SIGBUS;

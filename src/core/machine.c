@@ -281,6 +281,7 @@ int machine_create(const struct machine_options *options, struct machine **out)
     m->tunables = *options->tunables;
     m->sync.backend = options->backend;
     m->sync.spin = m->tunables.spinning_locks;
+    m->sync.yield_delay_ns = m->tunables.yield_delay;
     m->pagefile.store = options->store;
     hash_key_init(&m->key, m->tunables.hash_seed != 0 ? m->tunables.hash_seed : platform->secret());
     streams_init(&m->streams);

@@ -26,5 +26,7 @@ extern const struct platform platform_linux;
 
 struct sync_backend;
 extern const struct sync_backend sync_backend_linux;
+/* The same, but threads sleep at random yield points, up to sync.yield_delay_ns: for tests. */
+extern const struct sync_backend sync_backend_linux_delayed;
 
 #endif

@@ -88,7 +88,8 @@ struct sync_lock_stats {
 /* What the locks of one manager share. */
 struct sync {
     const struct sync_backend *backend;
-    bool spin; /* locks spin instead of sleeping (tunable spinning_locks) */
+    bool spin;               /* locks spin instead of sleeping (tunable spinning_locks) */
+    uint64_t yield_delay_ns; /* for a backend whose yield points sleep: at most so long */
     struct sync_lock_stats stats[SYNC_SHARDS];
 };
 

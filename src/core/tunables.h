@@ -75,6 +75,8 @@
     X(store_full_after, COUNT, "0", 0, UINT64_MAX, "test: the disk is full after N written pages") \
     X(store_bad_slot, COUNT, "0", 0, UINT64_MAX, "test: slot N can never be read")                 \
     X(store_bad_write_slot, COUNT, "0", 0, UINT64_MAX, "test: slot N can never be written")        \
+    X(yield_delay, TIME, "0", 0, TUNABLE_SECOND,                                                   \
+      "test: threads sleep at random yield points, each time up to this long")                     \
     X(hash_seed, COUNT, "0", 0, UINT64_MAX, "test: secret of the content hash; 0: drawn at start")
 
 /* Words of each CHOICE, in the order of its enum. */

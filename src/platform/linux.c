@@ -24,6 +24,8 @@
 #define HUGE_PAGE (2UL * 1024 * 1024)
 #define SPINS_BEFORE_YIELD 16
 #define SPINS_BEFORE_SLEEP 64
+#define DELAY_SHARE 64u /* at one yield point in so many, a thread sleeps */
+#define DELAY_SPREAD 8u /* and mostly shorter than it might: half as long, down to 1/2^8 */
 #define STACK_SIZE (1024UL * 1024) /* of a worker: several times what it uses */
 
 struct sync_thread {
@@ -70,6 +72,33 @@ static uint64_t linux_now(struct sync *s)
     (void)s;
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (uint64_t)now.tv_sec * 1000000000 + (uint64_t)now.tv_nsec;
+}
+
+/*
+ * Most points do nothing, some give the processor away, a few sleep. May run in a signal handler:
+ * only system calls and this thread's own state. A handler that comes between the reading and the
+ * writing of the state merely repeats a number.
+ */
+static void linux_yield_delayed(struct sync *s, enum sync_point point)
+{
+    static _Thread_local uint64_t state __attribute__((tls_model("initial-exec")));
+    struct timespec time = {0};
+    uint64_t x = state != 0 ? state : linux_now(s) * 2 + 1;
+    int saved = errno;
+
+    x ^= x << 13;
+    x ^= x >> 7;
+    x ^= x << 17;
+    state = x + point;
+    if (x % 8 != 0)
+        return;
+    if (x / 8 % (DELAY_SHARE / 8) == 0)
+        time.tv_nsec = (long)((x >> 32) % s->yield_delay_ns >> (x >> 16) % DELAY_SPREAD);
+    if (time.tv_nsec > 0)
+        syscall(SYS_clock_nanosleep, CLOCK_MONOTONIC, 0, &time, NULL);
+    else
+        sched_yield();
+    errno = saved;
 }
 
 /* A number for each thread, drawn when it first asks. */
@@ -196,13 +225,11 @@ const struct platform platform_linux = {
     .secret = linux_secret,
 };
 
-const struct sync_backend sync_backend_linux = {
-    .park = linux_park,
-    .unpark = linux_unpark,
-    .relax = linux_relax,
-    .now = linux_now,
-    .thread_start = linux_thread_start,
-    .thread_join = linux_thread_join,
-    .shard = linux_shard,
-    .spin_rounds = SPINS_BEFORE_SLEEP,
-};
+#define LINUX_BACKEND                                                                              \
+    .park = linux_park, .unpark = linux_unpark, .relax = linux_relax, .now = linux_now,            \
+    .thread_start = linux_thread_start, .thread_join = linux_thread_join, .shard = linux_shard,    \
+    .spin_rounds = SPINS_BEFORE_SLEEP
+
+const struct sync_backend sync_backend_linux = {LINUX_BACKEND};
+const struct sync_backend sync_backend_linux_delayed = {LINUX_BACKEND,
+                                                        .yield = linux_yield_delayed};
