@@ -306,6 +306,9 @@ void disturb_tick(struct disturb *d)
     };
 
     for (unsigned i = 0; i < DISTURBANCES; i++) {
+        /* A disk that is full from the start refuses the pagefile itself, and rightly so. */
+        if (i == AT_FILL && atomic_load(&d->report->life) == LIFE_CREATE)
+            continue;
         if ((d->plan->flags & (1u << i)) && torture_now() >= d->due[i])
             does[i](d);
     }

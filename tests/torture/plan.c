@@ -41,7 +41,7 @@ static void plan_sizes(struct plan *p, struct rng *r)
     p->memory = memories[rng_below(r, sizeof(memories) / sizeof(memories[0]))];
     pages = p->memory / PAGE * shares[rng_below(r, sizeof(shares) / sizeof(shares[0]))] / 4;
     if (p->flags & (PHASE_LIMIT | PHASE_SQUEEZE)) {
-        p->memory = 32 * MIB;
+        p->memory = 16 * MIB;
         pages = p->memory / PAGE * 2;
     }
     if (p->flags & (PHASE_DISK | PHASE_DEVICE)) {
@@ -71,6 +71,14 @@ static void plan_stage(struct plan *p, struct rng *r)
     }
 }
 
+/* us; short where there is much memory to sweep. */
+static unsigned plan_delay(const struct plan *p, struct rng *r)
+{
+    if (p->memory > 4 * MIB)
+        return 1 + rng_below(r, 50);
+    return 10 + rng_below(r, rng_one_in(r, 8) ? 20000 : 500);
+}
+
 static void plan_settings(struct plan *p, struct rng *r)
 {
     plan_stage(p, r);
@@ -94,7 +102,7 @@ static void plan_settings(struct plan *p, struct rng *r)
     if (rng_one_in(r, 4) && tunable_exists("encrypt"))
         add(p, ",encrypt:on");
     if ((p->flags & PHASE_DELAY) || rng_one_in(r, 4))
-        add(p, ",yield_delay:%uus", 10 + rng_below(r, rng_one_in(r, 8) ? 20000 : 500));
+        add(p, ",yield_delay:%uus", plan_delay(p, r));
 }
 
 static void plan_store_faults(struct plan *p, struct rng *r)

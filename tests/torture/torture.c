@@ -14,7 +14,7 @@
 
 #include "torture.h"
 
-#define CASE_MIN_NS (1500 * MILLISECOND)
+#define CASE_MIN_NS (1200 * MILLISECOND)
 #define CASE_MAX_NS (20 * SECOND)
 #define HANG_SECONDS 120
 
@@ -386,7 +386,7 @@ int main(int argc, char **argv)
         o.seed = (uint64_t)getpid();
     count = count_cases(&o, tallies);
     if (count > 0 && o.case_ns == 0)
-        o.case_ns = o.total_ns * 7 / 10 / count; /* making, sweeping and ending take time too */
+        o.case_ns = o.total_ns / 2 / count; /* making, sweeping and ending take time too */
     if (o.case_ns < CASE_MIN_NS)
         o.case_ns = CASE_MIN_NS;
     if (o.case_ns > CASE_MAX_NS)

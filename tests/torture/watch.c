@@ -23,7 +23,7 @@
 #include "torture.h"
 
 #define TICK_NS (3 * MILLISECOND)
-#define LOG_TAIL 6000 /* bytes of the log that are shown after a failure */
+#define LOG_TAIL 3000 /* bytes of the log that are shown after a failure */
 
 struct watch {
     const struct plan *plan;
