@@ -2,12 +2,22 @@
  * Pages whose content is known: each call under the holds that make its result certain.
  */
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "mix.h"
+
+/* What must be there, or the torture itself cannot go on. */
+static void need(bool have, const char *what)
+{
+    if (have)
+        return;
+    fprintf(stderr, "torture: %s: %s\n", what, strerror(errno));
+    abort();
+}
 
 /* A failed access or call: allowed, or wrong. */
 static void failed(struct actor *a, const char *what, const struct area *area, size_t page,
@@ -21,8 +31,17 @@ static void failed(struct actor *a, const char *what, const struct area *area, s
 
 /* ---- areas ---- */
 
-/* The lock is held exclusive. False: there was no room, which may be. */
-bool area_map(struct actor *a, struct area *area, size_t pages)
+/* For up to `pages` pages. All memory is taken now: later there may be none. */
+bool area_open(struct area *area, uint64_t seed, size_t pages)
+{
+    pthread_rwlock_init(&area->lock, NULL);
+    area->gone = calloc(pages, sizeof(*area->gone));
+    area->pins = calloc(pages, sizeof(*area->pins));
+    return area->gone != NULL && area->pins != NULL && oracle_open(&area->oracle, seed, pages) == 0;
+}
+
+/* The lock is held exclusive. There may be no room, then it stays unmapped. */
+void area_map(struct actor *a, struct area *area, size_t pages)
 {
     struct world *w = a->world;
     bool sparse = rng_one_in(&a->rng, 3);
@@ -33,18 +52,18 @@ bool area_map(struct actor *a, struct area *area, size_t pages)
     if (error != 0) {
         if (error != -ENOMEM && error != -ENOSPC)
             complain(w, "mapping %zu pages is %d: %s", pages, error, vmsm_last_error());
-        return false;
+        return;
     }
-    area->gone = calloc(pages, sizeof(*area->gone));
-    area->pins = calloc(pages, sizeof(*area->pins));
-    if (area->gone == NULL || area->pins == NULL ||
-        oracle_open(&area->oracle, oracle_mix(w->plan->seed + atomic_fetch_add(&w->epoch, 1)),
-                    pages) != 0)
-        abort();
+    /* All pages are at generation 0, of a seed that no area had before. */
+    area->oracle.seed = oracle_mix(area->oracle.seed + 1);
+    for (size_t p = 0; p < pages; p++) {
+        atomic_store(&area->oracle.words[p], 0);
+        atomic_store(&area->pins[p], 0);
+        area->gone[p] = false;
+    }
     area->pages = pages;
     area->access =
         (struct access){.manager = w->m, .base = base, .soft = w->plan->mapper == MAPPER_SOFT};
-    return true;
 }
 
 static char *address(const struct area *area, size_t page)
@@ -59,6 +78,12 @@ static bool pinned_between(const struct area *area, size_t from, size_t count)
             return true;
     }
     return false;
+}
+
+/* May an unmap be refused, the kernel having no memory to split the range? */
+static bool no_memory(const struct world *w, int error)
+{
+    return error == -ENOMEM && (w->plan->flags & DISTURB_DIP);
 }
 
 /* Unmap what is left of an area, unless pins forbid it. The lock is held exclusive. */
@@ -78,20 +103,15 @@ void area_unmap_rest(struct actor *a, struct area *area)
             continue;
         want = pinned_between(area, p, count) ? -EBUSY : 0;
         error = vmsm_unmap(w->m, address(area, p), count * PAGE);
-        if (error != want)
+        if (error != want && !no_memory(w, error))
             complain(w, "unmap of %zu pages is %d, should be %d: %s", count, error, want,
                      vmsm_last_error());
         if (error == 0)
             memset(area->gone + p, true, count);
         left |= error != 0;
     }
-    if (left)
-        return;
-    atomic_fetch_add(&w->oracle_wrong, atomic_load(&area->oracle.wrong_accesses));
-    oracle_close(&area->oracle);
-    free(area->gone);
-    free((void *)(uintptr_t)area->pins); /* the cast drops _Atomic */
-    area->access.base = NULL;
+    if (!left)
+        area->access.base = NULL;
 }
 
 /* ---- one page ---- */
@@ -239,12 +259,10 @@ static void read_unholds(struct area *area, size_t from, size_t count)
 void area_discard(struct actor *a, struct area *area, size_t from, size_t count, bool unmap)
 {
     struct world *w = a->world;
-    struct oracle_hold *holds = calloc(count, sizeof(*holds));
+    struct oracle_hold *holds = a->holds;
     size_t n = 0;
     int error, want;
 
-    if (holds == NULL)
-        abort();
     for (; n < count; n++) {
         holds[n] = oracle_write_begin(&area->oracle, from + n);
         if (!area->gone[from + n])
@@ -253,12 +271,12 @@ void area_discard(struct actor *a, struct area *area, size_t from, size_t count,
         break;
     }
     if (n == 0)
-        goto out;
+        return;
     want = pinned_between(area, from, n) ? -EBUSY : 0;
     error = unmap ? vmsm_unmap(w->m, address(area, from), n * PAGE)
                   : vmsm_decommit(w->m, address(area, from), n * PAGE);
     stepped(a);
-    if (error != want)
+    if (error != want && !(unmap && no_memory(w, error)))
         complain(w, "%s of %zu pages is %d, should be %d: %s", unmap ? "unmap" : "decommit", n,
                  error, want, vmsm_last_error());
     for (size_t i = 0; i < n; i++) {
@@ -269,8 +287,6 @@ void area_discard(struct actor *a, struct area *area, size_t from, size_t count,
         area->gone[from + i] = unmap;
         end_cleared(area, &holds[i]);
     }
-out:
-    free(holds);
 }
 
 void area_advise(struct actor *a, struct area *area, size_t from, size_t count,
@@ -359,8 +375,8 @@ void area_system_write(struct actor *a, struct area *area, size_t from, size_t c
     stepped(a);
     if (got != (ssize_t)(n * PAGE))
         failed(a, "write()", area, from, got < 0 ? -errno : (int)got);
-    else if (pread(a->file, a->buffer, n * PAGE, 0) != got)
-        abort();
+    else
+        need(pread(a->file, a->buffer, n * PAGE, 0) == got, "reading our own file");
     for (size_t i = 0; i < n; i++) {
         if (got == (ssize_t)(n * PAGE))
             compare(a, area, &holds[i], a->buffer + i * ACCESS_PAGE_WORDS);
@@ -380,8 +396,7 @@ void area_system_read(struct actor *a, struct area *area, size_t page)
         return;
     }
     oracle_page(&area->oracle, page, next, a->expected);
-    if (pwrite(a->file, a->expected, PAGE, 0) != (ssize_t)PAGE)
-        abort();
+    need(pwrite(a->file, a->expected, PAGE, 0) == (ssize_t)PAGE, "writing our own file");
     got = pread(a->file, address(area, page), PAGE, 0);
     stepped(a);
     if (got != (ssize_t)PAGE)

@@ -306,8 +306,8 @@ void disturb_tick(struct disturb *d)
     };
 
     for (unsigned i = 0; i < DISTURBANCES; i++) {
-        /* A disk that is full from the start refuses the pagefile itself, and rightly so. */
-        if (i == AT_FILL && atomic_load(&d->report->life) == LIFE_CREATE)
+        /* Without disk or memory from the start there is no manager, and rightly so. */
+        if ((i == AT_FILL || i == AT_DIP) && atomic_load(&d->report->life) == LIFE_CREATE)
             continue;
         if ((d->plan->flags & (1u << i)) && torture_now() >= d->due[i])
             does[i](d);

@@ -15,6 +15,7 @@
 #include "core/counters.h"
 
 #define MONITOR_NS (50 * MILLISECOND)
+#define STACK_TOUCHED (128 * 1024)
 
 void complain(struct world *w, const char *format, ...)
 {
@@ -149,7 +150,7 @@ static void area_step(struct actor *a)
     pthread_rwlock_rdlock(&area->lock);
     if (area->access.base != NULL) {
         from = rng_below(&a->rng, (unsigned)area->pages);
-        count = 1 + rng_below(&a->rng, rng_one_in(&a->rng, 4) ? 256 : 16);
+        count = 1 + rng_below(&a->rng, rng_one_in(&a->rng, 4) ? RANGE_PAGES : 16);
         if (count > area->pages - from)
             count = area->pages - from;
         range_step(a, number, from, count);
@@ -262,12 +263,31 @@ static void sweep(struct actor *a)
         words_step(a, p, false);
 }
 
+/*
+ * While the control group has no room, the kernel cannot put a signal's frame, or what a system
+ * call returns, on a page that is not there yet. So our own are there from the start.
+ */
+static void touch_own(struct actor *a)
+{
+    volatile char stack[STACK_TOUCHED];
+
+    for (size_t i = 0; i < sizeof(stack); i += PAGE / 2)
+        stack[i] = 1;
+    memset(a->buffer, 1, sizeof(a->buffer));
+    memset(a->expected, 1, sizeof(a->expected));
+    memset(a->holds, 1, sizeof(a->holds));
+}
+
 static void *act(void *argument)
 {
     struct actor *a = argument;
     struct world *w = a->world;
 
+    touch_own(a);
     access_guard_thread();
+    meet(a);
+    if (a->number == 0)
+        atomic_store(&w->report->life, LIFE_MIX);
     atomic_store(&w->report->busy[a->number], true);
     while (torture_now() < w->deadline && atomic_load(&w->report->wrong) == 0)
         step(a);
@@ -300,6 +320,20 @@ static void *monitor(void *argument)
     return NULL;
 }
 
+/* Files for read() and write(), with their pages already, so that none is charged later. */
+static int files_open(struct actor *actors, unsigned count)
+{
+    for (unsigned i = 0; i < count; i++) {
+        struct actor *a = &actors[i];
+
+        a->file = memfd_create("torture", MFD_CLOEXEC);
+        if (a->file < 0 ||
+            pwrite(a->file, a->buffer, sizeof(a->buffer), 0) != (ssize_t)sizeof(a->buffer))
+            return -1;
+    }
+    return 0;
+}
+
 static int actors_start(struct world *w, struct actor *actors, pthread_t *threads)
 {
     for (unsigned i = 0; i < w->plan->threads; i++) {
@@ -308,8 +342,7 @@ static int actors_start(struct world *w, struct actor *actors, pthread_t *thread
         a->world = w;
         a->number = i;
         a->rng.state = oracle_mix(w->plan->seed) + i;
-        a->file = memfd_create("torture", MFD_CLOEXEC);
-        if (a->file < 0 || pthread_create(&threads[i], NULL, act, a) != 0)
+        if (pthread_create(&threads[i], NULL, act, a) != 0)
             return -1;
     }
     return 0;
@@ -357,6 +390,20 @@ static void judge_run(struct world *w)
                  (unsigned long long)allowance / 1024);
 }
 
+/* Ranges that userfaultfd still watches; -1 if the kernel does not say. */
+static int count_watched(void)
+{
+    FILE *file = fopen("/proc/self/smaps", "re");
+    char line[512];
+    int count = file != NULL ? 0 : -1;
+
+    while (file != NULL && fgets(line, sizeof(line), file) != NULL)
+        count += strncmp(line, "VmFlags:", 8) == 0 && strstr(line, " um") != NULL;
+    if (file != NULL)
+        fclose(file);
+    return count;
+}
+
 /* Unmap all, and see that nothing is left in the books; or leave it to vmsm_destroy(). */
 static void unmap_all(struct world *w, struct actor *a)
 {
@@ -369,6 +416,8 @@ static void unmap_all(struct world *w, struct actor *a)
     if (vmsm_unmap(w->m, w->words.base, WORD_PAGES * PAGE) != 0 ||
         vmsm_unmap(w->m, w->contested.base, CONTESTED_PAGES * PAGE) != 0)
         complain(w, "the last unmap: %s", vmsm_last_error());
+    if (w->plan->mapper == MAPPER_COPY && count_watched() > 0)
+        complain(w, "after the last unmap %d ranges are still mapped", count_watched());
     check_books(w, "after the last unmap");
     vmsm_get_counters(w->m, &c);
     if (c.touched_pages + c.mapped_pages + c.commit_pages + (c.slots_used - c.slots_bad) > 0)
@@ -401,8 +450,12 @@ static int world_open(struct world *w)
         (struct access){.manager = w->m, .base = words, .soft = w->plan->mapper == MAPPER_SOFT};
     w->contested = w->words;
     w->contested.base = contested;
-    for (unsigned n = 0; n < AREAS_MAX; n++)
-        pthread_rwlock_init(&w->areas[n].lock, NULL);
+    for (unsigned n = 0; n < w->plan->areas; n++) {
+        if (!area_open(&w->areas[n], oracle_mix(w->plan->seed) + n, w->plan->area_pages)) {
+            complain(w, "no memory for the oracle");
+            return -ENOMEM;
+        }
+    }
     pthread_barrier_init(&w->barrier, NULL, w->plan->threads);
     return 0;
 }
@@ -411,8 +464,9 @@ static int live(struct world *w, struct actor *actors)
 {
     pthread_t threads[THREADS_MAX], watcher;
 
+    if (files_open(actors, w->plan->threads) != 0)
+        return -1;
     w->deadline = torture_now() + w->plan->run_ns;
-    atomic_store(&w->report->life, LIFE_MIX);
     if (pthread_create(&watcher, NULL, monitor, w) != 0 || actors_start(w, actors, threads) != 0)
         return -1;
     atomic_store(&w->report->busy[THREADS_MAX], false);

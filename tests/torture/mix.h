@@ -24,6 +24,7 @@
 #define CONTESTED_PAGES 48u
 #define PINS_MAX 8u /* ranges that a thread keeps pinned */
 #define PIN_PAGES 4u
+#define RANGE_PAGES 256u /* most pages of a call */
 
 struct area {
     pthread_rwlock_t lock;
@@ -47,8 +48,6 @@ struct world {
     struct access words, contested;
     uint64_t only_paged;           /* pages in the pagefile alone when all slots were overwritten */
     _Atomic uint64_t sweep_failed; /* pages that the sweep did not get */
-    _Atomic uint64_t epoch;        /* of areas, so that each has a seed of its own */
-    _Atomic uint64_t oracle_wrong; /* mismatches of areas that are closed */
 };
 
 struct pin {
@@ -64,6 +63,7 @@ struct actor {
     unsigned pin_count, pinned;
     struct pin pins[PINS_MAX];
     uint64_t own[WORD_PAGES]; /* what our words hold */
+    struct oracle_hold holds[RANGE_PAGES];
     uint64_t buffer[8 * ACCESS_PAGE_WORDS];
     uint64_t expected[ACCESS_PAGE_WORDS];
 };
@@ -74,7 +74,8 @@ __attribute__((format(printf, 2, 3))) void complain(struct world *w, const char 
 void stepped(struct actor *a);
 
 /* area.c: pages with holds */
-bool area_map(struct actor *a, struct area *area, size_t pages);
+bool area_open(struct area *area, uint64_t seed, size_t pages);
+void area_map(struct actor *a, struct area *area, size_t pages);
 void area_unmap_rest(struct actor *a, struct area *area);
 void area_read(struct actor *a, struct area *area, size_t page);
 void area_read_whole(struct actor *a, struct area *area, size_t page, bool sweep);
