@@ -3,11 +3,13 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/fs.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -218,6 +220,23 @@ static int fill_open(struct disturb *d)
     return -1;
 }
 
+/* The device gives up its blocks, so that each case meets one without. */
+static int device_empty(struct disturb *d)
+{
+    int fd = open(d->places->thin, O_RDWR | O_CLOEXEC);
+    uint64_t range[2] = {0, 0};
+    int result = -1;
+
+    if (fd >= 0 && ioctl(fd, BLKGETSIZE64, &range[1]) == 0)
+        result = ioctl(fd, BLKDISCARD, range);
+    if (result != 0)
+        snprintf(d->verdict->words, WORDS_MAX, "%s cannot be emptied: %s", d->places->thin,
+                 strerror(errno));
+    if (fd >= 0)
+        close(fd);
+    return result;
+}
+
 /* Write until there is no room for a page more. */
 static void fill_up(struct disturb *d)
 {
@@ -292,6 +311,8 @@ int disturb_begin(struct disturb *d)
     d->limit = 0;
     d->paused_ns = 0;
     if ((d->plan->flags & (PHASE_LIMIT | PHASE_SQUEEZE)) && group_begin(d) != 0)
+        return -1;
+    if ((d->plan->flags & PHASE_DEVICE) && device_empty(d) != 0)
         return -1;
     if ((d->plan->flags & DISTURB_FILL) && fill_open(d) != 0)
         return -1;

@@ -377,11 +377,6 @@ void watch_case(const struct plan *plan, const struct places *places, uint64_t h
     else
         run_once(&w, plan);
     disturb_end(&w.disturb);
-    {
-        char q[600];
-        snprintf(q, 600, "grep -c DBG %s/log", places->work);
-        (void)!system(q);
-    }
     check_leftovers(&w);
     if (verdict->wrong)
         show_log(&w);
