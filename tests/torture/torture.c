@@ -66,12 +66,12 @@ struct tally {
     char skip_words[WORDS_MAX];
 };
 
-static volatile sig_atomic_t interrupted;
+volatile sig_atomic_t torture_interrupted;
 
 static void on_interrupt(int number)
 {
     (void)number;
-    interrupted = 1;
+    torture_interrupted = 1;
 }
 
 /* ---- the command line ---- */
@@ -290,8 +290,8 @@ static void run_case(const struct options *o, const struct phase *phase, const s
 
     plan_make(&plan, phase, pair->mapper_id, pair->trap_id, seed, o->case_ns, &o->places);
     watch_case(&plan, &o->places, o->hang_ns, &verdict);
-    if (interrupted)
-        return; /* it was interrupted too */
+    if (torture_interrupted)
+        return; /* so was the case */
     show_case(phase, pair, seed, &verdict, torture_now() - start);
     add_up(tally, &verdict);
     if (!verdict.wrong)
@@ -307,7 +307,7 @@ static void run_case(const struct options *o, const struct phase *phase, const s
 static bool run_cycle(const struct options *o, unsigned cycle, uint64_t end, struct tally *tallies)
 {
     for (size_t p = 0; p < PHASES; p++) {
-        for (size_t i = 0; i < PAIRS && !interrupted; i++) {
+        for (size_t i = 0; i < PAIRS && !torture_interrupted; i++) {
             uint64_t seed = o->seed + cycle * PHASES * PAIRS + p * PAIRS + i;
 
             if (cycle > 0 && torture_now() >= end)
@@ -350,12 +350,12 @@ static int show_summary(const struct options *o, const struct tally *tallies)
         wrong += t->wrong;
     }
     printf("seed %" PRIu64 ": %s\n", o->seed,
-           interrupted ? "interrupted"
-           : wrong > 0 ? "SOMETHING IS WRONG"
-                       : "nothing lost, nothing wrong, all books balanced");
+           torture_interrupted ? "interrupted"
+           : wrong > 0         ? "SOMETHING IS WRONG"
+                               : "nothing lost, nothing wrong, all books balanced");
     if (wrong > 0)
         return STATUS_WRONG;
-    return interrupted ? STATUS_SETUP : STATUS_RIGHT;
+    return torture_interrupted ? STATUS_SETUP : STATUS_RIGHT;
 }
 
 static unsigned count_cases(const struct options *o, struct tally *tallies)
@@ -398,7 +398,7 @@ int main(int argc, char **argv)
            (double)o.case_ns / (double)SECOND, (double)o.total_ns / (double)SECOND);
     fflush(stdout);
     end = torture_now() + o.total_ns;
-    for (unsigned cycle = 0; !interrupted && count > 0; cycle++) {
+    for (unsigned cycle = 0; !torture_interrupted && count > 0; cycle++) {
         if (!run_cycle(&o, cycle, end, tallies))
             break;
     }

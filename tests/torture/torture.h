@@ -12,6 +12,7 @@
 #ifndef TORTURE_H
 #define TORTURE_H
 
+#include <signal.h>
 #include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
@@ -116,6 +117,9 @@ static inline bool rng_one_in(struct rng *r, unsigned n)
 {
     return rng_below(r, n) == 0;
 }
+
+/* Ctrl-C, or SIGTERM: the case is killed, everything taken away. */
+extern volatile sig_atomic_t torture_interrupted;
 
 /* ns, monotonic */
 uint64_t torture_now(void);

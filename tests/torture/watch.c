@@ -198,7 +198,7 @@ static int case_attend(struct watch *w, uint64_t until)
 
         if (waitpid(w->pid, &status, WNOHANG) == w->pid)
             return status;
-        if (torture_now() >= until)
+        if (torture_now() >= until || torture_interrupted)
             return -1;
         disturb_tick(&w->disturb);
         hung = find_hang(w);
@@ -292,7 +292,8 @@ static void run_killing(struct watch *w)
     struct plan plan = *w->plan;
 
     plan.run_ns = 3600 * SECOND;
-    while (torture_now() < end && !w->verdict->wrong && !w->verdict->skipped) {
+    while (torture_now() < end && !w->verdict->wrong && !w->verdict->skipped &&
+           !torture_interrupted) {
         uint64_t life = (20 + rng_below(&w->disturb.rng, 600)) * MILLISECOND;
         int status;
 
@@ -325,7 +326,7 @@ static void check_leftovers(struct watch *w)
     if (plan->pagefile[0] == '\0' || (plan->flags & PHASE_DEVICE) ||
         access(plan->pagefile, F_OK) != 0)
         return;
-    if (v->kills == 0 && !v->killed && !v->wrong) {
+    if (v->kills == 0 && !v->killed && !v->wrong && !torture_interrupted) {
         v->wrong = true;
         snprintf(v->words, WORDS_MAX, "the pagefile %s was left behind", plan->pagefile);
     }
