@@ -232,6 +232,29 @@ static void ranks(void)
     is(signal_of(same_rank, &c, text, sizeof(text)), SIGABRT, "so do two of one rank");
 }
 
+/* Yield points cost nothing, unless asked to delay; then they leave errno alone, and locks hold. */
+static void delays(void)
+{
+    struct tunables t;
+    struct contest c;
+    bool kept = true;
+
+    contest_init(&c, false);
+    ok(c.sync.backend->yield == NULL, "yield points do nothing by themselves");
+    c.sync.backend = &sync_backend_linux_delayed;
+    c.sync.yield_delay_ns = 1000;
+    for (unsigned i = 0; i < ROUNDS; i++) {
+        errno = EXDEV;
+        sync_yield(&c.sync, SYNC_AT_STEP);
+        kept &= errno == EXDEV;
+    }
+    ok(kept, "delayed ones leave errno alone");
+    run(count_locked, &c, THREADS);
+    is(c.first, THREADS * ROUNDS, "a mutex excludes while threads are delayed in it");
+    tunables_init(&t);
+    ok(t.yield_delay == 0, "nothing is delayed by default");
+}
+
 int main(void)
 {
     contention(false);
@@ -239,5 +262,6 @@ int main(void)
     sleepers();
     events();
     ranks();
+    delays();
     return done_testing();
 }
