@@ -15,6 +15,7 @@
 
 #define CPUS_MAX 64u
 #define CORRUPT_BYTES 16u
+#define DEVICE_CUT (1024L * 1024) /* bytes that a cut leaves, at least */
 
 static uint64_t between(struct disturb *d, uint64_t low, uint64_t high)
 {
@@ -214,7 +215,8 @@ static int fill_open(struct disturb *d)
     d->fill = open(path, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
     if (d->fill >= 0) {
         unlink(path);
-        return 0;
+        /* What the last case gave up may still count as used until the journal is written. */
+        return syncfs(d->fill);
     }
     snprintf(d->verdict->words, WORDS_MAX, "%s: %s", path, strerror(errno));
     return -1;
@@ -267,6 +269,24 @@ static void fill(struct disturb *d)
         d->due[AT_FILL] = torture_now() + between(d, 50, 400) * MILLISECOND;
     }
     d->filled = !d->filled;
+}
+
+/*
+ * The file behind the device is cut short for a moment: reads of what was there fail with EIO, and
+ * what it held is lost.
+ */
+static void cut(struct disturb *d)
+{
+    char path[400];
+    struct stat st;
+
+    snprintf(path, sizeof(path), "%s/blocks", d->places->thin_disk);
+    if (stat(path, &st) == 0 && truncate(path, (off_t)between(d, 1, 3) * DEVICE_CUT) == 0)
+        d->verdict->cuts++;
+    torture_sleep(between(d, 1, 60) * MILLISECOND);
+    if (truncate(path, st.st_size) != 0)
+        fprintf(stderr, "torture: %s: %s\n", path, strerror(errno));
+    d->due[AT_CUT] = torture_now() + between(d, 100, 500) * MILLISECOND;
 }
 
 /* ---- writing over the pagefile ---- */
@@ -323,7 +343,7 @@ void disturb_tick(struct disturb *d)
 {
     static void (*const does[DISTURBANCES])(struct disturb *) = {
         [AT_STOP] = stop, [AT_CPU] = move_threads, [AT_DIP] = dip,
-        [AT_FILL] = fill, [AT_CORRUPT] = corrupt,
+        [AT_FILL] = fill, [AT_CORRUPT] = corrupt,  [AT_CUT] = cut,
     };
 
     for (unsigned i = 0; i < DISTURBANCES; i++) {

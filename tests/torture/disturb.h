@@ -7,7 +7,7 @@
 
 #include "torture.h"
 
-enum disturbance { AT_STOP, AT_CPU, AT_DIP, AT_FILL, AT_CORRUPT, DISTURBANCES };
+enum disturbance { AT_STOP, AT_CPU, AT_DIP, AT_FILL, AT_CORRUPT, AT_CUT, DISTURBANCES };
 
 struct disturb {
     const struct plan *plan;

@@ -132,6 +132,9 @@ static void plan_pagefile(struct plan *p, struct rng *r, const struct places *pl
         snprintf(p->pagefile, sizeof(p->pagefile), "%s", places->thin);
     else if ((p->flags & (PHASE_DISK | PHASE_KILL | DISTURB_CORRUPT)) || rng_one_in(r, 2))
         snprintf(p->pagefile, sizeof(p->pagefile), "%s/pages", folder);
+    /* Released slots keep their blocks: all slots must fit on the disk, once the filler is gone. */
+    if (p->flags & PHASE_DISK)
+        add(p, ",pagefile_size:32M");
     if (p->pagefile[0] != '\0')
         add(p, ",pagefile:%s", p->pagefile);
     if ((p->flags & PHASE_DISK) || rng_one_in(r, 3))

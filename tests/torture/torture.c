@@ -30,6 +30,8 @@ static const struct phase phases[] = {
     {"store", "errors of the store", PHASE_STORE | PHASE_ERRORS},
     {"device", "a device that runs out of blocks, and has them again",
      PHASE_DEVICE | DISTURB_FILL | PHASE_ERRORS},
+    {"cut", "a device whose reads fail, and that forgets",
+     PHASE_DEVICE | DISTURB_CUT | PHASE_ERRORS},
     {"corrupt", "another process writes over the pagefile", DISTURB_CORRUPT | PHASE_ERRORS},
     {"kill", "SIGKILL, and again on the same pagefile", PHASE_KILL},
 };
@@ -232,10 +234,15 @@ static void disturbed(const struct verdict *v, char *text, size_t size)
     const struct {
         uint64_t count;
         const char *name;
-    } all[] = {{v->stops, "stops"},      {v->moves, "thread moves"},
-               {v->dips, "limit dips"},  {v->limit_hits, "limit hits"},
-               {v->fills, "disk fills"}, {v->slots, "slots overwritten"},
-               {v->kills, "kills"},      {v->store_errors, "store errors"}};
+    } all[] = {{v->stops, "stops"},
+               {v->moves, "thread moves"},
+               {v->dips, "limit dips"},
+               {v->limit_hits, "limit hits"},
+               {v->fills, "disk fills"},
+               {v->slots, "slots overwritten"},
+               {v->cuts, "device cuts"},
+               {v->kills, "kills"},
+               {v->store_errors, "store errors"}};
     size_t used = 0;
 
     text[0] = '\0';
@@ -275,6 +282,7 @@ static void add_up(struct tally *t, const struct verdict *v)
     t->sum.limit_hits += v->limit_hits;
     t->sum.fills += v->fills;
     t->sum.slots += v->slots;
+    t->sum.cuts += v->cuts;
     t->sum.kills += v->kills;
     t->sum.store_errors += v->store_errors;
     if (v->skipped)

@@ -39,6 +39,7 @@ enum { STATUS_RIGHT = 0, STATUS_WRONG = 1, STATUS_SETUP = 2 };
 #define DISTURB_DIP 0x04u  /* the control group's limit goes down to what is used, and up again */
 #define DISTURB_FILL 0x08u /* another file fills the pagefile's disk, and frees it again */
 #define DISTURB_CORRUPT 0x10u /* another process writes over slots of the pagefile */
+#define DISTURB_CUT 0x20u     /* the thin device loses its second half, and gets it back empty */
 
 /* What else a phase is made of. */
 #define PHASE_ERRORS 0x0100u  /* pages may fail: SIGBUS and -EIO are results, not mistakes */
@@ -58,11 +59,12 @@ struct phase {
 
 /* Where things are; made by tests/torture/run. "" where there is none. */
 struct places {
-    const char *work;      /* a folder for pagefiles and logs */
-    const char *small;     /* a small file system that the pagefile shares with a filler */
-    const char *thin;      /* a block device that promises more than it has */
-    const char *thin_disk; /* the file system that holds the device's blocks */
-    const char *cgroup;    /* a memory control group of our own */
+    const char *work;  /* a folder for pagefiles and logs */
+    const char *small; /* a small file system that the pagefile shares with a filler */
+    const char *thin;  /* a block device that promises more than it has */
+    const char
+        *thin_disk;     /* the file system that holds the device's blocks, in the file `blocks` */
+    const char *cgroup; /* a memory control group of our own */
 };
 
 /* A case: what the seed has decided. Constant once made. */
@@ -140,7 +142,7 @@ struct verdict {
     bool killed;  /* for want of memory */
     bool skipped; /* this kernel or user has no such mapper or trap; words say why */
     uint64_t accesses, faults, failed;
-    uint64_t stops, moves, dips, fills, slots, kills, limit_hits, store_errors;
+    uint64_t stops, moves, dips, fills, slots, cuts, kills, limit_hits, store_errors;
     char words[WORDS_MAX]; /* why it is wrong */
 };
 void watch_case(const struct plan *plan, const struct places *places, uint64_t hang_ns,
