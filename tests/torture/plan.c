@@ -71,10 +71,10 @@ static void plan_stage(struct plan *p, struct rng *r)
     }
 }
 
-/* us; short where there is much memory to sweep. */
+/* us; short where there is much memory to sweep, or many faults to fail. */
 static unsigned plan_delay(const struct plan *p, struct rng *r)
 {
-    if (p->memory > 4 * MIB)
+    if (p->memory > 4 * MIB || (p->flags & PHASE_ERRORS))
         return 1 + rng_below(r, 50);
     return 10 + rng_below(r, rng_one_in(r, 8) ? 20000 : 500);
 }
