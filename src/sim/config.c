@@ -119,7 +119,7 @@ void world_configure(uint64_t seed, struct world_config *c)
                            : chance(&r, 60) ? MAPPER_MOVE
                                             : MAPPER_SOFT);
     t->trap = TRAP_NONE;
-    t->seed = 1;
+    t->hash_seed = 1;
     draw_features(&r, t);
     c->sigbus = chance(&r, 40);
     draw_sizes(&r, c);

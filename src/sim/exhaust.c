@@ -637,7 +637,7 @@ static void tune(struct tunables *t, enum tunable_mapper kind, unsigned frames)
     t->read_window = t->touch_window = 1;
     t->write_depth = t->write_batch = 1;
     t->deferred = false;
-    t->seed = 1;
+    t->hash_seed = 1;
     /* The writer's page and the frames; with a cache, a page of staging and a buffer, too. */
     t->memory = (1 + frames + (kind == MAPPER_COPY ? 2 : 0)) * PAGE_SIZE;
 }

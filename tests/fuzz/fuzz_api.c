@@ -92,7 +92,7 @@ static void settings_choose(struct input *in, struct tunables *t)
     t->trim_batch = sizes & 16 ? 1 : 64;
     t->write_batch = sizes & 32 ? 1 : 64;
     t->store_depth = 4;
-    t->seed = 1;
+    t->hash_seed = 1;
     if (store & 1)
         set(t, "store_write_error", every[store >> 1 & 3]);
     if (store & 8)

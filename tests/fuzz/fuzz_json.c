@@ -101,7 +101,7 @@ static void check_tunables(const json_t *json, const struct tunables *t)
     must(json_object_size(json) == tunable_count, "%zu settings", json_object_size(json));
     check_number(json, "memory", t->memory);
     check_number(json, "store_corrupt", t->store_corrupt);
-    check_number(json, "seed", t->seed);
+    check_number(json, "hash_seed", t->hash_seed);
     check_string(member(json, "pagefile"), t->pagefile);
     must(json_is_boolean(member(json, "direct")), "direct is no truth value");
     must(strcmp(json_string_value(member(json, "mapper")), "copy") == 0, "another mapper");

@@ -111,7 +111,7 @@ static void check_shown(const struct sim_settings *s)
         must(again.threads == s->threads && again.run_max == s->run_max &&
                  again.write_percent == s->write_percent && again.accesses == s->accesses,
              "the settings of sim differ");
-        again.tunables.seed = s->tunables.seed; /* --seed is the one of sim */
+        again.tunables.hash_seed = s->tunables.hash_seed;
         must(memcmp(&again.tunables, &s->tunables, sizeof(again.tunables)) == 0,
              "the settings of the manager differ:\n%s", text);
     }
