@@ -121,8 +121,8 @@ void frame_unreserve(struct machine *m, unsigned count)
 /*
  * Has the pagefile refused writes for so long that a fault which has waited since must give up?
  * Patience is for the pagefile, not for each fault anew: when it has run out, a fault that comes
- * later waits only for as long as a frame may take that somebody is about to give back. (The writer
- * goes on trying: each such fault kicks it.)
+ * later waits until the writer, which each such fault kicks, has tried once more and failed, and no
+ * less than a frame may take that somebody is about to give back.
  */
 static int out_of_patience(struct machine *m, uint64_t since)
 {
@@ -131,7 +131,8 @@ static int out_of_patience(struct machine *m, uint64_t since)
 
     if (failing == 0 || now - failing < patience)
         return 0;
-    if (since > failing && since - failing >= patience && patience > BRIEF_WAIT_NS)
+    if (since > failing && since - failing >= patience && patience > BRIEF_WAIT_NS &&
+        atomic_load(&m->writer.failed_at) > since)
         patience = BRIEF_WAIT_NS;
     return now - since < patience ? 0 : atomic_load(&m->writer.error);
 }

@@ -99,6 +99,7 @@ struct writer {
     unsigned failures;              /* (w) pages that failed alone since a write last succeeded */
     _Atomic uint64_t tried_at;      /* (a) ns: when a batch was last begun */
     _Atomic uint64_t failing_since; /* (a) ns; 0: writes succeed. Read by frame_wait() */
+    _Atomic uint64_t failed_at;     /* (a) ns: when a write last failed, or found no slot */
     _Atomic int error;              /* (a) the last write error while failing, negative errno */
 };
 

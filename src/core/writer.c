@@ -85,6 +85,7 @@ static bool begin_failing(struct machine *m, int error)
     struct writer *w = &m->writer;
 
     atomic_store(&w->error, error);
+    atomic_store(&w->failed_at, sync_now(&m->sync));
     if (atomic_load(&w->failing_since) != 0)
         return false;
     atomic_store(&w->failing_since, sync_now(&m->sync));

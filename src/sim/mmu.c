@@ -389,6 +389,8 @@ int mmu_open(struct sync *sync, const struct mapper_options *options, struct map
     mmu->buffers = cached ? options->buffers : options->frames;
     mmu->stage_pages = cached ? options->stage : 0;
     mmu->present_max = cached ? options->frames - options->buffers : options->frames;
+    if (cached) /* while writes fail, rescues may overdraw by so much */
+        mmu->present_max += mmu->present_max / 16;
     mmu->mapper = (struct mapper){.ops = &mmu_ops,
                                   .sync = sync,
                                   .has_cache = cached,
@@ -437,6 +439,20 @@ static void post(struct mmu *mmu, uintptr_t va, unsigned flags, uint32_t thread)
     }
 }
 
+/* A thread that is awake again waits no more: what it posted is gone, if nobody has taken it. */
+static void withdraw(struct mmu *mmu, uint32_t thread)
+{
+    unsigned kept = 0;
+
+    for (unsigned i = 0; i < mmu->posted_count; i++) {
+        struct pending_fault fault = mmu->posted[(mmu->posted_first + i) % MMU_FAULTS];
+
+        if (fault.thread != thread)
+            mmu->posted[(mmu->posted_first + kept++) % MMU_FAULTS] = fault;
+    }
+    mmu->posted_count = kept;
+}
+
 unsigned mmu_take_faults(struct mmu *mmu, struct pending_fault *faults, unsigned max)
 {
     unsigned n = 0;
@@ -482,5 +498,6 @@ enum mmu_result mmu_access(struct machine *m, uintptr_t va, bool write, uint32_t
         wakes = atomic_load(&page->wakes);
         post(mmu, va & ~(PAGE_SIZE - 1), flags | FAULT_TRAP, thread);
         schedule_park(mmu->schedule, &page->wakes, wakes, 0);
+        withdraw(mmu, thread);
     }
 }
