@@ -172,6 +172,10 @@ static void read_errors(void)
             ok(false, "page %zu, read ahead in vain, can be had", p);
     }
     is(counted(&f, COUNTER_pages_lost), 1, "one page is lost");
+    is(f.m->pagefile.bad, 0, "it keeps its slot, as long as it may be tried again");
+    is(region_decommit(f.m, base + 9 * PAGE, PAGE), 0, "given up, it can be decommitted");
+    is(f.m->pagefile.bad, 1, "and its slot is never used again");
+    ok(holds(&f, base, 9, 0), "the page begins anew");
     tear_down(&f);
 }
 

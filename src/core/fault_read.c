@@ -238,7 +238,7 @@ static bool read_failed(struct machine *m, struct fault *f, unsigned i)
                      "%s; after %u attempts the program gets SIGBUS for this page", error_last(),
                      f->tries);
         fault_fail_page(m, va);
-        word |= PTE_BAD;
+        word |= PTE_BAD | PTE_UNREAD;
     }
     pte_release(m, pagetable_pte(f->table, va), va, word);
     return i == f->wanted;

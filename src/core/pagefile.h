@@ -4,7 +4,8 @@
  * A slot is owned by one page: by its PTE (pagefile format), or by its frame
  * (frame.slot). It is taken by the writer before a write is sent, and released
  * when the page's content changed or the page is gone. Slot 0 is never used. A
- * slot whose write failed is bad: it stays taken for good.
+ * slot whose write failed is bad: it stays taken for good. So does one that could not be read back,
+ * once its page is discarded.
  *
  * Commit: pages promised to regions never exceed the limit = usable slots + frames that can
  * hold pages, less a reserve, so that a page that must leave its frame always finds a slot, if

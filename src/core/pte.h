@@ -1,8 +1,8 @@
 /*
  * The page-table entry: one 64-bit word for each virtual page, changed only by compare-and-swap.
  *
- *   63                16 15 14  13 12   11  10 9..7  6   5      4      3  2  1  0
- *   frame or slot        -  BAD -  PROT PIN RA AGE   ACC W-PARK W-TRAP B  P  T  V
+ *   63                16 15     14  13 12   11  10 9..7  6   5      4      3  2  1  0
+ *   frame or slot        UNREAD BAD -  PROT PIN RA AGE   ACC W-PARK W-TRAP B  P  T  V
  *
  * Formats (exactly one of V, T, P, or none of them):
  *   untouched   0                   never had content, or was given back: reads as zeroes
@@ -58,6 +58,8 @@ typedef _Atomic uint64_t pte_t;
 #define PTE_PINNED UINT64_C(0x0800)    /* the frame's pin count is above 0 */
 #define PTE_PROTECTED UINT64_C(0x1000) /* unchanged since it was read; the first write faults */
 #define PTE_BAD UINT64_C(0x4000)       /* it could not be had; touching it is SIGBUS */
+#define PTE_UNREAD                                                                                 \
+    UINT64_C(0x8000) /* BAD, since its slot could not be read: never use that again */
 #define PTE_NUMBER_SHIFT 16
 
 static inline uint32_t pte_number(uint64_t word)
@@ -94,6 +96,7 @@ static inline void pte_assert_state(uint64_t word)
     check_debug(!(word & (PTE_TRANSITION | PTE_PAGEFILE)) ||
                 !(word & (PTE_PINNED | PTE_PROTECTED | PTE_READAHEAD)));
     check_debug(!(word & PTE_BAD) || format == PTE_PAGEFILE || format == 0);
+    check_debug(!(word & PTE_UNREAD) || (format == PTE_PAGEFILE && (word & PTE_BAD)));
     check_debug((word & PTE_BUSY) || !(word & PTE_WANTED));
     check_debug(format != PTE_PAGEFILE || pte_number(word) != 0);
 }

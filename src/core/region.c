@@ -216,6 +216,10 @@ static void region_discard_page(struct machine *m, struct pagetable *table, uint
     if (!(word & PTE_FORMAT))
         return;
     d->content++;
+    if (word & PTE_UNREAD) {
+        pagefile_mark_bad(m, pte_number(word));
+        return;
+    }
     if (word & PTE_PAGEFILE) {
         slot_release(m, pte_number(word));
         return;

@@ -125,6 +125,8 @@ static void write_slot(struct disk *disk, uint64_t slot, const char *page)
     }
     memcpy(slot_at(disk, slot), page, SLOT);
     disk->slots[slot].harmed = false;
+    if (disk->slots[slot].unreadable)
+        harm(disk, slot);
     if (happens(disk, disk->faults.rot_every)) {
         flip_bit(disk, slot_at(disk, slot));
         harm(disk, slot);
