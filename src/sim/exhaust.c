@@ -38,12 +38,11 @@
 
 #define THREADS_MAX 3u
 #define PAGES 2u
-#define DEPTH_MAX 4000u
+#define DEPTH_MAX 20000u
 #define CHUNK PAGE_SIZE
 #define CHUNKS_MAX 4096u
 #define ARENA_SPARE ((size_t)64 * 1024) /* bytes that a run may reserve */
-#define STACK_KEPT ((size_t)40 * 1024)  /* of each thread's stack: it must not reach deeper */
-#define STACK_SPARE 512                 /* below the last frame that is known */
+#define STACK_SPARE 1024                /* bytes below a thread's frame that it still needs */
 
 struct scenario {
     const char *name;
@@ -112,7 +111,8 @@ static const struct scenario scenarios[] = {
 struct point {
     uint8_t ready[SIM_THREADS_MAX]; /* threads that could go on */
     unsigned count, next;           /* how many; which of them is to be tried next */
-    char *state;                    /* struct search.state_size bytes */
+    char *state;                    /* as copy_state() saved it */
+    size_t size;                    /* bytes that there is room for */
     size_t used, live;              /* of the arena */
 };
 
@@ -120,11 +120,12 @@ struct point {
 struct search {
     const struct scenario *scenario;
     enum tunable_mapper kind;
-    struct point points[DEPTH_MAX];
+    struct point points[DEPTH_MAX]; /* the path to here */
     unsigned depth;
     uint64_t *seen;                 /* hash set of states; 0: empty */
     uint64_t seen_size, seen_count; /* entries */
     uint64_t steps, moves, ends;
+    uint64_t cut; /* states at DEPTH_MAX choices, from which the search does not go on */
     unsigned deepest;
     char *copy;             /* of the arena, as it is before the threads start */
     size_t copied;          /* bytes */
@@ -132,7 +133,6 @@ struct search {
     bool dirty[CHUNKS_MAX]; /* chunks (pages) that any run has changed */
     uint32_t dirty_list[CHUNKS_MAX], dirty_count;
     bool grown; /* more chunks than at the beginning of the search */
-    size_t state_size;
     struct world *world;
     struct invariants *invariants;
 };
@@ -516,42 +516,55 @@ static void restore_first(struct search *e)
         memcpy(base + e->dirty_list[i] * CHUNK, e->copy + e->dirty_list[i] * CHUNK, CHUNK);
 }
 
-/* Copy memory between the world and a point: what changes, the scheduler, and the stacks. */
-static void copy_state(struct search *e, struct point *point, bool save)
+/* Copy memory between the world and a point: what changes, the scheduler, and the stacks. Returns
+ * the bytes it takes; with at NULL it only counts. */
+static size_t copy_state(struct search *e, char *at, bool save)
 {
-    char *base = arena_base(), *at = point->state;
+    char *base = arena_base();
     struct schedule *s = &e->world->schedule;
+    size_t size = 0;
 
-    for (uint32_t i = 0; i < e->dirty_count; i++, at += CHUNK)
-        memcpy(save ? at : base + e->dirty_list[i] * CHUNK,
-               save ? base + e->dirty_list[i] * CHUNK : at, CHUNK);
-    memcpy(save ? at : (char *)s, save ? (char *)s : at, sizeof(*s));
-    at += sizeof(*s);
+    for (uint32_t i = 0; i < e->dirty_count; i++, size += CHUNK) {
+        char *chunk = base + e->dirty_list[i] * CHUNK;
+
+        if (at != NULL)
+            memcpy(save ? at + size : chunk, save ? chunk : at + size, CHUNK);
+    }
+    if (at != NULL)
+        memcpy(save ? at + size : (char *)s, save ? (char *)s : at + size, sizeof(*s));
+    size += sizeof(*s);
     for (unsigned i = 0; i < s->thread_count; i++) {
         const struct sync_thread *t = &s->threads[i];
-        char *low = t->stack + SIM_STACK - STACK_KEPT;
+        char *low = t->frame - STACK_SPARE;
+        size_t length = (size_t)(t->stack + SIM_STACK - low);
 
-        check_always(!t->begun || t->frame - low > STACK_SPARE);
-        memcpy(save ? at : low, save ? low : at, STACK_KEPT);
-        at += STACK_KEPT;
+        if (!t->begun)
+            continue;
+        if (at != NULL)
+            memcpy(save ? at + size : low, save ? low : at + size, length);
+        size += length;
     }
+    return size;
 }
 
 static void push_point(struct search *e)
 {
     struct point *point = &e->points[e->depth];
     const struct schedule *s = &e->world->schedule;
+    size_t size = copy_state(e, NULL, true);
 
-    check_always(e->depth < DEPTH_MAX - 1);
-    if (point->state == NULL)
-        point->state = malloc(e->state_size);
+    if (point->size < size) {
+        free(point->state);
+        point->state = malloc(size);
+        point->size = size;
+    }
     check_always(point->state != NULL);
     memcpy(point->ready, s->ready, sizeof(point->ready));
     point->count = s->ready_count;
     point->next = 0;
     point->used = arena_used();
     point->live = arena_live();
-    copy_state(e, point, true);
+    copy_state(e, point->state, true);
     e->depth++;
     if (e->depth > e->deepest)
         e->deepest = e->depth;
@@ -719,14 +732,8 @@ static void begin_search(struct search *e)
 {
     if (e->seen != NULL)
         memset(e->seen, 0, e->seen_size * sizeof(*e->seen));
-    for (unsigned i = 0; i < DEPTH_MAX && e->points[i].state != NULL; i++) {
-        free(e->points[i].state);
-        e->points[i].state = NULL;
-    }
-    e->seen_count = e->steps = e->moves = e->ends = 0;
+    e->seen_count = e->steps = e->moves = e->ends = e->cut = 0;
     e->depth = e->deepest = 0;
-    e->state_size =
-        e->dirty_count * CHUNK + sizeof(struct schedule) + (THREADS_MAX + 2) * STACK_KEPT;
 }
 
 /* Make the next move that has not been made; false: there is none. *error as schedule_run(). */
@@ -742,7 +749,7 @@ static bool move_on(struct search *e, int *error)
     point = &e->points[e->depth - 1];
     if (point->next > 0) {
         arena_restore(point->used, point->live);
-        copy_state(e, point, false);
+        copy_state(e, point->state, false);
     }
     e->moves++;
     *error = schedule_continue(s, &s->threads[point->ready[point->next++]]);
@@ -753,8 +760,12 @@ static bool move_on(struct search *e, int *error)
 static bool arrive(struct search *e, int error)
 {
     e->ends += error == 0;
-    if (error == SCHEDULE_CHOICE && seen_add(e, state_hash(e)))
-        push_point(e);
+    if (error == SCHEDULE_CHOICE && seen_add(e, state_hash(e))) {
+        if (e->depth < DEPTH_MAX)
+            push_point(e);
+        else
+            e->cut++;
+    }
     return error == 0 || error == SCHEDULE_CHOICE;
 }
 
@@ -823,8 +834,8 @@ static int explore_all(struct search *e, const char *only, int kinds)
     double began = seconds();
     int failed = 0;
 
-    printf("%-28s %-5s %10s %10s %10s %12s %7s %8s\n", "world", "", "states", "moves", "ends",
-           "steps", "depth", "seconds");
+    printf("%-28s %-5s %10s %10s %10s %12s %7s %5s %8s\n", "world", "", "states", "moves", "ends",
+           "steps", "depth", "cut", "seconds");
     for (size_t i = 0; i < SCENARIOS; i++) {
         for (unsigned kind = 0; kind < 2; kind++) {
             double at = seconds();
@@ -835,9 +846,10 @@ static int explore_all(struct search *e, const char *only, int kinds)
             e->kind = kind == 0 ? MAPPER_COPY : MAPPER_MOVE;
             failed += explore(e);
             invariants_free(e->invariants);
-            printf("%-28s %-5s %10" PRIu64 " %10" PRIu64 " %10" PRIu64 " %12" PRIu64 " %7u %8.1f\n",
+            printf("%-28s %-5s %10" PRIu64 " %10" PRIu64 " %10" PRIu64 " %12" PRIu64
+                   " %7u %5" PRIu64 " %8.1f\n",
                    scenarios[i].name, names[kind], e->seen_count, e->moves, e->ends, e->steps,
-                   e->deepest, seconds() - at);
+                   e->deepest, e->cut, seconds() - at);
             fflush(stdout);
             states += e->seen_count;
             moves += e->moves;
@@ -845,8 +857,8 @@ static int explore_all(struct search *e, const char *only, int kinds)
             ends += e->ends;
         }
     }
-    printf("%-28s %-5s %10" PRIu64 " %10" PRIu64 " %10" PRIu64 " %12" PRIu64 " %7s %8.1f\n", "all",
-           "", states, moves, ends, steps, "", seconds() - began);
+    printf("%-28s %-5s %10" PRIu64 " %10" PRIu64 " %10" PRIu64 " %12" PRIu64 " %7s %5s %8.1f\n",
+           "all", "", states, moves, ends, steps, "", "", seconds() - began);
     printf(failed == 0 ? "every state of every world is well\n" : "%d worlds FAILED\n", failed);
     return failed == 0 ? 0 : 1;
 }
