@@ -166,7 +166,8 @@ VMSM_API void vmsm_destroy(struct vmsm *m);
 /*
  * Map length bytes (rounded up to pages) of zeroes; *addr is page-aligned.
  *   -EINVAL  length is 0 or too large
- *   -ENOMEM  the commit does not fit (commit_limit: see "The budget"), no address space, or 4096 regions already
+ *   -ENOMEM  the commit does not fit (commit_limit: see "The budget"), no address space, or 4096
+ *            regions already
  *   -ENOSPC  the pagefile had to grow for the commit and the disk is full
  */
 VMSM_API int vmsm_map(struct vmsm *m, size_t length, void **addr);
