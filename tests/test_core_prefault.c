@@ -184,10 +184,13 @@ static void unpin_between(struct sync *s, enum sync_point point)
     pthread_t id;
 
     (void)s;
-    if (!meddle.armed || point != SYNC_AT_UNLOCK ||
-        (word_at(&meddle.f, meddle.base, 1) & (PTE_PINNED | PTE_BUSY)) != PTE_PINNED)
+    if (!meddle.armed || point != SYNC_AT_UNLOCK)
         return;
-    meddle.armed = false;
+    meddle.armed = false; /* to look at the page passes such a point too */
+    if ((word_at(&meddle.f, meddle.base, 1) & (PTE_PINNED | PTE_BUSY)) != PTE_PINNED) {
+        meddle.armed = true;
+        return;
+    }
     if (pthread_create(&id, NULL, unpin_first, NULL) == 0)
         pthread_join(id, NULL);
 }
