@@ -168,6 +168,7 @@ static void pins(void)
 static struct {
     struct fixture f;
     uintptr_t base;
+    pte_t *second; /* the PTE of page 1 */
     bool armed;
     int error;
 } meddle;
@@ -184,13 +185,10 @@ static void unpin_between(struct sync *s, enum sync_point point)
     pthread_t id;
 
     (void)s;
-    if (!meddle.armed || point != SYNC_AT_UNLOCK)
+    if (!meddle.armed || point != SYNC_AT_UNLOCK ||
+        (pte_load(meddle.second) & (PTE_PINNED | PTE_BUSY)) != PTE_PINNED)
         return;
-    meddle.armed = false; /* to look at the page passes such a point too */
-    if ((word_at(&meddle.f, meddle.base, 1) & (PTE_PINNED | PTE_BUSY)) != PTE_PINNED) {
-        meddle.armed = true;
-        return;
-    }
+    meddle.armed = false;
     if (pthread_create(&id, NULL, unpin_first, NULL) == 0)
         pthread_join(id, NULL);
 }
@@ -203,6 +201,7 @@ static void failing_pin(void)
     set_up(&meddle.f, "touch_window:1");
     m = meddle.f.m;
     meddle.base = map_pages(&meddle.f, 4);
+    meddle.second = pte_at(&meddle.f, meddle.base, 1);
     put_all(&meddle.f, meddle.base, 4, 1);
     is(machine_pin(m, meddle.base + 3 * PAGE, PAGE), 0, "the last page is pinned");
     frame_at(&meddle.f, meddle.base, 3)->pins = UINT16_MAX; /* as often as can be */
