@@ -269,9 +269,9 @@ static void sparse_pins(void)
     put(&f, base + n / 2 * PAGE, 0, 1);
     is(machine_pin(f.m, other, PAGE), 0, "a page elsewhere is pinned");
     is(region_decommit(f.m, base, n * PAGE), 0, "32 GiB with one page are decommitted");
-    ok(table_pages_used(region_find(f.m, base)->table) < 4096,
+    ok(table_pages_used(table_at(&f, base)) < 4096,
        "without a look at every entry of the page table: %zu pages of %zu",
-       table_pages_used(region_find(f.m, base)->table), n * sizeof(pte_t) / PAGE);
+       table_pages_used(table_at(&f, base)), n * sizeof(pte_t) / PAGE);
     is(machine_pin(f.m, base + (n / 2 + 7) * PAGE, PAGE), 0, "now one inside is pinned");
     is(region_unmap(f.m, base, n * PAGE), -EBUSY, "it is found");
     is(region_unmap(f.m, base, (n / 2 + 7) * PAGE), 0, "what is before it can go");
