@@ -197,6 +197,13 @@ simtest: ## run SEEDS=1000 simulations from fresh seeds, and those that failed o
 	build-debug2/simtest --file tests/seeds.txt --jobs $(JOBS)
 	build-debug2/simtest --seeds $(SEEDS) --jobs $(JOBS)
 
+# Automatic variables begin as zero, so that states do not differ by what nobody reads.
+exhaust: ## try all interleavings of small worlds
+	$(Q)scripts/install-deps.sh build
+	$(Q)$(MAKE) $(PARALLEL) DEBUG=2 BUILD=build-exhaust \
+		CFLAGS="-O2 -g -ftrivial-auto-var-init=zero" build-exhaust/exhaust
+	build-exhaust/exhaust
+
 valgrind: ## run the unit tests under Valgrind
 	$(Q)$(MAKE) $(PARALLEL) tests
 	$(Q)tests/run $(BUILD) core $(WRAP_valgrind)

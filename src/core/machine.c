@@ -175,7 +175,7 @@ static int divide_budget(struct machine *m, bool cached, struct mapper_options *
 
     m->stage_pages = cached ? stage_share(pages) : 0;
     overhead = m->stage_pages + batch * m->tunables.write_depth;
-    if (pages < overhead + 2)
+    if (pages < overhead + (cached ? 2 : 1))
         return error_set(-EINVAL, "memory: %llu pages are too few; buffers alone take %llu",
                          (unsigned long long)pages, (unsigned long long)overhead);
     pages -= overhead;

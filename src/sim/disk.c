@@ -20,7 +20,7 @@ struct disk_queue {
     struct disk *disk;
     struct store_io *complete, **complete_end;
     unsigned under_way;
-    _Atomic uint32_t word; /* counts completions */
+    _Atomic uint32_t word; /* never changes: what those sleep on who wait for a completion */
     _Atomic uint32_t *bell;
 };
 
@@ -84,6 +84,10 @@ static void flip_bit(struct disk *disk, char *page)
 
 static void garbage(struct disk *disk, char *page)
 {
+    if (disk->schedule->policy == SCHEDULE_CHOSEN) { /* states must not differ by it */
+        memset(page, 0xa5, SLOT);
+        return;
+    }
     memset(page, (int)random_below(&disk->random, 256), SLOT);
     flip_bit(disk, page);
 }
@@ -233,7 +237,6 @@ static void complete(void *argument)
     queue->complete_end = &io->next;
     queue->under_way--;
     disk->under_way--;
-    atomic_fetch_add(&queue->word, 1);
     schedule_unpark(disk->schedule, &queue->word, INT32_MAX);
     if (queue->bell != NULL) {
         atomic_fetch_add(queue->bell, 1);
@@ -245,6 +248,8 @@ static uint64_t latency(struct disk *disk)
 {
     if (happens(disk, disk->faults.hang_every))
         return disk->faults.hang_ns;
+    if (disk->faults.latency_min == disk->faults.latency_max)
+        return disk->faults.latency_min;
     return random_between(&disk->random, disk->faults.latency_min, disk->faults.latency_max);
 }
 
@@ -292,7 +297,7 @@ static unsigned disk_reap(struct store_queue *base, struct store_io **done, unsi
 
     schedule_yield(queue->disk->schedule, SYNC_AT_STEP);
     while (wait && queue->complete == NULL && queue->under_way > 0)
-        schedule_park(queue->disk->schedule, &queue->word, atomic_load(&queue->word), 0);
+        schedule_park(queue->disk->schedule, &queue->word, 0, 0);
     while (n < max && queue->complete != NULL) {
         done[n] = queue->complete;
         queue->complete = done[n]->next;

@@ -1,14 +1,16 @@
 /*
  * exhaust: all interleavings of small worlds.
  *
- *   exhaust [--list] [--only NAME] [--trace "0 1 1 …"]
+ *   exhaust [--preemptions N] [--only WORLD [--copy | --move] [--trace "0 1 1 …"]] [--list]
  *
  * A world is two or three threads, each with a few operations, over two pages, one or two frames
  * and two slots, on the simulated kernel and disk. Every step between two yield points is taken
- * in every order that can lead to a new state: a depth-first search that begins each run anew and
- * replays the choices made so far, and turns back where a state (all memory of the machine, the
- * kernel, the disk and the oracle, and the threads' stacks and registers) has been seen before.
- * So the reduction is state matching; no bound on preemptions is needed.
+ * in every order that can lead to a new state: a depth-first search that goes back to where there
+ * was a choice, and turns back where a state (all memory of the machine, the kernel, the disk and
+ * the oracle, and the threads' stacks and registers) has been seen before. So the reduction is
+ * state matching. Worlds of two threads need no bound. Where three threads, or threads that take
+ * each other's only frame, make too many states, the number of preemptions (switches away from a
+ * thread that could have gone on) is bounded: `bound`, 2 unless said otherwise.
  *
  * In each state the invariants of invariant.c are checked; at each end the books, and every page.
  *
@@ -38,7 +40,7 @@
 
 #define THREADS_MAX 3u
 #define PAGES 2u
-#define DEPTH_MAX 20000u
+#define DEPTH_MAX 4000u
 #define CHUNK PAGE_SIZE
 #define CHUNKS_MAX 4096u
 #define ARENA_SPARE ((size_t)64 * 1024) /* bytes that a run may reserve */
@@ -109,6 +111,8 @@ static const struct scenario scenarios[] = {
 
 /* A place where there was a choice: what to go back to. */
 struct point {
+    uint8_t last;                   /* number of the thread that led here */
+    uint8_t preemptions;            /* so far */
     uint8_t ready[SIM_THREADS_MAX]; /* threads that could go on */
     unsigned count, next;           /* how many; which of them is to be tried next */
     char *state;                    /* as copy_state() saved it */
@@ -121,6 +125,9 @@ struct search {
     const struct scenario *scenario;
     enum tunable_mapper kind;
     struct point points[DEPTH_MAX]; /* the path to here */
+    uint8_t last, preemptions;      /* of the current move, as in struct point */
+    uint8_t bound;                  /* on preemptions; 0: none */
+    uint8_t preemptions_max;        /* the bound of worlds that need one */
     unsigned depth;
     uint64_t *seen;                 /* hash set of states; 0: empty */
     uint64_t seen_size, seen_count; /* entries */
@@ -472,6 +479,11 @@ static uint64_t state_hash(struct search *e)
     for (uint32_t i = 0; i < e->dirty_count; i++)
         add_memory(&hash, s, base + e->dirty_list[i] * CHUNK, CHUNK);
     add_schedule(&hash, s);
+    if (e->bound > 0) {
+        uint8_t path[2] = {e->last, e->preemptions};
+
+        XXH3_64bits_update(&hash, path, sizeof(path));
+    }
     return XXH3_64bits_digest(&hash);
 }
 
@@ -562,6 +574,14 @@ static void push_point(struct search *e)
     memcpy(point->ready, s->ready, sizeof(point->ready));
     point->count = s->ready_count;
     point->next = 0;
+    point->last = e->last;
+    point->preemptions = e->preemptions;
+    for (unsigned i = 0; e->bound > 0 && e->preemptions >= e->bound && i < s->ready_count; i++) {
+        if (s->ready[i] == e->last) { /* it must go on */
+            point->ready[0] = e->last;
+            point->count = 1;
+        }
+    }
     point->used = arena_used();
     point->live = arena_live();
     copy_state(e, point->state, true);
@@ -693,6 +713,7 @@ static int begin_run(struct search *e)
     struct small *x = (struct small *)(void *)e->world;
     struct schedule *s = &x->world.schedule;
 
+    e->last = e->preemptions = 0;
     restore_first(e);
     schedule_start(s, "judge", judge_main, x);
     schedule_start(s, "disk", disk_main, s);
@@ -734,6 +755,7 @@ static void begin_search(struct search *e)
         memset(e->seen, 0, e->seen_size * sizeof(*e->seen));
     e->seen_count = e->steps = e->moves = e->ends = e->cut = 0;
     e->depth = e->deepest = 0;
+    e->bound = e->scenario->threads[2] != NULL || e->scenario->frames == 1 ? e->preemptions_max : 0;
 }
 
 /* Make the next move that has not been made; false: there is none. *error as schedule_run(). */
@@ -752,7 +774,11 @@ static bool move_on(struct search *e, int *error)
         copy_state(e, point->state, false);
     }
     e->moves++;
-    *error = schedule_continue(s, &s->threads[point->ready[point->next++]]);
+    e->last = point->ready[point->next++];
+    e->preemptions = point->preemptions;
+    for (unsigned i = 0; e->last != point->last && i < point->count; i++)
+        e->preemptions = (uint8_t)(e->preemptions + (point->ready[i] == point->last));
+    *error = schedule_continue(s, &s->threads[e->last]);
     return true;
 }
 
@@ -835,10 +861,11 @@ static int explore_all(struct search *e, const char *only, int kinds)
     int failed = 0;
 
     printf("%-28s %-5s %10s %10s %10s %12s %7s %5s %8s\n", "world", "", "states", "moves", "ends",
-           "steps", "depth", "cut", "seconds");
+           "steps", "depth", "bound", "seconds");
     for (size_t i = 0; i < SCENARIOS; i++) {
         for (unsigned kind = 0; kind < 2; kind++) {
             double at = seconds();
+            char bound[8];
 
             if ((only != NULL && strcmp(only, scenarios[i].name) != 0) || !(kinds >> kind & 1))
                 continue;
@@ -846,10 +873,14 @@ static int explore_all(struct search *e, const char *only, int kinds)
             e->kind = kind == 0 ? MAPPER_COPY : MAPPER_MOVE;
             failed += explore(e);
             invariants_free(e->invariants);
+            snprintf(bound, sizeof(bound), e->bound > 0 ? "%u" : "none", e->bound);
+            if (e->cut > 0) /* the search would not be what it says */
+                failed += printf("%s: paths are longer than %u choices\n", scenarios[i].name,
+                                 DEPTH_MAX) > 0;
             printf("%-28s %-5s %10" PRIu64 " %10" PRIu64 " %10" PRIu64 " %12" PRIu64
-                   " %7u %5" PRIu64 " %8.1f\n",
+                   " %7u %5s %8.1f\n",
                    scenarios[i].name, names[kind], e->seen_count, e->moves, e->ends, e->steps,
-                   e->deepest, e->cut, seconds() - at);
+                   e->deepest, bound, seconds() - at);
             fflush(stdout);
             states += e->seen_count;
             moves += e->moves;
@@ -865,8 +896,10 @@ static int explore_all(struct search *e, const char *only, int kinds)
 
 static int usage(void)
 {
-    fprintf(stderr,
-            "usage: exhaust [--only WORLD [--copy | --move] [--trace \"CHOICES\"]] [--list]\n");
+    fprintf(
+        stderr,
+        "usage: exhaust [--preemptions N] [--only WORLD [--copy | --move] [--trace \"CHOICES\"]] "
+        "[--list]\n");
     return 2;
 }
 
@@ -876,11 +909,14 @@ int main(int argc, char **argv)
     char *trace = NULL;
     int kinds = 3;
 
+    search.preemptions_max = 2;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--only") == 0 && i + 1 < argc)
             only = argv[++i];
         else if (strcmp(argv[i], "--trace") == 0 && i + 1 < argc)
             trace = argv[++i];
+        else if (strcmp(argv[i], "--preemptions") == 0 && i + 1 < argc)
+            search.preemptions_max = (uint8_t)strtoul(argv[++i], NULL, 10);
         else if (strcmp(argv[i], "--copy") == 0)
             kinds = 1;
         else if (strcmp(argv[i], "--move") == 0)
