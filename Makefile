@@ -77,7 +77,7 @@ MANUALS := $(BUILD)/vmsm.1 $(BUILD)/vmsm.3
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all libs cli tests bench examples man demo check check-core simtest fuzz fuzzers \
+.PHONY: all libs cli tests bench examples man demo check check-core simtest exhaust fuzz fuzzers \
 	torture torture-case presubmit format format-check tidy valgrind install uninstall clean help
 
 all: libs cli bench examples man ## build the libraries, vmsm, benchmarks, examples, manual pages
@@ -94,7 +94,7 @@ man: $(MANUALS)
 # build nothing themselves leave the stamps to the makes that they start.
 same = $(and $(findstring "$(strip $(1))","$(strip $(2))"),$(findstring "$(strip $(2))","$(strip $(1))"))
 stamp = $(if $(call same,$(2),$(file <$(1))),,$(shell mkdir -p $(dir $(1)))$(file >$(1),$(strip $(2))))
-GOALS := $(filter-out demo check check-core simtest fuzz torture torture-case valgrind \
+GOALS := $(filter-out demo check check-core simtest exhaust fuzz torture torture-case valgrind \
 	presubmit format format-check tidy uninstall clean help,$(or $(MAKECMDGOALS),all))
 ifneq ($(GOALS),)
 $(call stamp,$(BUILD)/flags,$(COMPILE) $(LINK))

@@ -1,7 +1,7 @@
 /*
  * exhaust: all interleavings of small worlds.
  *
- *   exhaust [--preemptions N] [--only WORLD [--copy | --move] [--trace "0 1 1 …"]] [--list]
+ *   exhaust [--preemptions N] [--only WORLD [--copy | --move] [--trace "THREADS"]] [--list]
  *
  * A world is two or three threads, each with a few operations, over two pages, one or two frames
  * and two slots, on the simulated kernel and disk. Every step between two yield points is taken
@@ -13,11 +13,6 @@
  * thread that could have gone on) is bounded: `bound`, 2 unless said otherwise.
  *
  * In each state the invariants of invariant.c are checked; at each end the books, and every page.
- *
- * Operations, each a letter with a number: wN write page N, rN read it, tN trim N pages, b write
- * modified pages, fN repurpose N standby frames, dN decommit page N, uN unmap it, pN pin it, let a
- * device write, and unpin it, iN let a device use it unpinned (move), eN prefault it, xN let N
- * writes fail, k check the books.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -36,78 +31,13 @@
 #include "core/check.h"
 #include "core/error.h"
 #include "sim/arena.h"
-#include "sim/world.h"
+#include "sim/small.h"
 
-#define THREADS_MAX 3u
-#define PAGES 2u
 #define DEPTH_MAX 4000u
 #define CHUNK PAGE_SIZE
 #define CHUNKS_MAX 4096u
 #define ARENA_SPARE ((size_t)64 * 1024) /* bytes that a run may reserve */
 #define STACK_SPARE 1024                /* bytes below a thread's frame that it still needs */
-
-struct scenario {
-    const char *name;
-    unsigned frames; /* that may be Active */
-    unsigned slots;
-    const char *before; /* done alone, before the threads start */
-    const char *threads[THREADS_MAX];
-};
-
-static const struct scenario scenarios[] = {
-    {"touch-touch", 2, 2, "", {"r0", "w0"}},
-    {"touch-touch-touch", 2, 2, "", {"w0", "w0", "r0"}},
-    {"read-read", 2, 2, "w0 t1 b f1", {"r0", "w0"}},
-    {"read-read-read", 2, 2, "w0 t1 b f1", {"r0", "w0", "r0"}},
-    {"read-trim", 2, 2, "w0", {"r0", "t1"}},
-    {"write-trim", 2, 2, "w0", {"w0", "t1"}},
-    {"write-trim-write", 2, 2, "w0", {"w0", "t1", "w0"}},
-    {"write-trim-clean", 2, 2, "w0 t1 b r0", {"w0", "t1"}},
-    {"rescue-rescue", 2, 2, "w0 t1", {"r0", "w0"}},
-    {"rescue-writeback", 2, 2, "w0 t1", {"w0", "b"}},
-    {"rescue-writeback-rescue", 2, 2, "w0 t1", {"w0", "b", "r0"}},
-    {"rescue-trim-writeback", 2, 2, "w0 t1", {"w0 t1", "b"}},
-    {"rescue-repurpose", 2, 2, "w0 t1 b", {"w0", "f1"}},
-    {"rescue-repurpose-rescue", 2, 2, "w0 t1 b", {"w0", "f1", "r0"}},
-    {"decommit-touch", 2, 2, "", {"d0", "w0"}},
-    {"decommit-write", 2, 2, "w0", {"d0", "w0"}},
-    {"decommit-trim", 2, 2, "w0", {"d0", "t1"}},
-    {"decommit-trim-write", 2, 2, "w0", {"d0", "t1", "w0"}},
-    {"decommit-rescue", 2, 2, "w0 t1", {"d0", "w0"}},
-    {"decommit-writeback", 2, 2, "w0 t1", {"d0", "b"}},
-    {"decommit-writeback-rescue", 2, 2, "w0 t1", {"d0", "b", "w0"}},
-    {"decommit-repurpose", 2, 2, "w0 t1 b", {"d0", "f1"}},
-    {"decommit-read", 2, 2, "w0 t1 b f1", {"d0", "w0"}},
-    {"decommit-decommit", 2, 2, "w0", {"d0", "d0"}},
-    {"unmap-touch", 2, 2, "", {"u0", "r0"}},
-    {"unmap-read", 2, 2, "w0 t1 b f1", {"u0", "r0"}},
-    {"unmap-trim", 2, 2, "w0 w1", {"u0", "t2"}},
-    {"unmap-rescue", 2, 2, "w0 t1", {"u0", "r0"}},
-    {"unmap-writeback", 2, 2, "w0 t1", {"u0", "b"}},
-    {"unmap-repurpose", 2, 2, "w0 t1 b", {"u0", "f1"}},
-    {"unmap-decommit", 2, 2, "w0", {"u0", "d0"}},
-    {"error-rescue", 2, 2, "w0 t1 x1", {"w0", "b"}},
-    {"error-rescue-read", 2, 2, "w0 t1 x2", {"w0", "b", "r0"}},
-    {"error-decommit", 2, 2, "w0 t1 x1", {"d0", "b"}},
-    {"device-trim", 2, 2, "w0", {"i0", "t1"}},
-    {"device-trim-write", 2, 2, "w0", {"i0", "t1", "w0"}},
-    {"pin-trim", 2, 2, "w0", {"p0", "t1"}},
-    {"pin-read", 2, 2, "w0 t1 b f1", {"p0", "w0"}},
-    {"pin-decommit", 2, 2, "w0", {"p0", "d0"}},
-    {"pin-unmap", 2, 2, "w0", {"p0", "u0"}},
-    {"pin-pin-trim", 2, 2, "w0", {"p0", "p0", "t1"}},
-    {"prefault-write", 2, 2, "w0 w1 t2 b f2", {"e0 e1", "w0"}},
-    {"prefault-trim", 2, 2, "w0 t1 b f1", {"e0", "t1"}},
-    {"check-write", 2, 2, "w0 t1", {"k", "w0"}},
-    {"check-read", 2, 2, "w0 t1 b f1", {"k", "r0"}},
-    {"check-writeback", 2, 2, "w0 t1", {"k", "b"}},
-    {"one-frame", 1, 2, "w0", {"w1", "w0"}},
-    {"one-frame-cross", 1, 2, "", {"w0 r1", "w1 r0"}},
-    {"one-frame-three", 1, 2, "w0", {"w1", "w0", "r1"}},
-    {"two-frames-three", 2, 2, "w0 w1", {"w0", "t2", "w1"}},
-};
-
-#define SCENARIOS (sizeof(scenarios) / sizeof(scenarios[0]))
 
 /* A place where there was a choice: what to go back to. */
 struct point {
@@ -144,228 +74,7 @@ struct search {
     struct invariants *invariants;
 };
 
-/* What a run keeps besides the machine; in the arena, so that it is part of the state. */
-struct small {
-    struct world world;
-    struct world_config config;
-    struct world_page pages[PAGES + 1];
-    struct sync_thread *threads[THREADS_MAX];
-    struct actor {
-        struct small *x;
-        const char *program;
-        unsigned number;
-    } actors[THREADS_MAX];
-    uint32_t writes; /* numbers the writes */
-    uintptr_t base;
-    bool unmapped[PAGES];
-};
-
 static struct search search;
-
-static _Noreturn void fail(const char *why)
-{
-    schedule_fail(&search.world->schedule, why);
-}
-
-/* ---- operations ---- */
-
-static void do_access(struct small *x, unsigned n, bool write, unsigned thread)
-{
-    struct world_page *page = &x->pages[n];
-    unsigned epoch = page->epoch;
-    char *memory;
-    enum mmu_result result =
-        mmu_access(x->world.machine, x->base + n * PAGE_SIZE, write, thread, true, &memory);
-
-    if (result == MMU_SIGSEGV && page->epoch != epoch)
-        return;
-    if (result != MMU_OK)
-        fail("an access failed");
-    if (!world_page_is(&x->world, x->base + n * PAGE_SIZE, memory))
-        fail("an access found wrong data");
-    if (!write)
-        return;
-    x->writes++;
-    memcpy(memory + 64 * thread, &x->writes, sizeof(x->writes));
-    memcpy(page->content, memory, PAGE_SIZE);
-    page->written = true;
-}
-
-static void do_decommit(struct small *x, unsigned n)
-{
-    struct world_page *page = &x->pages[n];
-    struct machine *m = x->world.machine;
-    unsigned epoch = page->epoch;
-    int error;
-
-    page->drops++;
-    if (page->dropping++ == 0)
-        page->written = page->maybe_zero;
-    machine_enter(m);
-    error = region_decommit(m, x->base + n * PAGE_SIZE, PAGE_SIZE);
-    sync_rwlock_unread(&m->sync, &m->gate, SYNC_GATE);
-    if (page->epoch != epoch)
-        return;
-    page->dropping--;
-    if (error != 0 || page->written || page->dropping > 0) {
-        page->maybe_zero = true;
-        return;
-    }
-    memset(page->content, 0, PAGE_SIZE);
-    page->maybe_zero = false;
-}
-
-static void do_unmap(struct small *x, unsigned n)
-{
-    struct machine *m = x->world.machine;
-    struct world_page *page = &x->pages[n];
-    int error;
-
-    page->epoch++;
-    page->live = false;
-    machine_enter(m);
-    error = region_unmap(m, x->base + n * PAGE_SIZE, PAGE_SIZE);
-    sync_rwlock_unread(&m->sync, &m->gate, SYNC_GATE);
-    if (error == -EBUSY && page->pins > 0) {
-        page->live = true;
-        return;
-    }
-    if (error != 0)
-        fail("unmap failed");
-    x->unmapped[n] = true;
-}
-
-static void device_write(struct small *x, unsigned n, unsigned thread)
-{
-    struct mmu_page *at = mmu_page(mmu_of(x->world.machine), x->base + n * PAGE_SIZE);
-
-    schedule_yield(&x->world.schedule, SYNC_AT_STEP);
-    if (at->memory == NULL)
-        fail("a page that a device uses is not there");
-    x->writes++;
-    memcpy(at->memory + 64 * thread, &x->writes, sizeof(x->writes));
-    memcpy(x->pages[n].content, at->memory, PAGE_SIZE);
-    x->pages[n].written = true;
-    schedule_yield(&x->world.schedule, SYNC_AT_STEP);
-    if (at->memory == NULL)
-        fail("a page that a device uses has gone");
-}
-
-static void do_pin(struct small *x, unsigned n, unsigned thread)
-{
-    struct machine *m = x->world.machine;
-    struct world_page *page = &x->pages[n];
-    uintptr_t va = x->base + n * PAGE_SIZE;
-
-    page->pins++;
-    if (machine_pin(m, va, PAGE_SIZE) == 0) {
-        device_write(x, n, thread);
-        if (machine_unpin(m, va, PAGE_SIZE) != 0)
-            fail("a pinned page cannot be unpinned");
-    } else if (page->live) {
-        fail("a page cannot be pinned");
-    }
-    page->pins--;
-}
-
-/* The kernel keeps a page from being moved while a device holds it: found present, held. */
-static void do_device(struct small *x, unsigned n, unsigned thread)
-{
-    struct mmu_page *at = mmu_page(mmu_of(x->world.machine), x->base + n * PAGE_SIZE);
-    char *memory;
-
-    if (search.kind != MAPPER_MOVE || mmu_access(x->world.machine, x->base + n * PAGE_SIZE, true,
-                                                 thread, true, &memory) != MMU_OK)
-        return;
-    at->in_use = true;
-    device_write(x, n, thread);
-    at->in_use = false;
-}
-
-/* Trimming and writing are one thread's each; without workers the reclaim lock sees to it. */
-static void do_reclaim(struct small *x, char what, unsigned n)
-{
-    struct machine *m = x->world.machine;
-
-    sync_rwlock_read(&m->sync, &m->gate, SYNC_GATE);
-    if (what != 'f')
-        sync_mutex_lock(&m->sync, &m->reclaim_lock, SYNC_RECLAIM);
-    if (what == 't')
-        trim_pages(m, n);
-    if (what == 'f')
-        refill_standby(m, n);
-    if (what == 'b') {
-        atomic_fetch_add(&m->waiting, 1); /* as if a fault needed it now */
-        writer_step(m);
-        atomic_fetch_sub(&m->waiting, 1);
-        writer_drain(m);
-    }
-    if (what != 'f')
-        sync_mutex_unlock(&m->sync, &m->reclaim_lock, SYNC_RECLAIM);
-    sync_rwlock_unread(&m->sync, &m->gate, SYNC_GATE);
-}
-
-static void do_operation(struct small *x, char what, unsigned n, unsigned thread)
-{
-    struct iovec range = {.iov_base = (void *)(x->base + n * PAGE_SIZE), .iov_len = PAGE_SIZE};
-
-    switch (what) {
-    case 'r':
-    case 'w':
-        do_access(x, n, what == 'w', thread);
-        break;
-    case 't':
-    case 'b':
-    case 'f':
-        do_reclaim(x, what, n);
-        break;
-    case 'd':
-        do_decommit(x, n);
-        break;
-    case 'u':
-        do_unmap(x, n);
-        break;
-    case 'p':
-        do_pin(x, n, thread);
-        break;
-    case 'i':
-        do_device(x, n, thread);
-        break;
-    case 'e':
-        if (machine_prefault(x->world.machine, &range, 1) != 0)
-            fail("prefault failed");
-        break;
-    case 'x':
-        disk_fail_writes(x->world.disk, n);
-        break;
-    case 'k':
-        if (machine_check(x->world.machine) != 0)
-            fail("the books do not balance in the midst");
-        break;
-    default:
-        fail("an operation that is none");
-    }
-}
-
-static void perform(struct small *x, const char *program, unsigned thread)
-{
-    while (*program != '\0') {
-        char what = *program++;
-        unsigned n = 0;
-
-        while (*program >= '0' && *program <= '9')
-            n = n * 10 + (unsigned)(*program++ - '0');
-        if (what != ' ')
-            do_operation(x, what, n, thread);
-    }
-}
-
-static void actor_main(void *argument)
-{
-    const struct actor *actor = argument;
-
-    perform(actor->x, actor->program, actor->number);
-}
 
 /* ---- states ---- */
 
@@ -427,7 +136,7 @@ static void forget_statistics(struct search *e)
         if (m->frames[n].rescued > STANDBY_PRIORITIES)
             m->frames[n].rescued = STANDBY_PRIORITIES;
     }
-    for (size_t n = 0; n < PAGES; n++) /* trap sigbus: nobody sleeps on a page */
+    for (size_t n = 0; n < SMALL_PAGES; n++) /* trap sigbus: nobody sleeps on a page */
         atomic_store(&mmu_of(m)->pages[n].wakes, 0);
 
     memset(m->counters, 0, sizeof(*m->counters));
@@ -604,124 +313,32 @@ static void observe(void *observer, struct sync_thread *current, enum sync_point
         trace_step(e->world->trace, current, point);
     broken = invariants_check(e->invariants, true);
     if (broken != NULL)
-        fail(broken);
-}
-
-/* Thread 0: waits for the others, and looks at what they leave. */
-static void judge_main(void *argument)
-{
-    struct small *x = argument;
-    struct world *w = &x->world;
-
-    for (unsigned i = 0; i < THREADS_MAX && x->threads[i] != NULL; i++)
-        schedule_join(&w->schedule, x->threads[i]);
-    for (unsigned n = 0; n < PAGES; n++) {
-        if (!x->unmapped[n])
-            do_access(x, n, false, 9);
-    }
-    if (machine_check(w->machine) != 0)
-        fail("the books do not balance");
-}
-
-static void disk_main(void *argument)
-{
-    schedule_serve_events(argument);
-}
-
-/* The world as it is before the threads start. */
-static void prepare_main(void *argument)
-{
-    struct small *x = argument;
-    struct world *w = &x->world;
-    struct machine_options options = {.tunables = &x->config.tunables,
-                                      .backend = &w->schedule.backend,
-                                      .platform = &platform_sim,
-                                      .mapper_open = mmu_open,
-                                      .mapper_has_cache = search.kind == MAPPER_COPY,
-                                      .store = disk_store(w->disk),
-                                      .pool_queues = THREADS_MAX + 1};
-
-    if (machine_create(&options, &w->machine) != 0 ||
-        region_map(w->machine, PAGES * PAGE_SIZE, false, &x->base) != 0)
-        fail("the world cannot be made");
-    for (unsigned n = 0; n < PAGES; n++)
-        x->pages[n].live = true;
-    perform(x, search.scenario->before, 8);
-}
-
-static void schedule_small(struct small *x)
-{
-    struct schedule *s = &x->world.schedule;
-
-    schedule_init(s, SCHEDULE_CHOSEN, 1, 1);
-    s->step_ns = 0;
-    s->observe = observe;
-    s->observer = &search;
-    /* A switch after an unlock is as good as one before what comes next. */
-    s->points = ~(UINT64_C(1) << SYNC_AT_UNLOCK);
-}
-
-static void tune(struct tunables *t, enum tunable_mapper kind, unsigned frames)
-{
-    tunables_init(t);
-    t->mapper = kind;
-    t->trap = TRAP_NONE;
-    t->workers = false;
-    t->read_window = t->touch_window = 1;
-    t->write_depth = t->write_batch = 1;
-    t->deferred = false;
-    t->hash_seed = 1;
-    /* The writer's page and the frames; with a cache, a page of staging and a buffer, too. */
-    t->memory = (1 + frames + (kind == MAPPER_COPY ? 2 : 0)) * PAGE_SIZE;
+        schedule_fail(&e->world->schedule, broken);
 }
 
 static int build_world(struct search *e)
 {
-    static const struct disk_faults disk = {.latency_min = 1000, .latency_max = 1000};
-    static const struct mmu_faults mmu;
+    const char *why = NULL;
     struct small *x;
     int error;
 
     if (e->copied > 0)
         mprotect(arena_base(), e->copied, PROT_READ | PROT_WRITE);
-    arena_reset();
-    x = platform_sim.reserve(sizeof(*x));
+    error = small_build(e->scenario, e->kind, observe, e, &x, &why);
     e->world = &x->world;
-    tune(&x->config.tunables, e->kind, e->scenario->frames);
-    x->world.config = &x->config;
-    x->world.pages = x->pages;
-    schedule_small(x);
-    x->world.disk = disk_open(&x->world.schedule, 1, e->scenario->slots + 1, true, &disk);
-    mmu_prepare(&x->world.schedule, e->kind, 1, &mmu);
     e->invariants = invariants_new(&x->world);
-    check_always(schedule_start(&x->world.schedule, "prepare", prepare_main, x) != NULL);
-    schedule_start(&x->world.schedule, "disk", disk_main, &x->world.schedule);
-    error = schedule_run(&x->world.schedule);
-    while (error == SCHEDULE_CHOICE) /* any order will do here */
-        error = schedule_continue(&x->world.schedule,
-                                  &x->world.schedule.threads[x->world.schedule.ready[0]]);
     if (error != 0)
-        printf("%s: %s\n", e->scenario->name, x->world.schedule.stuck);
-    check_always(error != 0 || x->world.machine->active_max == e->scenario->frames);
-    schedule_small(x);
+        printf("%s: %s\n", e->scenario->name, why);
     return error;
 }
 
 /* Begin at the beginning; returns as schedule_run(). */
 static int begin_run(struct search *e)
 {
-    struct small *x = (struct small *)(void *)e->world;
-    struct schedule *s = &x->world.schedule;
-
     e->last = e->preemptions = 0;
     restore_first(e);
-    schedule_start(s, "judge", judge_main, x);
-    schedule_start(s, "disk", disk_main, s);
-    for (unsigned i = 0; i < THREADS_MAX && e->scenario->threads[i] != NULL; i++) {
-        x->actors[i] = (struct actor){x, e->scenario->threads[i], i + 1};
-        x->threads[i] = schedule_start(s, x->actors[i].program, actor_main, &x->actors[i]);
-    }
-    return schedule_run(s);
+    small_start((struct small *)(void *)e->world);
+    return schedule_run(&e->world->schedule);
 }
 
 static void print_failure(struct search *e, const char *why)
@@ -731,7 +348,7 @@ static void print_failure(struct search *e, const char *why)
     printf("%s (%s): %s\nrepeat: exhaust --only %s --%s --trace \"", e->scenario->name, kind, why,
            e->scenario->name, kind);
     for (unsigned i = 0; i < e->depth; i++)
-        printf("%u ", e->points[i].next - 1);
+        printf("%u ", e->points[i].ready[e->points[i].next - 1]);
     printf("\"\n");
 }
 
@@ -755,7 +372,9 @@ static void begin_search(struct search *e)
         memset(e->seen, 0, e->seen_size * sizeof(*e->seen));
     e->seen_count = e->steps = e->moves = e->ends = e->cut = 0;
     e->depth = e->deepest = 0;
-    e->bound = e->scenario->threads[2] != NULL || e->scenario->frames == 1 ? e->preemptions_max : 0;
+    e->bound = e->scenario->threads[SMALL_THREADS_MAX - 1] != NULL || e->scenario->frames == 1
+                   ? e->preemptions_max
+                   : 0;
 }
 
 /* Make the next move that has not been made; false: there is none. *error as schedule_run(). */
@@ -844,9 +463,13 @@ static int repeat(struct search *e, char *choices)
     error = begin_run(e);
     for (char *at = strtok(choices, " "); error == SCHEDULE_CHOICE; at = strtok(NULL, " ")) {
         struct schedule *s = &e->world->schedule;
-        unsigned n = at != NULL ? (unsigned)strtoul(at, NULL, 10) : 0;
+        unsigned n = at != NULL ? (unsigned)strtoul(at, NULL, 10) : s->ready[0];
 
-        error = schedule_continue(s, &s->threads[s->ready[n % s->ready_count]]);
+        if (n >= s->thread_count || s->threads[n].state != SIM_READY) {
+            printf("thread %u cannot go on here\n", n);
+            return 2;
+        }
+        error = schedule_continue(s, &s->threads[n]);
     }
     trace_free(e->world->trace);
     printf("%s\n", error == 0 ? "passed" : e->world->schedule.stuck);
@@ -862,7 +485,7 @@ static int explore_all(struct search *e, const char *only, int kinds)
 
     printf("%-28s %-5s %10s %10s %10s %12s %7s %5s %8s\n", "world", "", "states", "moves", "ends",
            "steps", "depth", "bound", "seconds");
-    for (size_t i = 0; i < SCENARIOS; i++) {
+    for (size_t i = 0; i < scenario_count; i++) {
         for (unsigned kind = 0; kind < 2; kind++) {
             double at = seconds();
             char bound[8];
@@ -898,7 +521,7 @@ static int usage(void)
 {
     fprintf(
         stderr,
-        "usage: exhaust [--preemptions N] [--only WORLD [--copy | --move] [--trace \"CHOICES\"]] "
+        "usage: exhaust [--preemptions N] [--only WORLD [--copy | --move] [--trace \"THREADS\"]] "
         "[--list]\n");
     return 2;
 }
@@ -924,7 +547,7 @@ int main(int argc, char **argv)
         else if (strcmp(argv[i], "--list") != 0)
             return usage();
         else
-            for (size_t n = 0; n < SCENARIOS; n++)
+            for (size_t n = 0; n < scenario_count; n++)
                 printf("%s\n", scenarios[n].name);
     }
     if (argc > 1 && strcmp(argv[1], "--list") == 0)
@@ -933,7 +556,7 @@ int main(int argc, char **argv)
     log_use_descriptor(open("/dev/null", O_WRONLY | O_CLOEXEC));
     if (trace == NULL)
         return explore_all(&search, only, kinds);
-    for (size_t n = 0; n < SCENARIOS && only != NULL; n++) {
+    for (size_t n = 0; n < scenario_count && only != NULL; n++) {
         if (strcmp(scenarios[n].name, only) != 0)
             continue;
         search.scenario = &scenarios[n];

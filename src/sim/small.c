@@ -1,0 +1,382 @@
+#include "sim/small.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "core/check.h"
+#include "sim/arena.h"
+
+const struct scenario scenarios[] = {
+    {"touch-touch", 2, 2, "", {"r0", "w0"}},
+    {"touch-touch-touch", 2, 2, "", {"w0", "w0", "r0"}},
+    {"read-read", 2, 2, "w0 t1 b f1", {"r0", "w0"}},
+    {"read-read-read", 2, 2, "w0 t1 b f1", {"r0", "w0", "r0"}},
+    {"read-trim", 2, 2, "w0", {"r0", "t1"}},
+    {"write-trim", 2, 2, "w0", {"w0", "t1"}},
+    {"write-trim-write", 2, 2, "w0", {"w0", "t1", "w0"}},
+    {"write-trim-clean", 2, 2, "w0 t1 b r0", {"w0", "t1"}},
+    {"rescue-rescue", 2, 2, "w0 t1", {"r0", "w0"}},
+    {"rescue-writeback", 2, 2, "w0 t1", {"w0", "b"}},
+    {"rescue-writeback-rescue", 2, 2, "w0 t1", {"w0", "b", "r0"}},
+    {"rescue-trim-writeback", 2, 2, "w0 t1", {"w0 t1", "b"}},
+    {"rescue-repurpose", 2, 2, "w0 t1 b", {"w0", "f1"}},
+    {"rescue-repurpose-rescue", 2, 2, "w0 t1 b", {"w0", "f1", "r0"}},
+    {"decommit-touch", 2, 2, "", {"d0", "w0"}},
+    {"decommit-write", 2, 2, "w0", {"d0", "w0"}},
+    {"decommit-trim", 2, 2, "w0", {"d0", "t1"}},
+    {"decommit-trim-write", 2, 2, "w0", {"d0", "t1", "w0"}},
+    {"decommit-rescue", 2, 2, "w0 t1", {"d0", "w0"}},
+    {"decommit-writeback", 2, 2, "w0 t1", {"d0", "b"}},
+    {"decommit-writeback-rescue", 2, 2, "w0 t1", {"d0", "b", "w0"}},
+    {"decommit-repurpose", 2, 2, "w0 t1 b", {"d0", "f1"}},
+    {"decommit-read", 2, 2, "w0 t1 b f1", {"d0", "w0"}},
+    {"decommit-decommit", 2, 2, "w0", {"d0", "d0"}},
+    {"unmap-touch", 2, 2, "", {"u0", "r0"}},
+    {"unmap-read", 2, 2, "w0 t1 b f1", {"u0", "r0"}},
+    {"unmap-trim", 2, 2, "w0 w1", {"u0", "t2"}},
+    {"unmap-rescue", 2, 2, "w0 t1", {"u0", "r0"}},
+    {"unmap-writeback", 2, 2, "w0 t1", {"u0", "b"}},
+    {"unmap-repurpose", 2, 2, "w0 t1 b", {"u0", "f1"}},
+    {"unmap-decommit", 2, 2, "w0", {"u0", "d0"}},
+    {"error-rescue", 2, 2, "w0 t1 x1", {"w0", "b"}},
+    {"error-rescue-read", 2, 2, "w0 t1 x2", {"w0", "b", "r0"}},
+    {"error-decommit", 2, 2, "w0 t1 x1", {"d0", "b"}},
+    {"device-trim", 2, 2, "w0", {"i0", "t1"}},
+    {"device-trim-write", 2, 2, "w0", {"i0", "t1", "w0"}},
+    {"pin-trim", 2, 2, "w0", {"p0", "t1"}},
+    {"pin-read", 2, 2, "w0 t1 b f1", {"p0", "w0"}},
+    {"pin-decommit", 2, 2, "w0", {"p0", "d0"}},
+    {"pin-unmap", 2, 2, "w0", {"p0", "u0"}},
+    {"pin-pin-trim", 3, 2, "w0", {"p0", "p0", "t1"}},
+    {"prefault-write", 2, 2, "w0 w1 t2 b f2", {"e0 e1", "w0"}},
+    {"prefault-trim", 2, 2, "w0 t1 b f1", {"e0", "t1"}},
+    {"check-write", 2, 2, "w0 t1", {"k", "w0"}},
+    {"check-read", 2, 2, "w0 t1 b f1", {"k", "r0"}},
+    {"check-writeback", 2, 2, "w0 t1", {"k", "b"}},
+    {"one-frame", 1, 2, "w0", {"w1", "w0"}},
+    {"one-frame-cross", 1, 2, "", {"w0 r1", "w1 r0"}},
+    {"one-frame-three", 1, 2, "w0", {"w1", "w0", "r1"}},
+    {"two-frames-three", 2, 2, "w0 w1", {"w0", "t2", "w1"}},
+};
+
+const unsigned scenario_count = sizeof(scenarios) / sizeof(scenarios[0]);
+
+static _Noreturn void fail(struct small *x, const char *why)
+{
+    schedule_fail(&x->world.schedule, why);
+}
+
+/* ---- operations ---- */
+
+static void do_access(struct small *x, unsigned n, bool write, unsigned thread)
+{
+    struct world_page *page = &x->pages[n];
+    unsigned epoch = page->epoch;
+    char *memory;
+    enum mmu_result result =
+        mmu_access(x->world.machine, x->base + n * PAGE_SIZE, write, thread, true, &memory);
+
+    if (result == MMU_SIGSEGV && page->epoch != epoch)
+        return;
+    if (result != MMU_OK)
+        fail(x, "an access failed");
+    if (!world_page_is(&x->world, x->base + n * PAGE_SIZE, memory))
+        fail(x, "an access found wrong data");
+    if (!write)
+        return;
+    x->writes++;
+    memcpy(memory + 64 * thread, &x->writes, sizeof(x->writes));
+    memcpy(page->content, memory, PAGE_SIZE);
+    page->written = true;
+}
+
+static void do_decommit(struct small *x, unsigned n)
+{
+    struct world_page *page = &x->pages[n];
+    struct machine *m = x->world.machine;
+    unsigned epoch = page->epoch;
+    int error;
+
+    page->drops++;
+    if (page->dropping++ == 0)
+        page->written = page->maybe_zero;
+    machine_enter(m);
+    error = region_decommit(m, x->base + n * PAGE_SIZE, PAGE_SIZE);
+    sync_rwlock_unread(&m->sync, &m->gate, SYNC_GATE);
+    if (page->epoch != epoch)
+        return;
+    page->dropping--;
+    if (error != 0 || page->written || page->dropping > 0) {
+        page->maybe_zero = true;
+        return;
+    }
+    memset(page->content, 0, PAGE_SIZE);
+    page->maybe_zero = false;
+}
+
+static void do_unmap(struct small *x, unsigned n)
+{
+    struct machine *m = x->world.machine;
+    struct world_page *page = &x->pages[n];
+    int error;
+
+    page->epoch++;
+    page->live = false;
+    machine_enter(m);
+    error = region_unmap(m, x->base + n * PAGE_SIZE, PAGE_SIZE);
+    sync_rwlock_unread(&m->sync, &m->gate, SYNC_GATE);
+    if (error == -EBUSY && page->pins > 0) {
+        page->live = true;
+        return;
+    }
+    if (error != 0)
+        fail(x, "unmap failed");
+    x->unmapped[n] = true;
+}
+
+static void device_write(struct small *x, unsigned n, unsigned thread)
+{
+    struct mmu_page *at = mmu_page(mmu_of(x->world.machine), x->base + n * PAGE_SIZE);
+
+    schedule_yield(&x->world.schedule, SYNC_AT_STEP);
+    if (at->memory == NULL)
+        fail(x, "a page that a device uses is not there");
+    x->writes++;
+    memcpy(at->memory + 64 * thread, &x->writes, sizeof(x->writes));
+    memcpy(x->pages[n].content, at->memory, PAGE_SIZE);
+    x->pages[n].written = true;
+    schedule_yield(&x->world.schedule, SYNC_AT_STEP);
+    if (at->memory == NULL)
+        fail(x, "a page that a device uses has gone");
+}
+
+static void do_pin(struct small *x, unsigned n, unsigned thread)
+{
+    struct machine *m = x->world.machine;
+    struct world_page *page = &x->pages[n];
+    uintptr_t va = x->base + n * PAGE_SIZE;
+
+    page->pins++;
+    if (machine_pin(m, va, PAGE_SIZE) == 0) {
+        device_write(x, n, thread);
+        if (machine_unpin(m, va, PAGE_SIZE) != 0)
+            fail(x, "a pinned page cannot be unpinned");
+    } else if (page->live) {
+        fail(x, "a page cannot be pinned");
+    }
+    page->pins--;
+}
+
+/* The kernel keeps a page from being moved while a device holds it: found present, held. */
+static void do_device(struct small *x, unsigned n, unsigned thread)
+{
+    struct mmu_page *at = mmu_page(mmu_of(x->world.machine), x->base + n * PAGE_SIZE);
+    char *memory;
+
+    if (x->kind != MAPPER_MOVE || mmu_access(x->world.machine, x->base + n * PAGE_SIZE, true,
+                                             thread, true, &memory) != MMU_OK)
+        return;
+    at->in_use = true;
+    device_write(x, n, thread);
+    at->in_use = false;
+}
+
+/* Trimming and writing are one thread's each; without workers the reclaim lock sees to it. */
+static void do_reclaim(struct small *x, char what, unsigned n)
+{
+    struct machine *m = x->world.machine;
+
+    sync_rwlock_read(&m->sync, &m->gate, SYNC_GATE);
+    if (what != 'f')
+        sync_mutex_lock(&m->sync, &m->reclaim_lock, SYNC_RECLAIM);
+    if (what == 't')
+        trim_pages(m, n);
+    if (what == 'f')
+        refill_standby(m, n);
+    if (what == 'b') {
+        atomic_fetch_add(&m->waiting, 1); /* as if a fault needed it now */
+        writer_step(m);
+        atomic_fetch_sub(&m->waiting, 1);
+        writer_drain(m);
+    }
+    if (what != 'f')
+        sync_mutex_unlock(&m->sync, &m->reclaim_lock, SYNC_RECLAIM);
+    sync_rwlock_unread(&m->sync, &m->gate, SYNC_GATE);
+}
+
+static void do_operation(struct small *x, char what, unsigned n, unsigned thread)
+{
+    struct iovec range = {.iov_base = (void *)(x->base + n * PAGE_SIZE), .iov_len = PAGE_SIZE};
+
+    switch (what) {
+    case 'r':
+    case 'w':
+        do_access(x, n, what == 'w', thread);
+        break;
+    case 't':
+    case 'b':
+    case 'f':
+        do_reclaim(x, what, n);
+        break;
+    case 'd':
+        do_decommit(x, n);
+        break;
+    case 'u':
+        do_unmap(x, n);
+        break;
+    case 'p':
+        do_pin(x, n, thread);
+        break;
+    case 'i':
+        do_device(x, n, thread);
+        break;
+    case 'e':
+        if (machine_prefault(x->world.machine, &range, 1) != 0)
+            fail(x, "prefault failed");
+        break;
+    case 'x':
+        disk_fail_writes(x->world.disk, n);
+        break;
+    case 'k':
+        if (machine_check(x->world.machine) != 0)
+            fail(x, "the books do not balance in the midst");
+        break;
+    default:
+        fail(x, "an operation that is none");
+    }
+}
+
+static void perform(struct small *x, const char *program, unsigned thread)
+{
+    while (*program != '\0') {
+        char what = *program++;
+        unsigned n = 0;
+
+        while (*program >= '0' && *program <= '9')
+            n = n * 10 + (unsigned)(*program++ - '0');
+        if (what != ' ')
+            do_operation(x, what, n, thread);
+    }
+}
+
+static void actor_main(void *argument)
+{
+    const struct actor *actor = argument;
+
+    perform(actor->x, actor->program, actor->number);
+}
+
+/* Thread 0: waits for the others, and looks at what they leave. */
+static void judge_main(void *argument)
+{
+    struct small *x = argument;
+    struct world *w = &x->world;
+
+    for (unsigned i = 0; i < SMALL_THREADS_MAX && x->threads[i] != NULL; i++)
+        schedule_join(&w->schedule, x->threads[i]);
+    for (unsigned n = 0; n < SMALL_PAGES; n++) {
+        if (!x->unmapped[n])
+            do_access(x, n, false, 9);
+    }
+    if (machine_check(w->machine) != 0)
+        fail(x, "the books do not balance");
+}
+
+static void disk_main(void *argument)
+{
+    schedule_serve_events(argument);
+}
+
+/* The world as it is before the threads start. */
+static void prepare_main(void *argument)
+{
+    struct small *x = argument;
+    struct world *w = &x->world;
+    struct machine_options options = {.tunables = &x->config.tunables,
+                                      .backend = &w->schedule.backend,
+                                      .platform = &platform_sim,
+                                      .mapper_open = mmu_open,
+                                      .mapper_has_cache = x->kind == MAPPER_COPY,
+                                      .store = disk_store(w->disk),
+                                      .pool_queues = SMALL_THREADS_MAX + 1};
+
+    if (machine_create(&options, &w->machine) != 0 ||
+        region_map(w->machine, SMALL_PAGES * PAGE_SIZE, false, &x->base) != 0)
+        fail(x, "the world cannot be made");
+    for (unsigned n = 0; n < SMALL_PAGES; n++)
+        x->pages[n].live = true;
+    perform(x, x->scenario->before, 8);
+}
+
+static void schedule_small(struct small *x,
+                           void (*observe)(void *, struct sync_thread *, enum sync_point),
+                           void *observer)
+{
+    struct schedule *s = &x->world.schedule;
+
+    schedule_init(s, SCHEDULE_CHOSEN, 1, 1);
+    s->step_ns = 0;
+    s->observe = observe;
+    s->observer = observer;
+    /* A switch after an unlock is as good as one before what comes next. */
+    s->points = ~(UINT64_C(1) << SYNC_AT_UNLOCK);
+}
+
+static void tune(struct tunables *t, enum tunable_mapper kind, unsigned frames)
+{
+    tunables_init(t);
+    t->mapper = kind;
+    t->trap = TRAP_NONE;
+    t->workers = false;
+    t->read_window = t->touch_window = 1;
+    t->write_depth = t->write_batch = 1;
+    t->deferred = false;
+    t->hash_seed = 1;
+    /* The writer's page and the frames; with a cache, a page of staging and a buffer, too. */
+    t->memory = (1 + frames + (kind == MAPPER_COPY ? 2 : 0)) * PAGE_SIZE;
+}
+
+int small_build(const struct scenario *scenario, enum tunable_mapper kind,
+                void (*observe)(void *observer, struct sync_thread *current, enum sync_point point),
+                void *observer, struct small **out, const char **why)
+{
+    static const struct disk_faults disk = {.latency_min = 1000, .latency_max = 1000};
+    static const struct mmu_faults mmu;
+    struct schedule *s;
+    struct small *x;
+    int error;
+
+    arena_reset();
+    x = platform_sim.reserve(sizeof(*x));
+    *out = x;
+    s = &x->world.schedule;
+    x->scenario = scenario;
+    x->kind = kind;
+    tune(&x->config.tunables, kind, scenario->frames);
+    x->world.config = &x->config;
+    x->world.pages = x->pages;
+    schedule_small(x, NULL, NULL);
+    x->world.disk = disk_open(s, 1, scenario->slots + 1, true, &disk);
+    mmu_prepare(s, kind, 1, &mmu);
+    check_always(schedule_start(s, "prepare", prepare_main, x) != NULL);
+    check_always(schedule_start(s, "disk", disk_main, s) != NULL);
+    error = schedule_run(s);
+    while (error == SCHEDULE_CHOICE) /* any order will do here */
+        error = schedule_continue(s, &s->threads[s->ready[0]]);
+    *why = s->stuck;
+    check_always(error != 0 || x->world.machine->active_max == scenario->frames);
+    schedule_small(x, observe, observer);
+    return error;
+}
+
+void small_start(struct small *x)
+{
+    struct schedule *s = &x->world.schedule;
+
+    schedule_start(s, "judge", judge_main, x);
+    schedule_start(s, "disk", disk_main, s);
+    for (unsigned i = 0; i < SMALL_THREADS_MAX && x->scenario->threads[i] != NULL; i++) {
+        x->actors[i] = (struct actor){x, x->scenario->threads[i], i + 1};
+        x->threads[i] = schedule_start(s, x->actors[i].program, actor_main, &x->actors[i]);
+    }
+}
