@@ -60,7 +60,7 @@ static enum fault_result fault_dispatch(struct machine *m, struct fault_queue *q
         else if (word & PTE_TRANSITION)
             result = fault_rescue(m, region, va, word, flags, started);
         else if (word & PTE_PAGEFILE)
-            return fault_read_begin(m, queue, region, va, word, flags, thread, started);
+            result = fault_read_begin(m, queue, region, va, word, flags, thread, started);
         else if (word & PTE_BAD && !(flags & FAULT_EXPLICIT))
             return FAULT_FAILED;
         else
