@@ -151,6 +151,28 @@ static void check_lists(struct invariants *v)
     }
 }
 
+/* Who has unmapped a region wakes its sleepers. */
+static void check_sleepers(struct invariants *v)
+{
+    struct machine *m = v->w->machine;
+    struct mmu *mmu = mmu_of(m);
+
+    for (unsigned i = 0; i < mmu->sleeper_count; i++) {
+        const struct mmu_sleeper *sleeper = &mmu->sleepers[i];
+
+        for (unsigned r = 0; r < m->region_count; r++) {
+            const struct region *region = m->regions[r];
+
+            if (sleeper->va < region->start || sleeper->va >= region->end)
+                continue;
+            require(v,
+                    !mmu_sleeper_lost(mmu, sleeper,
+                                      pte_load(pagetable_pte(region->table, sleeper->va))),
+                    "a thread sleeps in a fault, and nobody will wake it");
+        }
+    }
+}
+
 const char *invariants_check(struct invariants *v, bool thorough)
 {
     struct machine *m = v->w->machine;
@@ -165,6 +187,7 @@ const char *invariants_check(struct invariants *v, bool thorough)
         for (uintptr_t va = region->start; va < region->end; va += PAGE_SIZE)
             check_page(v, pagetable_pte(region->table, va), va, thorough);
     }
+    check_sleepers(v);
     if (thorough)
         check_lists(v);
     return v->broken;

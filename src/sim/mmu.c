@@ -256,9 +256,13 @@ static void mmu_wake(struct mapper *mapper, uintptr_t va, size_t length)
 {
     struct mmu *mmu = mmu_in(mapper);
 
-    yield(mmu);
     for (size_t at = 0; at < length; at += PAGE_SIZE)
+        mmu_page(mmu, va + at)->waking++;
+    yield(mmu);
+    for (size_t at = 0; at < length; at += PAGE_SIZE) {
+        mmu_page(mmu, va + at)->waking--;
         page_wake(mmu, mmu_page(mmu, va + at));
+    }
 }
 
 static void mmu_lift(struct mapper *mapper, uintptr_t va, size_t length)
@@ -439,11 +443,44 @@ static void post(struct mmu *mmu, uintptr_t va, unsigned flags, uint32_t thread)
     }
 }
 
+static void fall_asleep(struct mmu *mmu, uintptr_t va, uint32_t wakes, uint32_t thread)
+{
+    require(mmu, mmu->sleeper_count < MMU_FAULTS, "more threads sleep than there are");
+    mmu->sleepers[mmu->sleeper_count++] =
+        (struct mmu_sleeper){.va = va & ~(PAGE_SIZE - 1), .thread = thread, .wakes = wakes};
+}
+
+static void note_taken(struct mmu *mmu, uint32_t thread, unsigned handler)
+{
+    for (unsigned i = 0; i < mmu->sleeper_count; i++) {
+        if (mmu->sleepers[i].thread != thread)
+            continue;
+        mmu->sleepers[i].taken = true;
+        mmu->sleepers[i].handler = handler;
+    }
+}
+
+bool mmu_sleeper_lost(struct mmu *mmu, const struct mmu_sleeper *sleeper, uint64_t word)
+{
+    const struct mmu_page *page = mmu_page(mmu, sleeper->va);
+
+    if (!sleeper->taken || !mmu->asleep[sleeper->handler] || page->waking > 0 ||
+        atomic_load(&page->wakes) != sleeper->wakes)
+        return false;
+    return !(word & PTE_BUSY) || !((word & PTE_WANTED_TRAP) || mmu->reading[sleeper->handler]);
+}
+
 /* A thread that is awake again waits no more: what it posted is gone, if nobody has taken it. */
 static void withdraw(struct mmu *mmu, uint32_t thread)
 {
     unsigned kept = 0;
 
+    for (unsigned i = 0; i < mmu->sleeper_count; i++) {
+        if (mmu->sleepers[i].thread != thread)
+            mmu->sleepers[kept++] = mmu->sleepers[i];
+    }
+    mmu->sleeper_count = kept;
+    kept = 0;
     for (unsigned i = 0; i < mmu->posted_count; i++) {
         struct pending_fault fault = mmu->posted[(mmu->posted_first + i) % MMU_FAULTS];
 
@@ -453,7 +490,8 @@ static void withdraw(struct mmu *mmu, uint32_t thread)
     mmu->posted_count = kept;
 }
 
-unsigned mmu_take_faults(struct mmu *mmu, struct pending_fault *faults, unsigned max)
+unsigned mmu_take_faults(struct mmu *mmu, unsigned handler, struct pending_fault *faults,
+                         unsigned max)
 {
     unsigned n = 0;
 
@@ -461,6 +499,7 @@ unsigned mmu_take_faults(struct mmu *mmu, struct pending_fault *faults, unsigned
         faults[n] = mmu->posted[mmu->posted_first];
         mmu->posted_first = (mmu->posted_first + 1) % MMU_FAULTS;
         mmu->posted_count--;
+        note_taken(mmu, faults[n].thread, handler);
     }
     return n;
 }
@@ -496,6 +535,7 @@ enum mmu_result mmu_access(struct machine *m, uintptr_t va, bool write, uint32_t
             continue;
         }
         wakes = atomic_load(&page->wakes);
+        fall_asleep(mmu, va, wakes, thread);
         post(mmu, va & ~(PAGE_SIZE - 1), flags | FAULT_TRAP, thread);
         schedule_park(mmu->schedule, &page->wakes, wakes, 0);
         withdraw(mmu, thread);

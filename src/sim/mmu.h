@@ -10,7 +10,8 @@
  *
  * A thread whose access cannot go on posts a fault and sleeps on its page (trap thread), or
  * resolves it itself (trap sigbus). As in the kernel, posting and falling asleep are one step:
- * what wakes the page afterwards wakes the thread.
+ * what wakes the page afterwards wakes the thread. mmu_sleeper_lost() finds one whom nobody will
+ * wake at once, before the next fault on its page, or the scheduler's whim, wakes it by chance.
  *
  * Page of the window:   absent ──map──▶ present ⇄ protected;  absent ⇄ failed (SIGBUS)
  */
@@ -39,7 +40,17 @@ struct mmu_page {
     bool read_only;         /* protected, or a victim's range */
     bool failed;            /* SIGBUS */
     bool in_use;            /* a device holds it: EBUSY for take() */
+    unsigned waking;        /* wakes of it that are under way */
     _Atomic uint32_t wakes; /* counts wakes of the page */
+};
+
+/* A thread asleep in a fault. */
+struct mmu_sleeper {
+    uintptr_t va; /* of its page */
+    uint32_t thread;
+    uint32_t wakes; /* of the page when it fell asleep: another number, and it has been woken */
+    bool taken;     /* a handler has its fault: */
+    unsigned handler;
 };
 
 struct mmu {
@@ -61,8 +72,11 @@ struct mmu {
     struct pending_fault posted[MMU_FAULTS];
     unsigned posted_first, posted_count;
     _Atomic uint32_t *bells[8]; /* of handlers */
-    bool asleep[8];             /* which of them sleep */
+    bool asleep[8];             /* which of them sleep, */
+    bool reading[8];            /* and of those, which have reads in flight */
     unsigned bell_count;
+    struct mmu_sleeper sleepers[MMU_FAULTS];
+    unsigned sleeper_count;
 };
 
 enum mmu_result { MMU_OK, MMU_SIGBUS, MMU_SIGSEGV };
@@ -84,6 +98,13 @@ enum mmu_result mmu_access(struct machine *m, uintptr_t va, bool write, uint32_t
 
 /* A handler's bell, rung when a fault is posted while it sleeps. Returns its number. */
 unsigned mmu_add_bell(struct mmu *mmu, _Atomic uint32_t *bell);
-unsigned mmu_take_faults(struct mmu *mmu, struct pending_fault *faults, unsigned max);
+unsigned mmu_take_faults(struct mmu *mmu, unsigned handler, struct pending_fault *faults,
+                         unsigned max);
+
+/*
+ * Is the sleeper forgotten, if its page table entry is `word`? Its handler has gone to sleep, and
+ * neither reads the page itself, nor has left a mark for who is busy with it.
+ */
+bool mmu_sleeper_lost(struct mmu *mmu, const struct mmu_sleeper *sleeper, uint64_t word);
 
 #endif

@@ -482,10 +482,10 @@ static void user_main(void *argument)
 
 static unsigned handler_take(struct handler *h, struct pending_fault *faults, unsigned max)
 {
-    struct world *w = ((struct sim_handler *)(void *)h)->w;
+    struct sim_handler *self = (struct sim_handler *)(void *)h;
 
-    schedule_yield(&w->schedule, SYNC_AT_STEP);
-    return mmu_take_faults(mmu_of(w->machine), faults, max);
+    schedule_yield(&self->w->schedule, SYNC_AT_STEP);
+    return mmu_take_faults(mmu_of(self->w->machine), self->number, faults, max);
 }
 
 static bool handler_sleep(struct handler *h)
@@ -496,6 +496,7 @@ static bool handler_sleep(struct handler *h)
     schedule_yield(&self->w->schedule, SYNC_AT_STEP);
     if (mmu->posted_count > 0 || self->stop || disk_queue_ready(h->queue.store))
         return self->stop;
+    mmu->reading[self->number] = h->queue.in_flight > 0;
     mmu->asleep[self->number] = true;
     schedule_park(&self->w->schedule, &self->bell, atomic_load(&self->bell), 0);
     mmu->asleep[self->number] = false;
