@@ -278,6 +278,42 @@ static void page_GIVE_UP_UNTOUCHED(void)
     ok(word_at(&w.f, w.base, 0) & PTE_BAD, "the page is bad");
 }
 
+/* With copy, a trimmed page needs a frame of those that may be active; here they are all taken. */
+static void give_up_without_frames(void)
+{
+    unsigned all = frame_reserve(w.f.m, w.f.m->frame_count);
+
+    give_up();
+    frame_unreserve(w.f.m, all);
+}
+
+/* It stays bad when its own frame is taken as well, and is there when it is asked for explicitly. */
+static void page_GIVE_UP_TRANSITION(void)
+{
+    begin(PLAIN);
+    standby();
+    give_up();
+    ok(!(word_at(&w.f, w.base, 0) & PTE_BAD), "while there are frames the fault is tried again");
+    give_up_without_frames();
+    ok(word_at(&w.f, w.base, 0) & PTE_BAD, "the page is bad");
+    is(fault_at(&w.f, w.base, 0, 1), FAULT_FAILED, "and stays so");
+    refill_standby(w.f.m, 1);
+    is(where(&w.f, w.base, 0), 'p', "its frame is taken");
+    is(fault_at(&w.f, w.base, 0, 1), FAULT_FAILED, "the page is still bad");
+    is(fault_resolve(w.f.m, w.base, FAULT_EXPLICIT, 1), FAULT_DONE, "it is there when asked for");
+    ok(holds(&w.f, w.base, 0, 1), "with its content");
+
+    put(&w.f, w.base, 0, 2);
+    trim_all(&w.f);
+    give_up_without_frames();
+    is(fault_resolve(w.f.m, w.base, FAULT_EXPLICIT, 1), FAULT_DONE, "so it is from its frame");
+    ok(holds(&w.f, w.base, 0, 2), "with its content");
+
+    put(&w.f, w.base, 0, 3);
+    trim_all(&w.f);
+    give_up_without_frames();
+}
+
 static void page_GIVE_UP_PAGEFILE(void)
 {
     begin(PLAIN);

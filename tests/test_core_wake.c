@@ -101,5 +101,5 @@ int main(void)
 {
     for (size_t i = 0; i < STAGES; i++)
         all_formats(stages[i]);
-    done_testing();
+    return done_testing();
 }

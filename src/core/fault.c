@@ -1,5 +1,6 @@
 #include "core/fault.h"
 
+#include <errno.h>
 #include <string.h>
 
 #include "core/error.h"
@@ -37,6 +38,13 @@ static enum fault_result fault_valid(struct machine *m, struct region *region, u
     return FAULT_DONE;
 }
 
+/* SIGBUS has been due here since another fault failed. */
+static enum fault_result fault_bad(uintptr_t va)
+{
+    error_set(-EIO, "the page at %p could not be had before", (void *)va);
+    return FAULT_FAILED;
+}
+
 /* ---- the entrance ---- */
 
 static enum fault_result fault_dispatch(struct machine *m, struct fault_queue *queue,
@@ -57,12 +65,12 @@ static enum fault_result fault_dispatch(struct machine *m, struct fault_queue *q
         }
         if (word & PTE_VALID)
             result = fault_valid(m, region, va, word, flags, started);
+        else if ((word & PTE_BAD) && !(flags & FAULT_EXPLICIT))
+            return fault_bad(va);
         else if (word & PTE_TRANSITION)
             result = fault_rescue(m, region, va, word, flags, started);
         else if (word & PTE_PAGEFILE)
             result = fault_read_begin(m, queue, region, va, word, flags, thread, started);
-        else if (word & PTE_BAD && !(flags & FAULT_EXPLICIT))
-            return FAULT_FAILED;
         else
             result = fault_touch(m, region, va, word, thread, started);
         if (result != FAULT_BUSY) /* lost a race: look again */
@@ -153,8 +161,10 @@ void fault_give_up(struct machine *m, uintptr_t va)
     region = region_find(m, va);
     pte = region != NULL ? pagetable_pte(region->table, va) : NULL;
     word = pte != NULL ? pte_load(pte) : PTE_BUSY;
-    /* A page whose content is in a frame needs no more than another look. */
-    if (!(word & (PTE_BUSY | PTE_VALID | PTE_TRANSITION)) && pte_try_busy(&m->sync, pte, word)) {
+    /* A page whose content is in a frame needs no more than another look, if it can be mapped. */
+    if ((word & PTE_TRANSITION) && atomic_load(&m->available) > 0)
+        word = PTE_BUSY;
+    if (!(word & (PTE_BUSY | PTE_VALID)) && pte_try_busy(&m->sync, pte, word)) {
         log_repeated(&m->said_fault, LOG_ERROR, "fault at %p: %s", (void *)va, error_last());
         count(m, COUNTER_faults_failed, 1);
         pagetable_populate(region->table, va);

@@ -256,6 +256,8 @@ enum fault_result fault_rescue(struct machine *m, struct region *region, uintptr
     frame_set_state(frame, FRAME_TRANSIT);
     sync_mutex_unlock(&m->sync, &frame->lock, SYNC_FRAME);
 
+    if (word & PTE_BAD)
+        m->mapper->ops->unfail(m->mapper, va);
     content = mapper_buffer(m->mapper, frame->buffer);
     keep = keeps_slot(m, frame, flags);
     protected = keep && m->tunables.dirty == DIRTY_PROTECT;

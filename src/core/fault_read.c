@@ -141,10 +141,6 @@ enum fault_result fault_read_begin(struct machine *m, struct fault_queue *queue,
     struct fault *f;
     unsigned rights;
 
-    if ((word & PTE_BAD) && !(flags & FAULT_EXPLICIT)) {
-        error_set(-EIO, "the page at %p could not be read before", (void *)va);
-        return FAULT_FAILED;
-    }
     plan_window(m, region, va, thread, false, &plan);
     rights = frame_reserve(m, plan.window);
     if (rights == 0)

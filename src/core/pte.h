@@ -95,7 +95,7 @@ static inline void pte_assert_state(uint64_t word)
     check_debug(format != 0 || (word & ~(PTE_BUSY | PTE_WANTED | PTE_BAD)) == 0);
     check_debug(!(word & (PTE_TRANSITION | PTE_PAGEFILE)) ||
                 !(word & (PTE_PINNED | PTE_PROTECTED | PTE_READAHEAD)));
-    check_debug(!(word & PTE_BAD) || format == PTE_PAGEFILE || format == 0);
+    check_debug(!(word & PTE_BAD) || format != PTE_VALID);
     check_debug(!(word & PTE_UNREAD) || (format == PTE_PAGEFILE && (word & PTE_BAD)));
     check_debug((word & PTE_BUSY) || !(word & PTE_WANTED));
     check_debug(format != PTE_PAGEFILE || pte_number(word) != 0);

@@ -50,9 +50,11 @@ static void repurpose(struct machine *m, unsigned count, const uint32_t *frames)
         slots[i] = frame->slot;
         check_always(slots[i] != 0);
     }
-    /* The content is in the slot: the PTE says so before the frame can be anything else. */
+    /* The content is in the slot: the PTE says so before the frame can be anything else. A fault on
+     * the page may have been given up: SIGBUS stays due. */
     for (unsigned i = 0; i < count; i++)
-        pte_release(m, ptes[i], vas[i], pte_make(PTE_PAGEFILE, slots[i]));
+        pte_release(m, ptes[i], vas[i],
+                    pte_make(PTE_PAGEFILE, slots[i]) | (pte_load(ptes[i]) & PTE_BAD));
     frame_free(m, count, frames, false);
 }
 

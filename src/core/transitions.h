@@ -33,6 +33,8 @@
       "unreadable, or not what was written: BAD if it was asked for, SIGBUS")                      \
     X(GIVE_UP_UNTOUCHED,  UNTOUCHED,  UNTOUCHED,  "fault_give_up",                                 \
       "no frame for too long: BAD, SIGBUS")                                                        \
+    X(GIVE_UP_TRANSITION, TRANSITION, TRANSITION, "fault_give_up",                                 \
+      "no frame for too long to map it: BAD, SIGBUS")                                              \
     X(GIVE_UP_PAGEFILE,   PAGEFILE,   PAGEFILE,   "fault_give_up",                                 \
       "no frame for too long: BAD, SIGBUS")                                                        \
     X(WRITE,              VALID,      VALID,      "fault_valid",                                   \
