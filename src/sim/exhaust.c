@@ -372,7 +372,7 @@ static void begin_search(struct search *e)
         memset(e->seen, 0, e->seen_size * sizeof(*e->seen));
     e->seen_count = e->steps = e->moves = e->ends = e->cut = 0;
     e->depth = e->deepest = 0;
-    e->bound = e->scenario->threads[SMALL_THREADS_MAX - 1] != NULL || e->scenario->frames == 1
+    e->bound = e->scenario->threads[SMALL_THREADS_MAX - 1] != NULL || e->scenario->large
                    ? e->preemptions_max
                    : 0;
 }

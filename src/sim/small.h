@@ -21,6 +21,7 @@ struct scenario {
     unsigned slots;
     const char *before; /* done alone, before the threads start */
     const char *threads[SMALL_THREADS_MAX];
+    bool large; /* too many states for a search without a bound on preemptions */
 };
 
 extern const struct scenario scenarios[];
