@@ -76,7 +76,7 @@ static void do_access(struct small *x, unsigned n, bool write, unsigned thread)
     enum mmu_result result =
         mmu_access(x->world.machine, x->base + n * PAGE_SIZE, write, thread, true, &memory);
 
-    if (result == MMU_SIGSEGV && page->epoch != epoch)
+    if (result == MMU_SIGSEGV && (page->epoch != epoch || !page->live))
         return;
     if (result != MMU_OK)
         fail(x, "an access failed");
