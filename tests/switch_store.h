@@ -33,6 +33,7 @@ struct switch_store {
     _Atomic int write_error, read_error, grow_error; /* 0: works */
     _Atomic uint64_t bad_slot;                       /* writes of it fail */
     _Atomic uint64_t corrupt_slot;                   /* reads of it are altered */
+    _Atomic uint64_t full_from; /* no room for slots from there on; 0: there is */
 };
 
 struct switch_queue {
@@ -93,6 +94,8 @@ static inline void switch_pass(struct switch_queue *q, struct store_io *io)
 
     if (io->write && bad >= io->slot && bad < io->slot + io->count)
         error = -5;
+    if (io->write && s->full_from != 0 && io->slot + io->count > s->full_from)
+        error = -28;
     if (error != 0) {
         io->result = error;
         io->next = q->failed;

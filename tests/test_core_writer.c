@@ -191,6 +191,46 @@ static void no_slots(const char *stage, const char *workers)
     tear_down(&f);
 }
 
+/* Room on the disk for the slots that have been written, and no more: pages that change go on being
+ * written, to slots that others have given back. */
+static void full_disk(const char *stage)
+{
+    uint32_t taken;
+    struct fixture f;
+    uintptr_t base;
+    char conf[100];
+    int usual = log_descriptor();
+
+    snprintf(conf, sizeof(conf), "stage:%s,workers:off,memory:1M", stage);
+    set_up(&f, conf);
+    base = map_pages(&f, 128);
+    put_all(&f, base, 128, 1);
+    page_out(&f);
+    taken = (uint32_t)atomic_load(&f.m->pagefile.slots.cursor);
+    ok(taken > 128, "%s: 128 pages have been written", stage);
+    f.store->full_from = taken;
+    for (uint64_t generation = 2; generation < 6; generation++) {
+        put_all(&f, base, 64, generation);
+        trim_all(&f);
+        slot_release_deferred(f.m);
+        log_use_descriptor(-1);
+        for (unsigned i = 0; i < 8; i++)
+            write_all(&f);
+        log_use_descriptor(usual);
+        is(list_count(f.m, LIST_MODIFIED), 0, "%s: a full disk takes change %u", stage,
+           (unsigned)generation - 1);
+        is(f.m->writer.failing_since, 0, "%s: and writes succeed", stage);
+        page_out(&f);
+    }
+    ok(f.m->pagefile.disk_full, "%s: only slots that have blocks are used", stage);
+    is(wrong_of(&f, base, 64, 5), 0, "%s: what was changed is right", stage);
+    f.store->full_from = 0;
+    put_all(&f, base, 128, 6);
+    page_out(&f);
+    is(wrong_of(&f, base, 128, 6), 0, "%s: with room again all is written", stage);
+    tear_down(&f);
+}
+
 int main(void)
 {
     sorted();
@@ -205,6 +245,8 @@ int main(void)
     rescue_while_failing();
     for (size_t i = 0; i < STAGES; i++)
         no_slots(stages[i], "off");
+    for (size_t i = 0; i < STAGES; i++)
+        full_disk(stages[i]);
     no_slots("full", "on");
     return done_testing();
 }

@@ -178,12 +178,19 @@ static bool search(const struct bitmap *map, uint64_t from, uint64_t to, unsigne
 
 unsigned bitmap_take_run(struct bitmap *map, unsigned want, uint64_t *first)
 {
+    return bitmap_take_run_below(map, UINT64_MAX, want, first);
+}
+
+unsigned bitmap_take_run_below(struct bitmap *map, uint64_t end, unsigned want, uint64_t *first)
+{
     for (;;) {
         uint64_t limit = atomic_load(&map->limit);
         uint64_t cursor = atomic_load_explicit(&map->cursor, memory_order_relaxed);
         uint64_t near_end, best = 0;
         unsigned length = 0, got;
 
+        if (limit > end)
+            limit = end;
         if (cursor >= limit)
             cursor = 0;
         near_end = cursor + (uint64_t)GOOD_SEARCH_BLOCKS * BITMAP_BLOCK;

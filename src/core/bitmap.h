@@ -45,6 +45,8 @@ void bitmap_grow(struct bitmap *map, uint64_t limit);
  * if there is any. Returns its length and *first; 0 if all are taken.
  */
 unsigned bitmap_take_run(struct bitmap *map, unsigned want, uint64_t *first);
+/* The same from the bits below `end` only. */
+unsigned bitmap_take_run_below(struct bitmap *map, uint64_t end, unsigned want, uint64_t *first);
 /* Take this very bit; false if it was taken. */
 bool bitmap_take_bit(struct bitmap *map, uint64_t bit);
 void bitmap_release(struct bitmap *map, uint64_t first, unsigned count);

@@ -168,11 +168,14 @@ unsigned pagefile_take(struct machine *m, unsigned want, uint32_t *first)
     struct pagefile *pf = &m->pagefile;
     bool coarse = !m->tunables.fine_locks;
     uint64_t bit = 0;
-    unsigned got;
+    unsigned got = 0;
 
     if (coarse)
         sync_mutex_lock(&m->sync, &pf->lock, SYNC_PAGEFILE);
-    got = bitmap_take_run(&pf->slots, want, &bit);
+    if (pf->disk_full)
+        got = bitmap_take_run_below(&pf->slots, pf->written_end, want, &bit);
+    if (got == 0)
+        got = bitmap_take_run(&pf->slots, want, &bit);
     if (coarse)
         sync_mutex_unlock(&m->sync, &pf->lock, SYNC_PAGEFILE);
     *first = (uint32_t)bit;
@@ -191,6 +194,21 @@ void pagefile_release(struct machine *m, uint32_t slot)
     if (coarse)
         sync_mutex_unlock(&m->sync, &pf->lock, SYNC_PAGEFILE);
     count(m, COUNTER_slots_released, 1);
+}
+
+void pagefile_note_written(struct machine *m, uint64_t first, unsigned count)
+{
+    struct pagefile *pf = &m->pagefile;
+
+    if (first + count <= pf->written_end)
+        return;
+    pf->written_end = first + count;
+    pf->disk_full = false;
+}
+
+void pagefile_note_full(struct machine *m)
+{
+    m->pagefile.disk_full = true;
 }
 
 void pagefile_mark_bad(struct machine *m, uint32_t slot)

@@ -15,6 +15,7 @@
 #define VMSM_CORE_PAGEFILE_H
 
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "core/bitmap.h"
@@ -32,6 +33,11 @@ struct pagefile {
     struct sync_mutex lock; /* coarse_locks only: guards the bitmap */
     _Atomic uint64_t bad;   /* slots withdrawn */
 
+    /* A file that was not preallocated gets a slot's blocks when it is first written, and keeps
+     * them. On a full disk such slots can still be written. Both belong to who runs the writer. */
+    uint64_t written_end; /* slots from here on were never written */
+    bool disk_full;       /* a write has found no room, and none beyond written_end has since */
+
     struct sync_mutex commit_lock; /* guards the three below and store growth */
     uint64_t commit;               /* pages promised */
     uint64_t commit_slots;         /* slots there is room for in the store, slot 0 not counted */
@@ -48,9 +54,13 @@ int pagefile_commit(struct machine *m, uint64_t pages);
 void pagefile_uncommit(struct machine *m, uint64_t pages);
 uint64_t pagefile_commit_limit(const struct machine *m);
 
-/* Take a run of at most want slots; 0 when there are none. */
+/* Take a run of at most want slots; 0 when there are none. While the disk is full, those first that
+ * may have blocks. For the writer. */
 unsigned pagefile_take(struct machine *m, unsigned want, uint32_t *first);
 void pagefile_release(struct machine *m, uint32_t slot);
+/* Slots have been written, or the disk had no room for one. */
+void pagefile_note_written(struct machine *m, uint64_t first, unsigned count);
+void pagefile_note_full(struct machine *m);
 /* Withdraw a slot that could not be written: it stays taken. */
 void pagefile_mark_bad(struct machine *m, uint32_t slot);
 /* Take back up to want slots that valid pages own beside their frame. Returns how many. */

@@ -12,7 +12,8 @@
  * A write that fails is repeated page by page; a page that fails alone is kept (its frame goes back
  * to modified), its slot is withdrawn, and another slot is tried. If that fails as well, or the
  * disk is full, the store as a whole is failing: no more slots are withdrawn, the writer tries
- * again every 100 ms, and faults that need frames wait (frame_wait()).
+ * again every 100 ms, and faults that need frames wait (frame_wait()). On a full disk it tries
+ * slots that were written before.
  */
 #include <errno.h>
 
@@ -335,6 +336,8 @@ static void page_failed(struct machine *m, struct write_item *item, int error)
     struct writer *w = &m->writer;
 
     count(m, COUNTER_write_errors, 1);
+    if (error == -ENOSPC)
+        pagefile_note_full(m);
     if (error == -ENOSPC || w->failures > 0) {
         note_failure(m, error);
         return;
@@ -359,8 +362,10 @@ static bool sort_out_failures(struct machine *m, struct write_batch *b)
         for (unsigned i = 0; i < b->ios[p].count && errors[p] != 0; i++)
             b->items[b->first[p] + i].failed = true;
         failed += errors[p] != 0;
-        if (errors[p] == 0)
+        if (errors[p] == 0) {
+            pagefile_note_written(m, b->ios[p].slot, b->ios[p].count);
             note_success(m);
+        }
     }
     if (failed == 0)
         return false;
