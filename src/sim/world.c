@@ -254,11 +254,11 @@ static void do_decommit(struct user *u)
     for (unsigned i = 0; i < pages; i++) {
         struct world_page *page = world_page(w, va + i * PAGE_SIZE);
 
-        if (page->epoch != epochs[i])
-            continue; /* unmapped, and begun anew */
         page->dropping--;
         page->drops++;
-        if (error != 0 || page->written || page->dropping > 0 || page->user != 0) {
+        /* Unmapped, and perhaps mapped anew meanwhile: it may have dropped the old or the new. */
+        if (error != 0 || page->written || page->dropping > 0 || page->user != 0 ||
+            page->epoch != epochs[i]) {
             page->maybe_zero = true;
             continue;
         }
@@ -355,7 +355,6 @@ static int map_extent(struct world *w, unsigned pages, bool overcommit)
             fail(w, "addresses are given twice");
         memset(page->content, 0, PAGE_SIZE);
         page->maybe_zero = page->failed = page->unknown = false;
-        page->dropping = 0;
         page->live = true;
         page->epoch++;
     }
@@ -428,7 +427,6 @@ static void do_unmap(struct user *u)
             struct world_page *page = world_page(w, va + i * PAGE_SIZE);
 
             page->live = page->maybe_zero = true;
-            page->dropping = 0;
         }
         return;
     }
