@@ -2,7 +2,7 @@
  * simtest: many simulated runs, each from a seed of its own.
  *
  *   simtest [--seeds N] [--from SEED] [--jobs N] [--seed SEED [--trace FILE]] [--file LIST]
- *           [--again N] [--verbose]
+ *           [--again N] [--stop] [--verbose]
  *
  * Exit status: 0 all passed, 1 a run failed (its seed and the command that repeats it are
  * printed), 2 usage.
@@ -30,6 +30,7 @@
 struct options {
     uint64_t seeds, from, seed;
     bool one, verbose;
+    bool stop; /* at the first failure */
     unsigned jobs, again;
     const char *trace, *file, *program;
 };
@@ -74,7 +75,8 @@ static void run_many(const struct options *o, const struct seeds *seeds, struct 
 {
     uint64_t n;
 
-    while ((n = atomic_fetch_add(&board->next, 1)) < seeds->count) {
+    while (!(o->stop && atomic_load(&board->failures) > 0) &&
+           (n = atomic_fetch_add(&board->next, 1)) < seeds->count) {
         struct world_stats stats, again;
         const char *why = NULL;
         uint64_t seed = seed_at(seeds, n);
@@ -143,7 +145,7 @@ static void run_all(const struct options *o, const struct seeds *seeds, struct b
                    current > 0 ? seed_at(seeds, current - 1) : 0, (unsigned)status);
             add_failure(board, current > 0 ? seed_at(seeds, current - 1) : 0);
             atomic_store(&board->current[i], 0);
-            if (atomic_load(&board->failures) < FAILURES_MAX) {
+            if (atomic_load(&board->failures) < FAILURES_MAX && !o->stop) {
                 children[i] = start_process(o, seeds, board, i);
                 running++;
             }
@@ -208,24 +210,21 @@ static int run_one(const struct options *o)
 
 static int usage(void)
 {
-    fprintf(stderr,
-            "usage: simtest [--seeds N] [--from SEED] [--jobs N] [--file LIST] [--again N]\n"
-            "       simtest --seed SEED [--trace FILE] [--verbose]\n");
+    fprintf(
+        stderr,
+        "usage: simtest [--seeds N] [--from SEED] [--jobs N] [--file LIST] [--again N] [--stop]\n"
+        "       simtest --seed SEED [--trace FILE] [--verbose]\n");
     return 2;
 }
 
 static bool parse(int argc, char **argv, struct options *o)
 {
     static const struct option longs[] = {
-        {"seeds", required_argument, NULL, 'n'},
-        {"from", required_argument, NULL, 'f'},
-        {"seed", required_argument, NULL, 's'},
-        {"trace", required_argument, NULL, 't'},
-        {"jobs", required_argument, NULL, 'j'},
-        {"file", required_argument, NULL, 'l'},
-        {"again", required_argument, NULL, 'a'},
-        {"verbose", no_argument, NULL, 'v'},
-        {NULL, 0, NULL, 0},
+        {"seeds", required_argument, NULL, 'n'}, {"from", required_argument, NULL, 'f'},
+        {"seed", required_argument, NULL, 's'},  {"trace", required_argument, NULL, 't'},
+        {"jobs", required_argument, NULL, 'j'},  {"file", required_argument, NULL, 'l'},
+        {"again", required_argument, NULL, 'a'}, {"stop", no_argument, NULL, 'p'},
+        {"verbose", no_argument, NULL, 'v'},     {NULL, 0, NULL, 0},
     };
     int c;
 
@@ -252,6 +251,9 @@ static bool parse(int argc, char **argv, struct options *o)
             break;
         case 'a':
             o->again = (unsigned)strtoul(optarg, NULL, 0);
+            break;
+        case 'p':
+            o->stop = true;
             break;
         case 'v':
             o->verbose = true;
