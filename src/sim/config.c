@@ -129,6 +129,7 @@ void world_configure(uint64_t seed, struct world_config *c)
     c->operations = (unsigned)ONE_OF(&r, 20, 80, 200) / c->users + 2;
     c->run_max = (unsigned)ONE_OF(&r, 1, 2, 8, 20);
     c->write_percent = (unsigned)ONE_OF(&r, 0, 10, 50, 100);
+    c->pool_queues = (unsigned)ONE_OF(&r, 1, 2, 6);
 }
 
 void world_describe(const struct world_config *c, char *text, size_t size)

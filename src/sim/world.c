@@ -595,7 +595,7 @@ static void world_main(void *argument)
                                       .mapper_open = mmu_open,
                                       .mapper_has_cache = c->tunables.mapper == MAPPER_COPY,
                                       .store = disk_store(w->disk),
-                                      .pool_queues = 6};
+                                      .pool_queues = c->pool_queues};
     struct sim_handler handlers[WORLD_HANDLERS_MAX];
     struct user users[WORLD_USERS_MAX];
     struct sync_thread *threads[WORLD_USERS_MAX];

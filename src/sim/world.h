@@ -38,6 +38,7 @@ struct world_config {
     struct mmu_faults mmu;
     unsigned users, handlers, pages, operations; /* operations of each user */
     unsigned run_max, write_percent;
+    unsigned pool_queues; /* fault queues of threads without their own */
 };
 
 struct world_page {
