@@ -116,12 +116,14 @@ static void full(const char *stage)
 }
 
 /* Valid pages give up the slots beside their frames, and are modified then. */
-static void reclaim(void)
+static void reclaim(const char *dirty)
 {
     struct fixture f;
     uintptr_t base;
+    char conf[100];
 
-    set_up(&f, "touch_window:1,read_window:1");
+    snprintf(conf, sizeof(conf), "touch_window:1,read_window:1,dirty:%s", dirty);
+    set_up(&f, conf);
     base = map_pages(&f, 40);
     put_all(&f, base, 40, 1);
     page_out(&f);
@@ -133,9 +135,31 @@ static void reclaim(void)
     is(pagefile_reclaim(f.m, 100), 0, "then none");
     is(counted(&f, COUNTER_slots_reclaimed), 20, "they are counted");
     trim_all(&f);
-    is(list_count(f.m, LIST_MODIFIED), 20, "a page without a slot has to be written again");
+    is(list_count(f.m, LIST_MODIFIED), 20, "%s: a page without a slot has to be written again",
+       dirty);
     is(wrong_of(&f, base, 40, 1), 0, "nothing was lost");
     tear_down(&f);
+}
+
+/* Pages whose slots all lie apart are read in runs, each of as many pieces as a read may have. */
+static void runs_of_pieces(struct fixture *f, uintptr_t base)
+{
+    struct iovec range = {.iov_base = (void *)base, .iov_len = 32 * PAGE};
+    uint64_t before;
+    size_t wrong = 0;
+
+    page_out(f);
+    before = counted(f, COUNTER_read_ios);
+    is(machine_prefault(f->m, &range, 1), 0, "they come back by a prefault");
+    is(counted(f, COUNTER_read_ios) - before, 32, "each by itself");
+    is(wrong_of(f, base, 32, 1), 0, "and are right");
+    page_out(f);
+    before = counted(f, COUNTER_faults_hard);
+    for (size_t p = 32; p-- > 0;)
+        wrong += !holds(f, base, p, 1);
+    is(wrong, 0, "so are they when they are read backwards");
+    ok(counted(f, COUNTER_faults_hard) - before < 12, "by runs: %llu faults",
+       (unsigned long long)(counted(f, COUNTER_faults_hard) - before));
 }
 
 /* Only single free slots are left: a batch is written in pieces, and read back from them. */
@@ -161,6 +185,7 @@ static void fragments(void)
     is(pages_at(&f, base, 32, 'p'), 32, "all went out");
     is(counted(&f, COUNTER_write_ios), 32, "each to a slot by itself");
     is(wrong_of(&f, base, 32, 1), 0, "and came back");
+    runs_of_pieces(&f, base);
     for (unsigned i = 1; i < n; i += 2)
         pagefile_release(m, slots_taken[i]);
     tear_down(&f);
@@ -173,7 +198,8 @@ int main(void)
     slots();
     for (size_t i = 0; i < STAGES; i++)
         full(stages[i]);
-    reclaim();
+    reclaim("hash");
+    reclaim("protect");
     fragments();
     return done_testing();
 }

@@ -199,6 +199,46 @@ static int open_side_by_side(struct sync *sync, const struct mapper_options *opt
     return 0;
 }
 
+/* A mapper whose kernel has no memory to protect a range. */
+static struct mapper_ops unprotecting;
+
+static int protect_in_vain(struct mapper *mapper, uintptr_t va, size_t length)
+{
+    (void)mapper;
+    (void)va;
+    (void)length;
+    return -ENOMEM;
+}
+
+static int open_unprotecting(struct sync *sync, const struct mapper_options *options,
+                             struct mapper **mapper)
+{
+    int error = mapper_soft_open(sync, options, mapper);
+
+    if (error != 0)
+        return error;
+    unprotecting = *(*mapper)->ops;
+    unprotecting.protect = protect_in_vain;
+    (*mapper)->ops = &unprotecting;
+    return 0;
+}
+
+/* What could be written during its trim is not trimmed. */
+static void unprotected(void)
+{
+    struct fixture f;
+    uintptr_t base;
+
+    set_up_mapper(&f, "touch_window:1", open_unprotecting);
+    base = map_pages(&f, 8);
+    put_all(&f, base, 8, 1);
+    is(trim_pages(f.m, 8), 0, "pages that cannot be protected are not trimmed");
+    is(pages_at(&f, base, 8, 'a'), 8, "they stay where they are");
+    ok(counted(&f, COUNTER_pages_trim_undone) > 0, "their trim was undone");
+    is(wrong_of(&f, base, 8, 1), 0, "and they are right");
+    tear_down(&f);
+}
+
 /* What is advised away goes first in every region that it lies in. */
 static void offered_across(void)
 {
@@ -270,6 +310,7 @@ int main(void)
     }
     offered();
     offered_across();
+    unprotected();
     priorities();
     steps();
     return done_testing();
