@@ -219,6 +219,26 @@ static void no_poison(const char *kind)
     real_close(&r);
 }
 
+/* Pages that the program has made inaccessible cannot be copied out: they stay what they are. */
+static void inaccessible(const char *kind)
+{
+    const size_t first = PAGES - 4;
+    struct real r;
+
+    if (!real_open(&r, PAGES, "%s,memory:1M", kind))
+        return;
+    for (uint64_t generation = 1; generation <= 3; generation++) {
+        real_fill_all(&r, generation);
+        mprotect(r.base + first * PAGE, 4 * PAGE, PROT_NONE);
+        vmsm_advise(r.m, r.base + first * PAGE, 4 * PAGE, VMSM_DONTNEED);
+        is(real_count_wrong(&r, 0, first, generation), 0, "%s: other pages are right", r.conf);
+        mprotect(r.base + first * PAGE, 4 * PAGE, PROT_READ | PROT_WRITE);
+        is(real_count_wrong(&r, first, PAGES, generation), 0,
+           "%s: pages that were inaccessible are as they were", r.conf);
+    }
+    real_close(&r);
+}
+
 int main(void)
 {
     int log = log_catch();
@@ -230,6 +250,7 @@ int main(void)
             undone(real_kinds[k]);
     }
     lifts();
+    inaccessible("mapper:copy,trap:thread");
     no_poison("mapper:copy,trap:thread");
     no_poison("mapper:move,trap:thread");
     ok(log_has(log, "they stay"), "what stays is told in the log");
