@@ -288,6 +288,58 @@ static void timed(void)
     tear_down(&c.f);
 }
 
+/* A mapper that counts who wakes the page at `watched`. */
+static struct mapper_ops counting;
+static uintptr_t watched;
+static unsigned wakes;
+
+static void wake_counted(struct mapper *mapper, uintptr_t va, size_t length)
+{
+    (void)mapper;
+    wakes += watched >= va && watched < va + length;
+}
+
+static int open_counting(struct sync *sync, const struct mapper_options *options,
+                         struct mapper **mapper)
+{
+    int error = mapper_soft_open(sync, options, mapper);
+
+    if (error != 0)
+        return error;
+    counting = *(*mapper)->ops;
+    counting.wake = wake_counted;
+    (*mapper)->ops = &counting;
+    return 0;
+}
+
+/* However a fault ends, its thread is woken: nobody else would do it. */
+static void woken(void)
+{
+    struct fixture f;
+    uint64_t word;
+    pte_t *pte;
+
+    set_up_mapper(&f, "touch_window:1", open_counting);
+    watched = map_pages(&f, 4);
+    put(&f, watched, 0, 1);
+    wakes = 0;
+    is(fault_resolve(f.m, watched, FAULT_TRAP, 1), FAULT_DONE, "a fault on a page that is there");
+    is(wakes, 1, "wakes its thread");
+    fault_give_up(f.m, watched);
+    is(wakes, 2, "so does one that is given up when the page has come");
+    ok(holds(&f, watched, 0, 1), "which does no harm to the page");
+    pte = pte_at(&f, watched, 0);
+    word = pte_load(pte);
+    ok(pte_try_busy(&f.m->sync, pte, word), "somebody owns the page");
+    fault_give_up(f.m, watched);
+    is(wakes, 3, "so does one that is given up meanwhile");
+    pte_release(f.m, pte, watched, word);
+    is(region_unmap(f.m, watched, 4 * PAGE), 0, "the region goes");
+    fault_give_up(f.m, watched);
+    is(wakes, 4, "so does one that is given up where nothing is any more");
+    tear_down(&f);
+}
+
 int main(void)
 {
     for (size_t i = 0; i < STAGES; i++) {
@@ -300,5 +352,6 @@ int main(void)
     read_errors();
     protection();
     timed();
+    woken();
     return done_testing();
 }
