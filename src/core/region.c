@@ -483,7 +483,7 @@ int region_unmap(struct machine *m, uintptr_t start, size_t length)
         sync_rwlock_unwrite(&m->sync, &m->regions_lock, SYNC_REGIONS);
         if (spare != NULL)
             m->platform->release(spare, sizeof(*spare));
-        if (error != 0)
+        if (table == NULL)
             return error;
         unmap_cut(m, table, start, stop);
         if (gone != NULL)
