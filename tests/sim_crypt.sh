@@ -43,6 +43,7 @@ scan()
     perl -e '
         open my $file, "<:raw", $ARGV[0] or die;
         my ($slot, $written, $plain) = ("", 0, 0);
+        read($file, $slot, 4096); # slot 0 has the mark of a pagefile, and never a page
         while (read($file, $slot, 4096)) {
             next unless $slot =~ /[^\0]/;
             $written++;
