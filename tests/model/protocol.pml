@@ -36,6 +36,9 @@
 #ifndef DISCARDS
 #define DISCARDS 1
 #endif
+#ifndef MORE
+#define MORE FAULTS /* of the second thread */
+#endif
 #define ENDLESS 99 /* faults or discards */
 #ifndef REFUSALS
 #define REFUSALS 0 /* how often the system has no page for a mapping */
@@ -44,9 +47,10 @@
 #define WRITE_ERRORS 0
 #endif
 /*
- * With FINE every step stands alone. Without, steps that nobody can tell apart from one are joined:
- * what a process does to what it alone owns, and what only gives something back (a right, a buffer,
- * a wake), go with the step before or after.
+ * With FINE every step stands alone. Without, steps are joined whose order with those of others
+ * makes no difference: a load with the compare-and-swap or the taking of a right that follows, what
+ * a process does to what it alone owns with the next step that others see, and what only gives
+ * something back (a right, a buffer, a slot, a wake) with the step before.
  */
 #ifdef FINE
 #define JOINED
@@ -105,9 +109,11 @@ byte in_batch[DEPTH];
 /* Waiting. */
 byte asleep[SLEEPERS];
 byte asleep_at[SLEEPERS];
+#ifdef KICKS
 bool prepared[THREADS]; /* waits for a frame, or is about to */
 bool signalled[THREADS];
 bool kicked[3];
+#endif
 byte served; /* threads that have had all their faults */
 bool discarded = (DISCARDS == 0);
 
@@ -127,7 +133,7 @@ byte writes_in_flight;
 #define BUFFER_FREE (!buffer_used[0] || !buffer_used[1])
 #endif
 #define IS(p, format, number) (pte_format[p] == format && pte_number[p] == number)
-#define CAN_WRITE(p) (mapped[p] && !protected[p])
+#define VICTIM(p) (!busy[p] && pte_format[p] == PTE_VALID)
 
 /* ---- content ---- */
 
@@ -168,7 +174,7 @@ inline wake_sleepers(p, how)
 {
     for (g : 0 .. SLEEPERS - 1) {
         if
-        :: asleep[g] == how && asleep_at[g] == p -> asleep[g] = AWAKE
+        :: asleep[g] == how && asleep_at[g] == p -> asleep[g] = AWAKE; asleep_at[g] = 0
         :: else
         fi
     }
@@ -207,14 +213,26 @@ inline pte_wait(p, t)
 {
     do
     :: atomic { !busy[p] -> break }
-    :: d_step { busy[p] -> wanted[p] = wanted[p] | PARK }
-        if
-        :: d_step { wanted[p] & PARK -> asleep[t] = PARK; asleep_at[t] = p }
-            d_step { asleep[t] == AWAKE -> asleep_at[t] = 0 }
-        :: !(wanted[p] & PARK)
-        fi
+    :: JOINED {
+            d_step { busy[p] -> wanted[p] = wanted[p] | PARK };
+            if
+            :: d_step { wanted[p] & PARK -> asleep[t] = PARK; asleep_at[t] = p }
+            :: !(wanted[p] & PARK)
+            fi
+        };
+        asleep[t] == AWAKE
     od
 }
+
+/*
+ * How workers sleep, and threads that wait for a frame. With KICKS as the code does it: kicks where
+ * a level has changed, an event, slices of time. Without, whoever sleeps may go on as soon as there
+ * is something to do, which allows all that kicks may bring about, and more.
+ */
+#ifdef KICKS
+#define SLEEP(worker, needed)                                                                      \
+    atomic { kicked[worker] -> kicked[worker] = false }
+#define KICK(worker) kicked[worker] = true
 
 inline frames_signal()
 {
@@ -223,17 +241,6 @@ inline frames_signal()
             signalled[g] = prepared[g]
         }
         g = 0
-    }
-}
-
-inline give_available()
-{
-    JOINED {
-        d_step {
-            available++;
-            assert(available <= ACTIVE_MAX)
-        };
-        frames_signal()
     }
 }
 
@@ -257,7 +264,47 @@ inline balance(self)
     }
 }
 
+/* frame_wait() */
+inline frame_wait(t)
+{
+    do
+    :: available > 0 -> break
+    :: available == 0 ->
+        d_step { prepared[t] = true; signalled[t] = false };
+        balance(NOBODY);
+        if
+        :: available > 0
+        :: available == 0 ->
+            if
+            :: signalled[t]
+#ifndef MUTANT_NO_SLICE
+            :: timeout
+#endif
+            fi
+        fi;
+        d_step { prepared[t] = false; signalled[t] = false }
+    od
+}
+#else
+#define SLEEP(worker, needed) (needed)
+#define KICK(worker) skip
+#define frames_signal() skip
+#define balance(self) skip
+#define frame_wait(t) available > 0
+#endif
+
 /* ---- frames, buffers, slots ---- */
+
+inline give_available()
+{
+    JOINED {
+        d_step {
+            available++;
+            assert(available <= ACTIVE_MAX)
+        };
+        frames_signal()
+    }
+}
 
 /* A page's PTE or a frame names the slot only as long as it is taken, and one of them only. */
 inline slot_take(s)
@@ -273,7 +320,7 @@ inline slot_take(s)
         :: else -> s = NONE
         fi;
         for (g : 0 .. PAGES - 1) {
-            assert(s == NONE || !IS(g, PTE_PAGEFILE, s))
+            assert(s == NONE || busy[g] || !IS(g, PTE_PAGEFILE, s))
         }
         for (g : 0 .. FRAMES - 1) {
             assert(s == NONE || frame_slot[g] != s)
@@ -312,7 +359,7 @@ inline frame_take(f)
         od;
         FRAME_MOVE_TAKE_FREE(f);
         for (g : 0 .. PAGES - 1) {
-            assert(!IS(g, PTE_VALID, f) && !IS(g, PTE_TRANSITION, f))
+            assert(busy[g] || (!IS(g, PTE_VALID, f) && !IS(g, PTE_TRANSITION, f)))
         }
         g = 0
     }
@@ -404,21 +451,21 @@ inline frame_free(f, was_active)
     }
 }
 
-/* refill_standby(): take a standby frame whose page nobody is busy with. done: was there one? */
+/*
+ * refill_standby(): take a standby frame whose page nobody is busy with. done: was there one? The
+ * frame is locked while its page is tried for.
+ */
 inline refill_standby(f, p, s, done)
 {
-    done = false;
-    f = 0;
-    do
-    :: f == FRAMES -> f = 0; break
-    :: f < FRAMES && frame_state[f] != FRAME_STANDBY -> f++
-    :: f < FRAMES && frame_state[f] == FRAME_STANDBY ->
-        JOINED {
+    JOINED {
+        f = 0;
+        do
+        :: done || f == FRAMES -> break
+        :: else ->
             atomic {
-                !locked[f] ->
                 if
-                :: frame_state[f] == FRAME_STANDBY -> locked[f] = true
-                :: else -> goto refill_gone
+                :: frame_state[f] == FRAME_STANDBY && !locked[f] -> locked[f] = true
+                :: frame_state[f] != FRAME_STANDBY -> goto refill_next
                 fi
             };
             p = frame_page[f];
@@ -428,58 +475,38 @@ inline refill_standby(f, p, s, done)
             d_step {
                 if
                 :: !busy[p] && IS(p, PTE_TRANSITION, f) -> busy[p] = true; done = true
-                :: else
+                :: else -> p = 0
                 fi
             };
 #endif
             if
             :: done ->
-                d_step {
-                    FRAME_MOVE_REPURPOSE(f);
-                    locked[f] = false;
-                    s = frame_slot[f]
-                }
+                d_step { FRAME_MOVE_REPURPOSE(f); locked[f] = false; s = frame_slot[f] };
+                break
             :: else -> locked[f] = false
-            fi
-        };
-refill_gone:
+            fi;
+refill_next:
+            f++
+        od;
         if
-        :: done ->
-            assert(s != NONE && in_slot[s] == CONTENT(p));
+        :: !done -> f = 0
+        :: else -> assert(s != NONE && in_slot[s] == CONTENT(p))
+        fi
+    };
+    if
+    :: done ->
+        JOINED {
             RELEASE(p, PTE_MOVE_REPURPOSE, s);
+            frame_free(f, false);
             s = NONE;
             p = 0;
-            frame_free(f, false);
-            f = 0;
-            break
-        :: else -> f++
-        fi
-    od
+            f = 0
+        }
+    :: else
+    fi
 }
 
 /* ---- faulting threads ---- */
-
-/* frame_wait() with its slices: whoever waits looks again from time to time. */
-inline frame_wait(t)
-{
-    do
-    :: available > 0 -> break
-    :: available == 0 ->
-        d_step { prepared[t] = true; signalled[t] = false };
-        balance(NOBODY);
-        if
-        :: available > 0
-        :: available == 0 ->
-            if
-            :: signalled[t]
-#ifndef NO_SLICE
-            :: timeout
-#endif
-            fi
-        fi;
-        d_step { prepared[t] = false; signalled[t] = false }
-    od
-}
 
 /* An access finds the page: a read reads what was last written, a write changes that. */
 inline access(p, write)
@@ -496,12 +523,10 @@ inline access(p, write)
 
 /* pte_try_busy() on a word that has been loaded before; otherwise `lost`. */
 #define TRY_BUSY(p, format, number, lost)                                                          \
-    atomic {                                                                                       \
-        if                                                                                         \
-        :: !busy[p] && IS(p, format, number) -> busy[p] = true                                     \
-        :: else -> lost                                                                            \
-        fi                                                                                         \
-    }
+    if                                                                                             \
+    :: d_step { !busy[p] && IS(p, format, number) -> busy[p] = true }                              \
+    :: !(!busy[p] && IS(p, format, number)) -> lost                                                \
+    fi
 
 /* Take a right for a frame, and kick the trimmer if few are left. */
 inline frame_reserve()
@@ -509,10 +534,10 @@ inline frame_reserve()
     atomic {
         if
         :: available > 0 -> available--
-        :: else -> kicked[TRIMMER] = true; goto no_frame
+        :: else -> KICK(TRIMMER); goto no_frame
         fi;
         if
-        :: available < LOW -> kicked[TRIMMER] = true
+        :: available < LOW -> KICK(TRIMMER)
         :: else
         fi
     }
@@ -535,22 +560,19 @@ inline frame_reserve()
 
 /* Reserve, then own the page; the defect is the other order. */
 #ifdef MUTANT_RESERVE_LATE
-#define OWN(p, format, number)                                                                     \
-    TRY_BUSY(p, format, number, goto look);                                                        \
-    kicked[TRIMMER] = true;                                                                        \
+#define RESERVE KICK(TRIMMER)
+#define RESERVE_LATE                                                                               \
     d_step { available > 0 -> available-- }
 #else
-#define OWN(p, format, number)                                                                     \
-    frame_reserve();                                                                               \
-    TRY_BUSY(p, format, number, goto lost)
+#define RESERVE frame_reserve()
+#define RESERVE_LATE true
 #endif
 
 #define HIT (mapped[p] && (!write || !protected[p]))
 
-proctype thread(byte t; bool trap)
+proctype thread(byte t, left; bool trap)
 {
     byte p, f = NONE, s = NONE, buffer = NONE, woken, g;
-    byte left = FAULTS;
     bool write, write_fault;
 
 choose:
@@ -588,52 +610,61 @@ touch_memory:
 
     /* fault_dispatch() */
 look:
-    if
-    :: atomic { busy[p] && trap -> wanted[p] = wanted[p] | TRAP; goto sleep }
-    :: atomic { busy[p] && !trap -> goto wait_busy }
-    :: atomic { !busy[p] && pte_format[p] == PTE_VALID -> f = pte_number[p] }
-        goto valid
-    :: atomic { !busy[p] && pte_format[p] == PTE_TRANSITION -> f = pte_number[p] }
-        goto rescue
-    :: atomic { !busy[p] && pte_format[p] == PTE_PAGEFILE -> s = pte_number[p] }
-        goto read
-    :: atomic { !busy[p] && pte_format[p] == PTE_UNTOUCHED -> goto touch }
-    fi;
-
-valid: /* fault_valid() */
-    atomic {
+    JOINED {
         if
-        :: !write_fault && trap -> wake_sleepers(p, TRAP); goto done
-        :: !write_fault && !trap -> goto done
-        :: write_fault
+        :: atomic { busy[p] && trap -> wanted[p] = wanted[p] | TRAP; goto sleep }
+        :: atomic { busy[p] && !trap -> goto wait_busy }
+        :: d_step { !busy[p] && pte_format[p] == PTE_VALID -> f = pte_number[p] }
+            /* fault_valid() */
+            if
+            :: !write_fault && trap -> d_step { wake_sleepers(p, TRAP) }; goto done
+            :: !write_fault && !trap -> goto done
+            :: write_fault
+            fi;
+            TRY_BUSY(p, PTE_VALID, f, goto changed);
+            goto write_protected
+        :: d_step { !busy[p] && pte_format[p] == PTE_TRANSITION -> f = pte_number[p] }
+            RESERVE;
+            goto rescue
+        :: d_step { !busy[p] && pte_format[p] == PTE_PAGEFILE -> s = pte_number[p] }
+            RESERVE;
+            goto read
+        :: d_step { !busy[p] && pte_format[p] == PTE_UNTOUCHED -> skip }
+            RESERVE;
+            goto touch
         fi
     };
-    TRY_BUSY(p, PTE_VALID, f, goto changed);
-    d_step { protected[p] = false; wake_sleepers(p, TRAP) };
-    RELEASE(p, PTE_MOVE_WRITE, f);
+
+write_protected:
+    JOINED {
+        d_step { protected[p] = false; wake_sleepers(p, TRAP) };
+        RELEASE(p, PTE_MOVE_WRITE, f)
+    };
     goto done;
 
 touch: /* fault_touch() */
-    OWN(p, PTE_UNTOUCHED, 0);
+    TRY_BUSY(p, PTE_UNTOUCHED, 0, goto lost);
+    RESERVE_LATE;
     JOINED {
         frame_take(f);
-        MAP(p, zero[p], touch_failed)
-    };
-    JOINED {
+        MAP(p, zero[p], touch_failed);
         frame_attach(f, p, NONE);
         RELEASE(p, PTE_MOVE_TOUCH, f)
     };
     goto done;
 touch_failed:
-    frame_free(f, true);
-    RELEASE(p, PTE_MOVE_TOUCH_FAILED, 0);
+    JOINED {
+        frame_free(f, true);
+        RELEASE(p, PTE_MOVE_TOUCH_FAILED, 0)
+    };
     goto no_frame;
 
 rescue: /* fault_rescue() */
-    OWN(p, PTE_TRANSITION, f);
+    TRY_BUSY(p, PTE_TRANSITION, f, goto lost);
+    RESERVE_LATE;
     REMOVE(f, p, RESCUE);
-    MAP(p, in_buffer[frame_buffer[f]] == CONTENT(p), rescue_failed);
     JOINED {
+        MAP(p, in_buffer[frame_buffer[f]] == CONTENT(p), rescue_failed);
         buffer_give(f);
         d_step { !locked[f] -> FRAME_MOVE_RESCUED(f) };
         RELEASE(p, PTE_MOVE_RESCUE, f)
@@ -647,39 +678,46 @@ rescue_failed:
         :: else -> FRAME_MOVE_RESCUE_UNDO_CHANGED(f)
         fi
     };
-    RELEASE(p, PTE_MOVE_RESCUE_FAILED, f);
-    give_available();
+    JOINED {
+        RELEASE(p, PTE_MOVE_RESCUE_FAILED, f);
+        give_available()
+    };
     goto no_frame;
 
 read: /* fault_read_begin(), fault_reap() */
-    OWN(p, PTE_PAGEFILE, s);
+    TRY_BUSY(p, PTE_PAGEFILE, s, goto lost);
+    RESERVE_LATE;
     JOINED {
         frame_take(f);
         assert(in_slot[s] == CONTENT(p)); /* the read ends, and its hash is compared */
-        MAP(p, true, read_failed)
-    };
-    JOINED {
+        MAP(p, true, read_failed);
         frame_attach(f, p, s);
         RELEASE(p, PTE_MOVE_READ, f);
         frames_signal()
     };
     goto done;
 read_failed:
-    frame_free(f, true);
-    RELEASE(p, PTE_MOVE_READ_GIVEN_UP, s);
-    d_step { wake_sleepers(p, TRAP) };
-    frames_signal();
+    JOINED {
+        frame_free(f, true);
+        RELEASE(p, PTE_MOVE_READ_GIVEN_UP, s);
+        d_step { wake_sleepers(p, TRAP) };
+        frames_signal()
+    };
 
 done: /* FAULT_DONE: one more try, since it may have been trimmed again */
-    atomic { !trap || asleep[t] == AWAKE -> f = NONE; s = NONE };
     atomic {
+        !trap || asleep[t] == AWAKE ->
         if
         :: HIT -> access(p, write)
         :: else
-        fi
-    };
+        fi;
 served_one:
-    atomic { f = NONE; s = NONE; p = 0; write = false; write_fault = false };
+        f = NONE;
+        s = NONE;
+        p = 0;
+        write = false;
+        write_fault = false
+    };
     goto choose;
 
 sleep: /* the handler has left a mark and gone on */
@@ -714,42 +752,47 @@ out:
 #define CLEAN 2
 #define CHANGED 3
 
+/* Protection is why the copy may be joined with what follows. */
+#ifdef MUTANT_NO_PROTECTION
+#define TAKE_JOINED
+#else
+#define TAKE_JOINED JOINED
+#endif
+
 proctype trimmer()
 {
-    byte p, q, f = NONE, s = NONE, b = NONE, buffer = NONE, woken, g, verdict;
+    byte p, q, f, s = NONE, b = NONE, buffer = NONE, woken, g, verdict;
     bool got;
 
 end_sleep:
-    atomic { kicked[TRIMMER] -> kicked[TRIMMER] = false };
+    SLEEP(TRIMMER, (VICTIM(0) || VICTIM(1)) && (cache_room > 0 || SOME_FRAME(FRAME_STANDBY)));
 
 step: /* trim_step(): trim_need() is never 0 in so small a machine */
     if
     :: cache_room > 0
     :: cache_room == 0 ->
         refill_standby(f, q, s, got);
-        f = NONE;
         if
         :: !got -> goto no_more
         :: else -> got = false
         fi
     fi;
-    atomic { /* cache_reserve() */
-        if
-        :: cache_room > 0 -> cache_room--
-        :: else -> goto no_more
-        fi
-    };
-
-    atomic { /* trim_collect(): any page that is valid and not BUSY may be the first of the lap */
-        if
-        :: !busy[0] && pte_format[0] == PTE_VALID -> p = 0
-        :: !busy[1] && pte_format[1] == PTE_VALID -> p = 1
-        :: else -> goto no_victim
-        fi;
-        busy[p] = true;
-        f = pte_number[p]
-    };
     JOINED {
+        atomic { /* cache_reserve() */
+            if
+            :: cache_room > 0 -> cache_room--
+            :: else -> goto no_more
+            fi
+        };
+        atomic { /* trim_collect(): any valid page may be the next of the lap */
+            if
+            :: VICTIM(0) -> p = 0
+            :: VICTIM(1) -> p = 1
+            :: else -> goto no_victim
+            fi;
+            busy[p] = true;
+            f = pte_number[p]
+        };
         d_step { /* buffer_take() */
             BUFFER_FREE ->
             b = 0;
@@ -764,23 +807,25 @@ step: /* trim_step(): trim_need() is never 0 in so small a machine */
         protected[p] = true
 #endif
     };
-    d_step {
-        assert(mapped[p]);
-        in_buffer[b] = at_address[p] /* take() */
-    };
-    d_step { /* trim_judge() */
-        if
-        :: wanted[p] -> verdict = UNDO
-        :: else ->
+    TAKE_JOINED {
+        d_step { /* take() */
+            assert(mapped[p]);
+            in_buffer[b] = at_address[p]
+        };
+        d_step { /* trim_judge() */
             if
-            :: zero[p] -> verdict = ZERO
-            :: !zero[p] && frame_slot[f] != NONE && in_slot[frame_slot[f]] == CONTENT(p) &&
-                    in_buffer[b] == CONTENT(p) ->
-                verdict = CLEAN
-            :: else -> verdict = CHANGED
-            fi
-        fi;
-        b = NONE
+            :: wanted[p] -> verdict = UNDO
+            :: else ->
+                if
+                :: zero[p] -> verdict = ZERO
+                :: !zero[p] && frame_slot[f] != NONE && in_slot[frame_slot[f]] == CONTENT(p) &&
+                        in_buffer[b] == CONTENT(p) ->
+                    verdict = CLEAN
+                :: else -> verdict = CHANGED
+                fi
+            fi;
+            b = NONE
+        }
     };
 #ifdef MUTANT_RELEASE_BEFORE_UNMAP
     if
@@ -793,54 +838,50 @@ step: /* trim_step(): trim_need() is never 0 in so small a machine */
     :: else
     fi;
 #endif
-    if
-    :: verdict != UNDO -> /* trim_drop() */
-        d_step {
-            assert(in_buffer[frame_buffer[f]] == CONTENT(p));
-            mapped[p] = false;
-            protected[p] = false;
-            at_address[p] = NOTHING
-        }
-    :: else
-    fi;
-    /* trim_publish(): detach(), then the lists; trim_lift(); trim_release() */
-    if
-    :: verdict == UNDO ->
-        JOINED {
+    JOINED {
+        if
+        :: verdict != UNDO -> /* trim_drop() */
+            d_step {
+                assert(in_buffer[frame_buffer[f]] == CONTENT(p));
+                mapped[p] = false;
+                protected[p] = false;
+                at_address[p] = NOTHING
+            }
+        :: else
+        fi;
+        /* trim_publish(): detach(), then the lists; trim_lift(); trim_release() */
+        if
+        :: verdict == UNDO ->
             buffer_give(f);
             d_step { protected[p] = false; wake_sleepers(p, TRAP) };
-            RELEASE(p, PTE_MOVE_TRIM_UNDONE, f)
-        };
-        goto no_more
-    :: verdict == CLEAN -> d_step { !locked[f] -> FRAME_MOVE_TRIM_CLEAN(f) }
-    :: verdict == CHANGED ->
-        JOINED {
+            RELEASE(p, PTE_MOVE_TRIM_UNDONE, f);
+            goto no_more
+        :: verdict == CLEAN -> d_step { !locked[f] -> FRAME_MOVE_TRIM_CLEAN(f) }
+        :: verdict == CHANGED ->
             SLOT_GIVE(f);
             d_step { !locked[f] -> FRAME_MOVE_TRIM_CHANGED(f) }
-        }
-    :: verdict == ZERO ->
-        JOINED {
+        :: verdict == ZERO ->
             SLOT_GIVE(f);
             buffer_give(f);
             frame_free(f, true);
-            RELEASE(p, PTE_MOVE_TRIM_ZERO, 0)
-        };
-        goto trimmed
-    fi;
+            RELEASE(p, PTE_MOVE_TRIM_ZERO, 0);
+            goto trimmed
+        fi
+    };
     JOINED {
         give_available();
         RELEASE(p, PTE_MOVE_TRIM, f)
     };
 trimmed:
-    f = NONE;
-    balance(TRIMMER);
+    skip;
+    atomic { balance(TRIMMER); f = 0; p = 0; verdict = UNDO };
     goto step;
 
 no_victim:
     give_room();
 no_more:
-    f = NONE;
-    balance(TRIMMER);
+    skip; /* a jump from one atomic sequence into another would join them */
+    atomic { balance(TRIMMER); f = 0; p = 0; verdict = UNDO };
     goto end_sleep
 }
 
@@ -883,7 +924,7 @@ proctype writer()
     bool kept, failed, withdrawn, got;
 
 end_sleep:
-    atomic { kicked[WRITER] -> kicked[WRITER] = false };
+    SLEEP(WRITER, SOME_FRAME(FRAME_MODIFIED));
 
 step:
     if
@@ -933,65 +974,61 @@ step:
         goto nothing
     :: else
     fi;
-    d_step { /* copy_out() */
+    atomic { /* copy_out() */
         !locked[f[i]] ->
         if
         :: frame_state[f[i]] == FRAME_WRITING && frame_slot[f[i]] == NONE ->
             in_batch[i] = in_buffer[frame_buffer[f[i]]];
             frame_slot[f[i]] = s[i];
-            kept = true
-        :: else
-        fi
-    };
-    atomic {
-        if
-        :: kept -> kept = false; writes_in_flight++ /* send() */
+            writes_in_flight++ /* send() */
         :: else -> slot_release(s[i]); s[i] = NONE; f[i] = NONE
         fi;
         i = 0
     };
     goto step;
 
-reap: /* a write ends, well or not */
-    atomic {
-        if
-        :: f[0] != NONE -> i = 0
+reap:
+    JOINED {
+        atomic { /* a write ends, well or not */
+            if
+            :: f[0] != NONE -> i = 0
 #if DEPTH > 1
-        :: f[1] != NONE -> i = 1
+            :: f[1] != NONE -> i = 1
 #endif
-        fi;
-        if
-        :: true -> in_slot[s[i]] = in_batch[i]
-        :: write_errors > 0 -> write_errors--; failed = true
-        :: write_errors > 0 -> write_errors--; failed = true; withdrawn = true
-        fi;
-        in_batch[i] = NOTHING
-    };
-    d_step { /* framelist_return() */
-        !locked[f[i]] ->
+            fi;
+            if
+            :: true -> in_slot[s[i]] = in_batch[i]
+            :: write_errors > 0 -> write_errors--; failed = true
+            :: write_errors > 0 -> write_errors--; failed = true; withdrawn = true
+            fi;
+            in_batch[i] = NOTHING
+        };
+        d_step { /* framelist_return() */
+            !locked[f[i]] ->
 #ifdef MUTANT_NO_RECHECK
-        kept = true;
+            kept = true;
 #else
-        kept = frame_state[f[i]] == FRAME_WRITING && frame_slot[f[i]] == s[i];
+            kept = frame_state[f[i]] == FRAME_WRITING && frame_slot[f[i]] == s[i];
 #endif
-        if
-        :: kept && failed -> frame_slot[f[i]] = NONE; FRAME_MOVE_WRITE_FAILED(f[i])
-        :: kept && !failed -> FRAME_MOVE_WRITE_DONE(f[i])
-        :: else
-        fi
-    };
-    atomic {
-        if
-        :: (failed || !kept) && !withdrawn -> slot_release(s[i])
-        :: else
-        fi;
-        f[i] = NONE;
-        s[i] = NONE;
-        kept = false;
-        failed = false;
-        withdrawn = false;
-        i = 0;
-        writes_in_flight--
+            if
+            :: kept && failed -> frame_slot[f[i]] = NONE; FRAME_MOVE_WRITE_FAILED(f[i])
+            :: kept && !failed -> FRAME_MOVE_WRITE_DONE(f[i])
+            :: else
+            fi
+        };
+        atomic {
+            if
+            :: (failed || !kept) && !withdrawn -> slot_release(s[i])
+            :: else
+            fi;
+            f[i] = NONE;
+            s[i] = NONE;
+            kept = false;
+            failed = false;
+            withdrawn = false;
+            i = 0;
+            writes_in_flight--
+        }
     };
     balance(WRITER);
     goto step;
@@ -1012,17 +1049,20 @@ proctype refiller()
     bool got;
 
 end_sleep:
-    atomic { kicked[REFILLER] -> kicked[REFILLER] = false };
+    SLEEP(REFILLER, SOME_FRAME(FRAME_STANDBY) && cache_room < 2);
 step: /* refill_step() */
     if
     :: cache_room < 2 -> refill_standby(f, p, s, got)
     :: cache_room >= 2
     fi;
     balance(REFILLER);
-    if
-    :: got && cache_room < 1 && SOME_FRAME(FRAME_STANDBY) -> got = false; goto step
-    :: else -> got = false; goto end_sleep
-    fi
+    atomic {
+        if
+        :: got && cache_room < 1 && SOME_FRAME(FRAME_STANDBY) -> got = false; goto step
+        :: else -> got = false
+        fi
+    };
+    goto end_sleep
 }
 
 /* ---- decommit ---- */
@@ -1030,7 +1070,7 @@ step: /* refill_step() */
 /* Gives back pages first to last, several BUSY at a time, in ascending order. */
 proctype discarder()
 {
-    byte first, last, p, s = NONE, f[PAGES] = NONE, buffer = NONE, woken, g;
+    byte first, last, p, buffer = NONE, woken, g;
     byte left = DISCARDS;
     bool mine[PAGES];
 
@@ -1087,21 +1127,25 @@ next:
                 protected[p] = false;
                 content_discarded(p)
             };
-            if
-            :: frame_slot[pte_number[p]] != NONE -> slot_release(frame_slot[pte_number[p]])
-            :: else
-            fi;
-            frame_free(pte_number[p], true);
-            if
-            :: p == last -> break
-            :: else -> p++
-            fi
+            JOINED {
+                if
+                :: frame_slot[pte_number[p]] != NONE -> slot_release(frame_slot[pte_number[p]])
+                :: else
+                fi;
+                frame_free(pte_number[p], true);
+                if
+                :: p == last -> break
+                :: else -> p++
+                fi
+            }
         :: mine[p] && pte_format[p] == PTE_TRANSITION ->
-            frame_free(pte_number[p], false);
-            if
-            :: p == last -> break
-            :: else -> p++
-            fi
+            JOINED {
+                frame_free(pte_number[p], false);
+                if
+                :: p == last -> break
+                :: else -> p++
+                fi
+            }
         :: else ->
             if
             :: p == last -> break
@@ -1172,13 +1216,15 @@ init
         for (g : 0 .. FRAMES - 1) {
             FRAME_MOVE_FREED(g)
         };
-        run thread(0, true);
+        run thread(0, FAULTS, true);
 #if THREADS > 1
-        run thread(1, false);
+        run thread(1, MORE, false);
 #endif
         run trimmer();
         run writer();
+#ifndef NO_REFILLER
         run refiller();
+#endif
 #if DISCARDS > 0
         run discarder();
 #endif
