@@ -24,11 +24,11 @@ faults|safety|-DTHREADS=2 -DFAULTS=2 -DMORE=1 -DDISCARDS=0 -DNO_REFILLER|two thr
 refusals|safety|-DTHREADS=2 -DFAULTS=1 -DMORE=1 -DDISCARDS=0 -DREFUSALS=1|the system has no page once
 discards|safety|-DTHREADS=1 -DFAULTS=2 -DDISCARDS=2 -DNO_REFILLER|a thread against decommit
 all|safety|-DTHREADS=2 -DFAULTS=1 -DMORE=1 -DDISCARDS=1 -DNO_REFILLER|two threads against decommit
-depth|safety|-DTHREADS=1 -DFAULTS=4 -DDISCARDS=0 -DBUFFERS=2 -DDEPTH=2 -DSLOTS=3|two batches, two buffers
+depth|safety|-DTHREADS=1 -DFAULTS=3 -DDISCARDS=0 -DBUFFERS=2 -DDEPTH=2 -DSLOTS=3|two batches, two buffers
 slots|safety|-DTHREADS=1 -DFAULTS=4 -DDISCARDS=0 -DSLOTS=1 -DWRITE_ERRORS=1|slots run out, a write fails
 fine|safety|-DTHREADS=1 -DFAULTS=2 -DDISCARDS=0 -DNO_REFILLER -DFINE|every step alone
-kicks|live|-DTHREADS=2 -DFAULTS=1 -DMORE=1 -DDISCARDS=0 -DNO_REFILLER -DKICKS|workers sleep until kicked
-served|live|-DTHREADS=2 -DFAULTS=1 -DMORE=1 -DDISCARDS=0 -DNO_REFILLER|two threads are served
+kicks|live|-DTHREADS=2 -DFAULTS=1 -DMORE=1 -DDISCARDS=0 -DNO_REFILLER -DKICKS|two threads are served
+refiller|live|-DTHREADS=1 -DFAULTS=2 -DDISCARDS=0 -DKICKS|a thread is served, with a refiller
 '
 
 # NAME|DEFINITIONS|WHAT
@@ -37,8 +37,9 @@ RELEASE_BEFORE_UNMAP|-DTHREADS=2 -DFAULTS=2 -DDISCARDS=0|a trim releases the pag
 NO_RECHECK|-DTHREADS=2 -DFAULTS=2 -DDISCARDS=0|the writer does not look whether it still has the page
 WAKE_LOST|-DTHREADS=2 -DFAULTS=2 -DDISCARDS=0|a release does not wake
 SLOT_EARLY|-DTHREADS=2 -DFAULTS=3 -DDISCARDS=0 -DSLOTS=2|a rescue releases the slot that is being written
-RESERVE_LATE|-DTHREADS=2 -DFAULTS=2 -DDISCARDS=0|a right is waited for with the page BUSY
+RESERVE_LATE|-DTHREADS=2 -DFAULTS=2 -DMORE=1 -DDISCARDS=0 -DNO_REFILLER -DKICKS|a right is waited for with the page BUSY
 REFILL_WITHOUT_BUSY|-DTHREADS=2 -DFAULTS=2 -DDISCARDS=0|the refiller does not ask who is busy
+NO_SLICE|-DTHREADS=2 -DFAULTS=1 -DDISCARDS=0 -DKICKS|who waits for a frame does not look again in time
 NO_PROTECTION|-DTHREADS=2 -DFAULTS=2 -DDISCARDS=0|a page may be written between copy and drop
 '
 

@@ -563,9 +563,11 @@ inline frame_reserve()
 #define RESERVE KICK(TRIMMER)
 #define RESERVE_LATE                                                                               \
     d_step { available > 0 -> available-- }
+#define LOST changed
 #else
 #define RESERVE frame_reserve()
 #define RESERVE_LATE true
+#define LOST lost
 #endif
 
 #define HIT (mapped[p] && (!write || !protected[p]))
@@ -643,7 +645,7 @@ write_protected:
     goto done;
 
 touch: /* fault_touch() */
-    TRY_BUSY(p, PTE_UNTOUCHED, 0, goto lost);
+    TRY_BUSY(p, PTE_UNTOUCHED, 0, goto LOST);
     RESERVE_LATE;
     JOINED {
         frame_take(f);
@@ -660,7 +662,7 @@ touch_failed:
     goto no_frame;
 
 rescue: /* fault_rescue() */
-    TRY_BUSY(p, PTE_TRANSITION, f, goto lost);
+    TRY_BUSY(p, PTE_TRANSITION, f, goto LOST);
     RESERVE_LATE;
     REMOVE(f, p, RESCUE);
     JOINED {
@@ -685,7 +687,7 @@ rescue_failed:
     goto no_frame;
 
 read: /* fault_read_begin(), fault_reap() */
-    TRY_BUSY(p, PTE_PAGEFILE, s, goto lost);
+    TRY_BUSY(p, PTE_PAGEFILE, s, goto LOST);
     RESERVE_LATE;
     JOINED {
         frame_take(f);
