@@ -77,9 +77,9 @@ MANUALS := $(BUILD)/vmsm.1 $(BUILD)/vmsm.3
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all libs cli tests bench examples man demo check check-core simtest exhaust mutate fuzz \
-	fuzzers torture torture-case presubmit format format-check tidy valgrind install uninstall clean \
-	help
+.PHONY: all libs cli tests bench examples man demo check check-core simtest model exhaust mutate \
+	fuzz fuzzers torture torture-case presubmit format format-check tidy valgrind install uninstall \
+	clean help
 
 all: libs cli bench examples man ## build the libraries, vmsm, benchmarks, examples, manual pages
 
@@ -95,7 +95,7 @@ man: $(MANUALS)
 # build nothing themselves leave the stamps to the makes that they start.
 same = $(and $(findstring "$(strip $(1))","$(strip $(2))"),$(findstring "$(strip $(2))","$(strip $(1))"))
 stamp = $(if $(call same,$(2),$(file <$(1))),,$(shell mkdir -p $(dir $(1)))$(file >$(1),$(strip $(2))))
-GOALS := $(filter-out demo check check-core simtest exhaust mutate fuzz torture torture-case \
+GOALS := $(filter-out demo check check-core simtest model exhaust mutate fuzz torture torture-case \
 	valgrind presubmit format format-check tidy uninstall clean help,$(or $(MAKECMDGOALS),all))
 ifneq ($(GOALS),)
 $(call stamp,$(BUILD)/flags,$(COMPILE) $(LINK))
@@ -208,6 +208,10 @@ exhaust: ## try all interleavings of small worlds
 mutate: ## plant the bugs of tests/mutations one at a time, and show what catches each
 	$(Q)scripts/install-deps.sh check
 	$(Q)scripts/mutate --jobs $(JOBS)
+
+model: ## check the model of the page and frame protocol with spin, and that it finds planted defects
+	$(Q)scripts/install-deps.sh check
+	$(Q)JOBS=$(JOBS) scripts/model.sh build/model
 
 valgrind: ## run the unit tests under Valgrind
 	$(Q)$(MAKE) $(PARALLEL) tests

@@ -8,7 +8,7 @@
 set -eu
 
 packages="gcc libc6-dev make pkg-config liburing-dev libsodium-dev libxxhash-dev libjansson-dev"
-check="perl e2fsprogs strace util-linux mount"
+check="perl e2fsprogs strace util-linux mount spin"
 presubmit="clang libclang-rt-14-dev clang-format-14 clang-tidy-14 valgrind libc6-dbg"
 
 case ${1:-build} in

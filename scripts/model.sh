@@ -11,6 +11,7 @@ set -eu
 export LC_ALL=C
 
 dir=$1
+optimize=-O2
 choice=${2:-all}
 here=$(dirname "$0")/..
 rows=$here/src/core/transitions.h
@@ -58,7 +59,7 @@ build() {
         # shellcheck disable=SC2086 # lists of words
         spin $defines -a model.pml >spin.log 2>&1 || { cat spin.log; exit 1; }
         # shellcheck disable=SC2086
-        ${CC:-gcc} -O2 -w $flags -DCOLLAPSE -DMEMLIM=4000 -o pan pan.c
+        ${CC:-gcc} $optimize -w $flags -DCOLLAPSE -DMEMLIM=4000 -o pan pan.c
     )
 }
 
@@ -82,6 +83,7 @@ check_world() {
 }
 
 check_mutant() {
+    optimize=-O0
     build "$1" safety "$2 -DMUTANT_$1"
     (cd "$dir/$1" && ./pan -m4000000 -w22 >out 2>&1) || true
     if grep -q 'errors: 1' "$dir/$1/out"; then
