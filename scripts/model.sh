@@ -1,5 +1,5 @@
 #!/bin/sh
-# Check tests/model/protocol.pml with spin: in each world below all states are visited, and no
+# Check the model in tests/model with spin: in each world below all states are visited, and no
 # assertion, end state or cycle may be wrong; then each defect, planted, must be found. At last,
 # each row of src/core/transitions.h must have been taken, or be in tests/model/outside.txt.
 #
@@ -15,6 +15,7 @@ optimize=-O2
 choice=${2:-all}
 here=$(dirname "$0")/..
 rows=$here/src/core/transitions.h
+model="$here/tests/model/protocol.pml $here/tests/model/faults.pml $here/tests/model/workers.pml"
 outside=$here/tests/model/outside.txt
 mkdir -p "$dir"
 
@@ -48,7 +49,8 @@ NO_PROTECTION|-DTHREADS=2 -DFAULTS=2 -DDISCARDS=0|a page may be written between 
 build() {
     mkdir -p "$dir/$1"
     (
-        cat "$dir/transitions.pml" "$here/tests/model/protocol.pml" >"$dir/$1/model.pml"
+        # shellcheck disable=SC2086
+        cat "$dir/transitions.pml" $model >"$dir/$1/model.pml"
         cd "$dir/$1"
         flags="-DSAFETY"
         defines=$3
@@ -69,7 +71,9 @@ states() {
 
 check_world() {
     build "$1" "$2" "$3"
+    live=
     options="-m4000000 -w22"
+    [ "$2" != live ] || live=-DLIVE
     [ "$2" != live ] || options="$options -a -f -N served_at_last"
     # shellcheck disable=SC2086
     (cd "$dir/$1" && ./pan $options >out 2>&1) || true
@@ -78,7 +82,7 @@ check_world() {
         return 0
     fi
     printf 'FAILED  %-9s %s: %s\n' "$1" "$4" "$(grep -m1 'pan:\|error' "$dir/$1/out" || echo 'no result')"
-    echo "        the steps: cd $dir/$1 && spin -t -p $3 model.pml"
+    echo "        the steps: cd $dir/$1 && spin -t -p $3 $live model.pml"
     return 1
 }
 
@@ -113,9 +117,9 @@ check_rows() {
 
 # pte_format and frame_state change by the rows only.
 check_text() {
-    if grep -nE '(pte_format|frame_state)\[[^]]*\] *=[^=]' "$here/tests/model/protocol.pml" |
-        grep -v '^[0-9]*:byte '; then
-        echo "FAILED  protocol.pml changes a format or a state other than by a row"
+    # shellcheck disable=SC2086
+    if grep -nE '(pte_format|frame_state)\[[^]]*\] *=[^=]' $model | grep -v ':byte '; then
+        echo "FAILED  the model changes a format or a state other than by a row"
         return 1
     fi
 }
