@@ -177,11 +177,8 @@ void framelist_return(struct machine *m, enum framelist_id id, enum frame_state 
 
 static void unlink_frame(struct machine *m, struct framelist *list, struct frame *frame)
 {
-    uint32_t prev = link_prev(frame), next = link_next(frame);
-
-    set_next(&m->frames[prev], next);
-    sync_yield(&m->sync, SYNC_AT_ATOMIC); /* locks keep the neighbours where they are */
-    set_prev(&m->frames[next], prev);
+    set_next(&m->frames[link_prev(frame)], link_next(frame));
+    set_prev(&m->frames[link_next(frame)], link_prev(frame));
     atomic_store(&frame->list, LIST_NONE);
     atomic_fetch_sub(&list->count, 1);
 }
