@@ -103,6 +103,37 @@ static void misuse(void)
     bitmap_fini(&map);
 }
 
+/* Bits that are taken by another thread at the next yield point. */
+static struct bitmap *robbed;
+
+static void rob(struct sync *s, enum sync_point point)
+{
+    struct bitmap *map = robbed;
+
+    (void)s;
+    (void)point;
+    robbed = NULL;
+    if (map != NULL && !bitmap_take_bit(map, 70))
+        ok(false, "bit 70 is free");
+}
+
+/* A run was free when it was found, and is not any more when it is taken. */
+static void outrun(void)
+{
+    struct sync_backend backend = sync_backend_linux;
+    struct sync sync = {.backend = &backend};
+    struct bitmap map;
+    uint64_t first;
+
+    backend.yield = rob;
+    bitmap_init(&map, &platform_linux, &sync, BITS, BITS);
+    robbed = &map;
+    is(bitmap_take_run(&map, 128, &first), 64, "a run ends at a bit that somebody took meanwhile");
+    is(first, 0, "from its first on");
+    is(map.used, 64 + 1, "each bit is counted once");
+    bitmap_fini(&map);
+}
+
 struct contest {
     struct bitmap map;
     _Atomic unsigned char owners[BITS];
@@ -163,6 +194,7 @@ int main(void)
     limits();
     fragments();
     misuse();
+    outrun();
     contention();
     return done_testing();
 }
