@@ -348,7 +348,8 @@ void disturb_tick(struct disturb *d)
 
     for (unsigned i = 0; i < DISTURBANCES; i++) {
         /* Without disk or memory from the start there is no manager, and rightly so. */
-        if ((i == AT_FILL || i == AT_DIP) && atomic_load(&d->report->life) == LIFE_CREATE)
+        if ((i == AT_FILL || i == AT_DIP || i == AT_CUT) &&
+            atomic_load(&d->report->life) == LIFE_CREATE)
             continue;
         if ((d->plan->flags & (1u << i)) && torture_now() >= d->due[i])
             does[i](d);
