@@ -250,7 +250,7 @@ void uffd_lift(struct uffd *uffd, uintptr_t va, size_t length)
         int error = write_protect(uffd, va + at, step, 0);
 
         if (error == -ENOMEM) {
-            uffd->sync->backend->relax(uffd->sync, 15);
+            sync_relax(uffd->sync, 15);
         } else if (error != 0 && step > PAGE_SIZE) {
             step = PAGE_SIZE; /* page by page, what is left of it */
         } else {
@@ -360,7 +360,7 @@ static int poison(const struct uffd *uffd, uintptr_t va)
         if (errno == EEXIST) /* it is poisoned: another fault on the page failed before */
             return 0;
         if (errno == ENOMEM && ++tries < NO_MEMORY_TRIES)
-            uffd->sync->backend->relax(uffd->sync, 15);
+            sync_relax(uffd->sync, 15);
         else if (errno != EAGAIN && errno != EINTR)
             return -errno;
     }
