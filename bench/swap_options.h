@@ -98,9 +98,10 @@ static double number_parse(const char *option, const char *text, double least, d
 }
 
 /* "fill,run1,run32"; the fill comes first whether asked for or not: all that follows needs it. */
-static void cells_parse(struct options *o, char *list)
+static void cells_parse(struct options *o, char *value)
 {
     const char *wanted = "a list of fill and up to 7 runN, N from 1 to 4096";
+    char *list = strdup(value); /* the children get the option as it was */
     char *end, *rest = NULL;
 
     o->cell_count = 1;
@@ -120,6 +121,7 @@ static void cells_parse(struct options *o, char *list)
         snprintf(cell->name, sizeof(cell->name), "run%lu", run);
         o->cell_count++;
     }
+    free(list);
 }
 
 static void memory_parse(struct options *o, char *text)

@@ -54,6 +54,8 @@
     X(workers, BOOL, "on", 0, 0, "worker threads; off: the faulting thread does all (single)")     \
     X(fault_threads, COUNT, "2", 1, 64, "handler threads of trap thread")                          \
     X(fault_depth, COUNT, "16", 1, 64, "faults that one handler thread keeps in flight")           \
+    X(fault_poll, TIME, "200us", 0, TUNABLE_SECOND / 100,                                          \
+      "how long a handler thread polls for more before it sleeps, while faults keep coming")       \
     X(cache, COUNT, "12", 2, 75, "mapper copy: percent of memory for trimmed pages")               \
     X(read_window, COUNT, "32", 1, 64, "longest read-ahead, pages; 1: none")                       \
     X(touch_window, COUNT, "64", 1, 64, "longest map-ahead of first touches, pages; 1: none")      \

@@ -1,8 +1,17 @@
 /*
  * Handler threads: the loop of handler.h, fed by the userfaultfd. Each sleeps in one epoll_wait()
  * for new faults, completed reads, and the end.
+ *
+ * A processor that goes idle is dear to wake, dearest in a virtual machine: a page-in has two such
+ * wake-ups more here than in the kernel, the handler's for the fault and for the read. So a
+ * handler polls for `fault_poll` before it sleeps, letting others run between two looks. It does
+ * so only in a stream of faults (its last wait was shorter) of several threads: for one thread,
+ * nothing runs that a fault could meet awake, and a processor that polls must be interrupted for
+ * every TLB flush. (A hypervisor does the same for its guests: the kernel's documentation,
+ * virt/kvm/halt-polling.)
  */
 #include <errno.h>
+#include <sched.h>
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
@@ -18,14 +27,19 @@
 
 struct handler_thread {
     struct handler handler;
+    struct trap_thread *trap;
     struct sync_thread *thread;
     int epoll_fd;
+    uint64_t last_wait; /* ns; owned by the thread */
 };
 
 struct trap_thread {
     int stop_fd; /* eventfd: readable when handlers must end */
     unsigned count;
     struct handler_thread handlers[HANDLERS_MAX];
+    /* Hints; changed by all handlers without a lock, and no harm if one gets the better of another. */
+    _Atomic uint32_t faulted_last; /* thread that had the last fault */
+    _Atomic uint64_t faulted_both; /* ns; when two faults in a row were of different threads */
 };
 
 enum { FROM_UFFD, FROM_STORE, FROM_STOP };
@@ -35,10 +49,19 @@ static struct handler_thread *thread_of(struct handler *h)
     return (struct handler_thread *)(void *)h; /* its first member */
 }
 
+static void note_thread(struct trap_thread *trap, uint32_t thread, uint64_t now)
+{
+    if (atomic_load_explicit(&trap->faulted_last, memory_order_relaxed) == thread)
+        return;
+    atomic_store_explicit(&trap->faulted_last, thread, memory_order_relaxed);
+    atomic_store_explicit(&trap->faulted_both, now, memory_order_relaxed);
+}
+
 static unsigned take_messages(struct handler *h, struct pending_fault *faults, unsigned max)
 {
     struct uffd_msg messages[HANDLER_BACKLOG];
     unsigned taken = 0;
+    uint64_t now;
     ssize_t got;
 
     if (max == 0)
@@ -48,6 +71,7 @@ static unsigned take_messages(struct handler *h, struct pending_fault *faults, u
         check_always(errno == EAGAIN || errno == EINTR);
         return 0;
     }
+    now = sync_now(&h->m->sync);
     for (size_t i = 0; i < (size_t)got / sizeof(messages[0]); i++) {
         const struct uffd_msg *message = &messages[i];
         uint64_t flags = message->arg.pagefault.flags;
@@ -62,16 +86,38 @@ static unsigned take_messages(struct handler *h, struct pending_fault *faults, u
             fault->flags |= FAULT_WRITE;
         if (flags & UFFD_PAGEFAULT_FLAG_WP)
             fault->flags |= FAULT_WRITE | FAULT_PROTECT;
+        note_thread(thread_of(h)->trap, fault->thread, now);
         taken++;
     }
     return taken;
+}
+
+/* Wait for events, polling first if that is likely to be worth it. Returns how many came. */
+static int wait_events(struct handler_thread *h, struct epoll_event *events, int max)
+{
+    struct machine *m = h->handler.m;
+    uint64_t poll = m->tunables.fault_poll, started = sync_now(&m->sync);
+    uint64_t both = atomic_load_explicit(&h->trap->faulted_both, memory_order_relaxed);
+    bool polling = h->last_wait < poll && started < both + poll;
+    int count = 0;
+
+    while (polling && count == 0) {
+        count = epoll_wait(h->epoll_fd, events, max, 0);
+        if (count == 0)
+            sched_yield();
+        polling = sync_now(&m->sync) - started < poll;
+    }
+    if (count == 0)
+        count = epoll_wait(h->epoll_fd, events, max, -1);
+    h->last_wait = sync_now(&m->sync) - started;
+    return count;
 }
 
 /* Sleep until there is something to do; true if that is to end. */
 static bool told_to_stop(struct handler *h)
 {
     struct epoll_event events[3];
-    int count = epoll_wait(thread_of(h)->epoll_fd, events, 3, -1);
+    int count = wait_events(thread_of(h), events, 3);
     bool stop = false;
 
     for (int i = 0; i < count; i++)
@@ -105,6 +151,8 @@ static int handler_open(struct machine *m, struct trap_thread *trap, struct hand
 
     h->handler.m = m;
     h->handler.source = &uffd_source;
+    h->trap = trap;
+    h->last_wait = UINT64_MAX;
     h->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (h->epoll_fd < 0)
         return error_set(-errno, "too few file descriptors for handler threads: raise `ulimit -n`");
