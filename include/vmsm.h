@@ -183,7 +183,9 @@ VMSM_API int vmsm_reserve(struct vmsm *m, size_t length, void **addr);
  * Unmap any page-aligned part of a region.
  *   -EINVAL  not aligned, length 0, or the range is not wholly mapped by m
  *   -EBUSY   a page in it is pinned
- *   -ENOMEM  the middle of a region, so that two would be left, while there are 4096; or no memory
+ *   -ENOMEM  the middle of a region, so that two would be left, while there are 4096; no memory; or
+ *            the kernel cannot split its mapping (vm.max_map_count). What was not unmapped is as it
+ *            was: only regions before the one that failed are gone
  */
 VMSM_API int vmsm_unmap(struct vmsm *m, void *addr, size_t length);
 

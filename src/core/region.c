@@ -478,6 +478,8 @@ int region_unmap(struct machine *m, uintptr_t start, size_t length)
             if (region->start < start && stop < region->end && m->region_count == REGIONS_MAX)
                 error = too_many_regions("unmap from the middle of a region");
             else
+                error = m->mapper->ops->region_split(m->mapper, start, stop - start);
+            if (error == 0)
                 table = cut(m, start, stop, &spare, &gone);
         }
         sync_rwlock_unwrite(&m->sync, &m->regions_lock, SYNC_REGIONS);

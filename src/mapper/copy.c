@@ -196,6 +196,7 @@ static void copy_close(struct mapper *mapper)
 static const struct mapper_ops copy_ops = {
     .name = "copy",
     .region_open = copy_region_open,
+    .region_split = mapper_region_split,
     .region_close = copy_region_close,
     .stage_take = copy_stage_take,
     .stage_give = copy_stage_give,

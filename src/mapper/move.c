@@ -71,15 +71,24 @@ static bool moved_after_all(struct move_mapper *move, uintptr_t to, uintptr_t fr
 static int move_run(struct move_mapper *move, uintptr_t to, uintptr_t from, size_t length,
                     size_t *done)
 {
+    size_t most = length;
+
     *done = 0;
     while (*done < length) {
-        struct uffdio_move arg = {.dst = to + *done, .src = from + *done, .len = length - *done};
+        struct uffdio_move arg = {.dst = to + *done,
+                                  .src = from + *done,
+                                  .len = most < length - *done ? most : length - *done};
         int error = ioctl(move->uffd.fd, UFFDIO_MOVE, &arg) == 0 ? 0 : errno;
 
         if (arg.move > 0)
             *done += (size_t)arg.move;
         if (error == EEXIST && moved_after_all(move, to + *done, from + *done)) {
             *done += PAGE_SIZE;
+            continue;
+        }
+        /* The kernel moves within one mapping, and a region may be in many. */
+        if ((error == ENOENT || error == EINVAL) && most > PAGE_SIZE) {
+            most = PAGE_SIZE;
             continue;
         }
         if (error != 0 && error != EAGAIN && error != EINTR)
@@ -360,6 +369,7 @@ static void move_close(struct mapper *mapper)
 static const struct mapper_ops move_ops = {
     .name = "move",
     .region_open = move_region_open,
+    .region_split = mapper_region_split,
     .region_close = move_region_close,
     .stage_take = move_stage_take,
     .stage_give = move_stage_give,

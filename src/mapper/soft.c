@@ -153,6 +153,7 @@ static void soft_close(struct mapper *mapper)
 static const struct mapper_ops soft_ops = {
     .name = "soft",
     .region_open = soft_region_open,
+    .region_split = mapper_region_split,
     .region_close = soft_region_close,
     .stage_take = soft_stage_take,
     .stage_give = soft_stage_give,

@@ -189,20 +189,30 @@ fail:
 
 void uffd_region_close(struct uffd *uffd, uintptr_t base, size_t length)
 {
-    munmap((void *)base, length);
+    unsigned tries = 0;
+
+    while (munmap((void *)base, length) != 0) {
+        if (errno != ENOMEM || ++tries == NO_MEMORY_TRIES) {
+            log_line(LOG_ERROR, "%zu KiB at %p stay mapped, but nobody serves them: %s",
+                     length >> 10, (void *)base, strerror(errno));
+            break;
+        }
+        sync_relax(uffd->sync, 15);
+    }
     uffd_wake(uffd, base, length);
 }
 
 int uffd_copy(struct uffd *uffd, uintptr_t va, const void *content, size_t length, bool protect,
               size_t *done)
 {
+    size_t most = length;
     unsigned tries = 0;
 
     *done = 0;
     while (*done < length) {
         struct uffdio_copy copy = {.dst = va + *done,
                                    .src = (uintptr_t)content + *done,
-                                   .len = length - *done,
+                                   .len = most < length - *done ? most : length - *done,
                                    .mode = protect ? UFFDIO_COPY_MODE_WP : 0};
         int error = ioctl(uffd->fd, UFFDIO_COPY, &copy) == 0 ? 0 : errno;
 
@@ -211,8 +221,11 @@ int uffd_copy(struct uffd *uffd, uintptr_t va, const void *content, size_t lengt
         if (error == 0 || error == EAGAIN || error == EINTR)
             continue;
         if (error == ENOENT || error == ESRCH || error == EINVAL) {
-            *done = length; /* the program unmapped it behind our back, or is ending */
-            return 0;
+            /* The kernel fills one mapping at a time, and the region may be in many. A page that
+             * cannot be had alone the program has unmapped behind our back, or it is ending. */
+            *done += most > PAGE_SIZE ? 0 : PAGE_SIZE;
+            most = PAGE_SIZE;
+            continue;
         }
         check_always(error != EEXIST); /* a page is there that the page table knows nothing of */
         if (error != ENOMEM || ++tries == NO_MEMORY_TRIES)

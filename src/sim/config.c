@@ -102,6 +102,7 @@ static void draw_faults(struct random *r, struct world_config *c)
     SOMETIMES(m->busy_every, 20, 5, 50);
     SOMETIMES(m->protect_every, 20, 5, 50);
     SOMETIMES(m->stage_every, 20, 3, 30);
+    SOMETIMES(m->split_every, 20, 2, 10);
 #undef SOMETIMES
     d->full_ns = ONE_OF(r, 5 * MS, SECOND, 60 * SECOND);
 }

@@ -95,6 +95,16 @@ static int mmu_region_open(struct mapper *mapper, size_t length, uintptr_t *base
     return error_set(-ENOMEM, "no address space for %zu pages", pages);
 }
 
+static int mmu_region_split(struct mapper *mapper, uintptr_t base, size_t length)
+{
+    struct mmu *mmu = mmu_in(mapper);
+
+    yield(mmu);
+    if (happens(mmu, mmu->faults.split_every))
+        return error_set(-ENOMEM, "%zu bytes at %p cannot be split off", length, (void *)base);
+    return 0;
+}
+
 static void mmu_region_close(struct mapper *mapper, uintptr_t base, size_t length)
 {
     struct mmu *mmu = mmu_in(mapper);
@@ -355,6 +365,7 @@ static void mmu_close(struct mapper *mapper)
 static const struct mapper_ops mmu_ops = {
     .name = "simulated",
     .region_open = mmu_region_open,
+    .region_split = mmu_region_split,
     .region_close = mmu_region_close,
     .stage_take = mmu_stage_take,
     .stage_give = mmu_stage_give,

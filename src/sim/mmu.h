@@ -31,6 +31,7 @@ struct mmu_faults {
     unsigned no_memory_every; /* map: -ENOMEM after some of the pages */
     unsigned busy_every;      /* take (move): -EBUSY */
     unsigned protect_every;   /* protect: fails half-way */
+    unsigned split_every;     /* a part of a region is not unmapped: -ENOMEM */
     unsigned stage_every;     /* staging gives fewer pages than asked for */
 };
 

@@ -421,17 +421,18 @@ static void do_unmap(struct user *u)
     machine_enter(w->machine);
     error = region_unmap(w->machine, va, pages * PAGE_SIZE);
     sync_rwlock_unread(&w->machine->sync, &w->machine->gate, SYNC_GATE);
-    if (error == -EBUSY) { /* somebody was about to pin it: then it stays */
-        add_extent(w, va, pages);
-        for (unsigned i = 0; i < pages; i++) {
-            struct world_page *page = world_page(w, va + i * PAGE_SIZE);
-
-            page->live = page->maybe_zero = true;
-        }
+    if (error == 0)
         return;
-    }
-    if (error != 0)
+    /* Somebody was about to pin it, or it cannot be split off: then it stays as it is. */
+    if (error != -EBUSY && (error != -ENOMEM || w->config->mmu.split_every == 0))
         fail(w, "unmap failed");
+    add_extent(w, va, pages);
+    for (unsigned i = 0; i < pages; i++) {
+        struct world_page *page = world_page(w, va + i * PAGE_SIZE);
+
+        page->live = true;
+        page->maybe_zero |= error == -EBUSY;
+    }
 }
 
 static void do_check(struct user *u)
