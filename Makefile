@@ -77,9 +77,9 @@ MANUALS := $(BUILD)/vmsm.1 $(BUILD)/vmsm.3
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all libs cli tests bench examples man demo check check-core simtest model exhaust mutate \
-	fuzz fuzzers torture torture-case presubmit format format-check tidy valgrind install uninstall \
-	clean help
+.PHONY: all libs cli tests bench examples man demo check check-core check-programs simtest model \
+	exhaust mutate fuzz fuzzers torture torture-case presubmit format format-check tidy valgrind \
+	install uninstall clean help
 
 all: libs cli bench examples man ## build the libraries, vmsm, benchmarks, examples, manual pages
 
@@ -95,7 +95,7 @@ man: $(MANUALS)
 # build nothing themselves leave the stamps to the makes that they start.
 same = $(and $(findstring "$(strip $(1))","$(strip $(2))"),$(findstring "$(strip $(2))","$(strip $(1))"))
 stamp = $(if $(call same,$(2),$(file <$(1))),,$(shell mkdir -p $(dir $(1)))$(file >$(1),$(strip $(2))))
-GOALS := $(filter-out demo check check-core simtest model exhaust mutate fuzz torture torture-case \
+GOALS := $(filter-out demo check check-core check-programs simtest model exhaust mutate fuzz torture torture-case \
 	valgrind presubmit format format-check tidy uninstall clean help,$(or $(MAKECMDGOALS),all))
 ifneq ($(GOALS),)
 $(call stamp,$(BUILD)/flags,$(COMPILE) $(LINK))
@@ -186,6 +186,10 @@ torture-case: # one case again: PHASE, MAPPER, TRAP and SEED as torture has prin
 	$(Q)tests/torture/run $(BUILD) 1 --case $(SECONDS) --phase $(PHASE) --mapper $(MAPPER) \
 		--trap $(TRAP) --seed $(SEED)
 
+check-programs: ## run all test programs, without the shell tests: what sanitizers can watch
+	$(Q)$(MAKE) $(PARALLEL) tests
+	$(Q)tests/run $(BUILD) programs $(WRAP_thread)
+
 check-core: ## run the unit tests only (those of the core, on the soft mapper)
 	$(Q)$(MAKE) $(PARALLEL) tests
 	$(Q)tests/run $(BUILD) core $(WRAP_thread)
@@ -223,15 +227,18 @@ fuzz: ## give every parser, and the API, inputs that were not thought of, for FU
 	$(Q)$(MAKE) $(PARALLEL) CC=clang SAN=address,undefined DEBUG=2 FUZZ=1 fuzzers
 	$(Q)tests/fuzz/run build-fuzz $(FUZZ_SECONDS) $(JOBS)
 
-presubmit: ## every check but the end-to-end tests: format, tidy, both compilers, sanitizers, Valgrind
+presubmit: ## every check but the shell tests: format, tidy, both compilers, sanitizers, Valgrind
 	$(Q)scripts/install-deps.sh presubmit
 	$(Q)$(MAKE) format-check
 	$(Q)$(MAKE) $(PARALLEL) WERROR=1 CC=gcc all tests
 	$(Q)$(MAKE) $(PARALLEL) WERROR=1 CC=clang all tests
 	$(Q)$(MAKE) tidy
 	$(Q)$(MAKE) WERROR=1 CC=gcc DEBUG=3 check-core
-	$(Q)$(MAKE) WERROR=1 CC=gcc SAN=address,undefined check-core
-	$(Q)$(MAKE) WERROR=1 CC=gcc SAN=thread check-core
+	$(Q)$(MAKE) WERROR=1 CC=gcc SAN=address,undefined check-programs
+	$(Q)$(MAKE) $(PARALLEL) WERROR=1 CC=gcc SAN=address,undefined DEBUG=2 \
+		build-address-undefined-debug2/simtest
+	build-address-undefined-debug2/simtest --seeds 200 --jobs $(JOBS)
+	$(Q)$(MAKE) WERROR=1 CC=gcc SAN=thread check-programs
 	$(Q)$(MAKE) WERROR=1 CC=gcc valgrind
 
 format: ## lay out all sources with clang-format 14

@@ -13,6 +13,7 @@
 
 #include "core/error.h"
 #include "memory_fixture.h"
+#include "sanitizer.h"
 
 #define REAL_CONF_MAX 512
 #define REAL_SWEEPS_MAX 100u

@@ -8,6 +8,8 @@
 #include "core/platform.h"
 #include "real_fixture.h"
 
+SANITIZER_LEAVES_SIGNALS
+
 #define PAGES 900u
 #define MAPPINGS_MAX 4096u
 
@@ -86,11 +88,13 @@ static bool is_content(int memory, uintptr_t at)
 }
 
 /* A page with content, of those of the mapping that are there; 0: none. Tables are sparse and may
- * be 100 GiB. */
+ * be 100 GiB; what is larger is a sanitizer's. */
 static uintptr_t find_content(const struct mapping *map, int memory, int pagemap)
 {
     static uint64_t entries[1 << 16];
 
+    if (map->to - map->from >= UINT64_C(1) << 40)
+        return 0;
     for (uintptr_t at = map->from; at < map->to;) {
         size_t want = (map->to - at) / PAGE;
         ssize_t got;
@@ -189,7 +193,10 @@ static void test_platform(void)
     is(child_reads((uintptr_t)table), 0, "a child has a copy of them: signal handlers look there");
     map = mapping_of(buffer);
     ok(map != NULL && !map->dumped && !map->forked, "buffers are in neither");
-    is(child_reads((uintptr_t)buffer), SIGSEGV, "a child that reads one gets SIGSEGV");
+    if (SANITIZER != NULL)
+        skip("%s maps memory of its own where the child has a hole", SANITIZER);
+    else
+        is(child_reads((uintptr_t)buffer), SIGSEGV, "a child that reads one gets SIGSEGV");
     platform_linux.release(table, size);
     platform_linux.release(buffer, size);
 }

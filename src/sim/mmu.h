@@ -22,7 +22,7 @@
 #include "sim/schedule.h"
 #include "trap/handler.h"
 
-#define MMU_BASE ((uintptr_t)UINT64_C(0x120000000000))
+#define MMU_BASE ((uintptr_t)UINT64_C(0x220000000000))
 #define MMU_PAGES 2048u /* of the window in which regions lie */
 #define MMU_FAULTS 64u  /* faults posted and not yet taken, at most */
 

@@ -16,7 +16,13 @@
 
 /* The address sanitizer must be told of every change of stacks. */
 #if defined(__SANITIZE_ADDRESS__) || HAS_FEATURE(address_sanitizer)
+#include <sanitizer/asan_interface.h>
 #include <sanitizer/common_interface_defs.h>
+/* No function that used it will return. */
+static void stack_renew(const void *base, size_t size)
+{
+    __asan_unpoison_memory_region(base, size);
+}
 static void stack_leave(void **save, const void *base, size_t size)
 {
     __sanitizer_start_switch_fiber(save, base, size);
@@ -26,6 +32,11 @@ static void stack_arrive(void *saved, const void **base, size_t *size)
     __sanitizer_finish_switch_fiber(saved, base, size);
 }
 #else
+static void stack_renew(const void *base, size_t size)
+{
+    (void)base;
+    (void)size;
+}
 static void stack_leave(void **save, const void *base, size_t size)
 {
     (void)save;
@@ -42,7 +53,8 @@ static void stack_arrive(void *saved, const void **base, size_t *size)
 
 #define SAVED_REGISTERS 40u               /* bytes: rbx and r12 to r15 */
 #define STACK_CLEARED ((size_t)16 * 1024) /* bytes */
-#define FAIR_EVERY 512u                   /* steps */
+#define BELOW_FRAME ((char *)__builtin_frame_address(0) - STACK_CLEARED)
+#define FAIR_EVERY 512u /* steps */
 
 static struct schedule *schedule_of(struct sync *sync)
 {
@@ -109,6 +121,7 @@ static void switch_to(struct schedule *s, struct sync_thread *next)
     if (_setjmp(self->context) == 0)
         enter(s, next, self->state == SIM_DONE ? NULL : &self->fake_stack);
     stack_arrive(self->fake_stack, NULL, NULL);
+    stack_renew(BELOW_FRAME, STACK_CLEARED);
 }
 
 static _Noreturn void go_home(struct schedule *s)
@@ -572,6 +585,7 @@ struct sync_thread *schedule_start(struct schedule *s, const char *name, void (*
     thread->run = run;
     thread->argument = argument;
     thread->stack = stack_of(thread->number);
+    stack_renew(thread->stack, SIM_STACK);
     thread->state = SIM_READY;
     thread->priority = (UINT64_C(1) << 33) + (random_next(&s->random) >> 33);
     return thread;
@@ -595,6 +609,7 @@ int schedule_continue(struct schedule *s, struct sync_thread *thread)
     if (_setjmp(s->home) == 0)
         enter(s, thread, &fake_stack);
     stack_arrive(NULL, NULL, NULL);
+    stack_renew(BELOW_FRAME, STACK_CLEARED);
     sync_ranks_exchange(&own);
     s->current = NULL;
     if (s->threads[0].state == SIM_DONE)
