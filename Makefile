@@ -68,7 +68,13 @@ TESTS := $(patsubst %.c,$(BUILD)/%,$(sort $(wildcard tests/test_*.c)))
 TORTURE := $(BUILD)/tests/torture/torture
 TORTURE_OBJECTS := $(patsubst %.c,$(BUILD)/obj/%.o,$(sort $(wildcard tests/torture/*.c)) \
 	src/cli/oracle.c src/cli/access.c src/cli/console.c)
-BENCHES := $(patsubst %.c,$(BUILD)/%,$(sort $(wildcard bench/*.c)))
+# The programs in bench; its other sources are modules that they, and their tests, are linked with.
+BENCHES := $(patsubst %.c,$(BUILD)/%,$(wildcard $(addprefix bench/,bench.c swap.c crypt.c \
+	progression.c scale.c)))
+BENCH_OBJECTS := $(patsubst %.c,$(BUILD)/obj/%.o,$(filter-out $(BENCHES:$(BUILD)/%=%.c),$(sort \
+	$(wildcard bench/*.c))))
+BENCH_LIB := $(BUILD)/bench/libbench.a
+BENCH_TESTS := $(filter $(BUILD)/tests/test_bench_%,$(TESTS))
 FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 EXAMPLES := $(patsubst %.c,$(BUILD)/%,$(sort $(wildcard examples/*.c)))
 SIM_OBJECTS := $(SIM_SOURCES:%.c=$(BUILD)/obj/%.o)
@@ -99,7 +105,7 @@ GOALS := $(filter-out demo check check-core check-programs simtest model exhaust
 	valgrind presubmit format format-check tidy uninstall clean help,$(or $(MAKECMDGOALS),all))
 ifneq ($(GOALS),)
 $(call stamp,$(BUILD)/flags,$(COMPILE) $(LINK))
-$(call stamp,$(BUILD)/files,$(LIB_SOURCES) $(CLI_SOURCES) $(SIM_SOURCES))
+$(call stamp,$(BUILD)/files,$(LIB_SOURCES) $(CLI_SOURCES) $(SIM_SOURCES) $(BENCH_OBJECTS))
 endif
 
 $(BUILD)/obj/%.o: %.c $(BUILD)/flags
@@ -128,7 +134,17 @@ $(BUILD)/vmsm: $(CLI_OBJECTS) $(BUILD)/libvmsm.a $(BUILD)/files
 	@echo "  LINK  $@"
 	$(Q)$(LINK) $(CLI_OBJECTS) $(BUILD)/libvmsm.a $(LIBS) $(CLI_LIBS) -o $@
 
-$(TESTS) $(BENCHES) $(EXAMPLES): $(BUILD)/%: $(BUILD)/obj/%.o $(BUILD)/libvmsm.a
+$(BENCH_LIB): $(BENCH_OBJECTS) $(BUILD)/files
+	@echo "  AR    $@"
+	@mkdir -p $(@D)
+	$(Q)rm -f $@ && $(AR) rcs $@ $(BENCH_OBJECTS)
+
+$(BENCHES) $(BENCH_TESTS): $(BUILD)/%: $(BUILD)/obj/%.o $(BENCH_LIB) $(BUILD)/libvmsm.a
+	@mkdir -p $(@D)
+	@echo "  LINK  $@"
+	$(Q)$(LINK) $< $(BENCH_LIB) $(BUILD)/libvmsm.a $(LIBS) $(CLI_LIBS) -o $@
+
+$(filter-out $(BENCH_TESTS),$(TESTS)) $(EXAMPLES): $(BUILD)/%: $(BUILD)/obj/%.o $(BUILD)/libvmsm.a
 	@mkdir -p $(@D)
 	@echo "  LINK  $@"
 	$(Q)$(LINK) $< $(BUILD)/libvmsm.a $(LIBS) -lm -o $@

@@ -32,8 +32,8 @@
 #include <unistd.h>
 
 #include "pages.h"
-#include "peer.h"
 #include "swap_options.h"
+#include "swap_peer.h"
 #include "vmsm.h"
 
 #define PATH_SIZE 512
