@@ -7,11 +7,17 @@
  *   zram      the same with a compressed device in memory as swap
  *   mapped    a shared mapping of a file on the disk, in such a group
  *
- * The child of a peer has entered its control group before it calls memory_open() (peer.h).
+ * The child of a peer has entered its control group before it calls memory_open() (peer.h). No kind
+ * is given advice, about huge pages or anything else: each is as the system has it.
+ *
+ * Both files are preallocated and never read before they are written: what is not timed for one is
+ * not timed for the other. The mapped file loses its name as soon as it is open, and the manager
+ * removes its pagefile, so that only a pagefile can be left behind, by SIGKILL.
  */
 #ifndef VMSM_BENCH_MEMORY_H
 #define VMSM_BENCH_MEMORY_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -22,19 +28,20 @@ extern const char *const memory_kind_names[MEMORY_KINDS];
 struct memory {
     enum memory_kind kind;
     char *base;
-    size_t length;      /* bytes */
-    struct vmsm *vmsm;  /* managed only */
-    int fd;             /* mapped only, or -1 */
+    size_t length;     /* bytes */
+    struct vmsm *vmsm; /* managed only */
+    bool copies;       /* managed only: the mapper copies pages in and out */
+    int fd;            /* mapped only, or -1 */
 };
 
 struct memory_options {
-    size_t length;        /* bytes of the region */
-    size_t budget;        /* bytes of physical memory */
-    const char *file;     /* pagefile, or the mapped file */
+    size_t length;        /* bytes of the region, a multiple of the page */
+    size_t budget;        /* bytes of physical memory; the peers' is the limit of their group */
+    const char *file;     /* pagefile, or the mapped file, which must not exist */
     const char *settings; /* for vmsm_create(), ",name:value…", or "" */
 };
 
-/* 0 or a negative errno, after a message on standard error. */
+/* 0 or a negative errno, after a message on standard error; then there is nothing to close. */
 int memory_open(struct memory *memory, enum memory_kind kind, const struct memory_options *options);
 /* Also checks the books of managed memory: -EUCLEAN if they do not balance. */
 int memory_close(struct memory *memory);

@@ -1,22 +1,24 @@
 #!/bin/sh
 # Install the Debian packages that are missing, and do nothing if none is.
 #
-#   scripts/install-deps.sh [build|check|presubmit]
+#   scripts/install-deps.sh [build|bench|check|presubmit]
 #
-# build: to build and run; check: and to run the tests; presubmit: and for every
-# other check. Without root it prints the command to run, and fails.
+# build: to build and run; bench: and to measure; check: to build and to run the
+# tests; presubmit: and for every other check. Without root it prints the command to run, and fails.
 set -eu
 
 packages="gcc libc6-dev make pkg-config liburing-dev libsodium-dev libxxhash-dev libjansson-dev"
+bench="fio kmod"
 check="perl e2fsprogs strace util-linux mount spin"
 presubmit="clang libclang-rt-14-dev clang-format-14 clang-tidy-14 valgrind libc6-dbg"
 
 case ${1:-build} in
 build) ;;
+bench) packages="$packages $bench" ;;
 check) packages="$packages $check" ;;
 presubmit) packages="$packages $check $presubmit" ;;
 *)
-    echo "install-deps.sh: \"$1\" is unknown; choose build, check or presubmit" >&2
+    echo "install-deps.sh: \"$1\" is unknown; choose build, bench, check or presubmit" >&2
     exit 2
     ;;
 esac
