@@ -1,10 +1,12 @@
 #include <errno.h>
+#include <linux/magic.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/vfs.h>
 #include <unistd.h>
 
 #include "group.h"
@@ -182,6 +184,8 @@ static void zram_find(struct peer *peer)
         error = swap_off(zram->dev);
     if (error != 0)
         why_set(why, error, "cannot swap to the zram device %s: %s", zram->dev, strerror(-error));
+    if (error != 0)
+        zram_remove(zram);
     why_set(&peer->notes[ZRAM], 0,
             "%s; its memory comes off the group's limit, down to a quarter of it", zram->algorithm);
 }
@@ -198,7 +202,16 @@ static void rival_find(struct peer *peer)
                 "the swap space %s has the highest priority already; run: swapoff %s", name, name);
 }
 
-static void peers_find(struct peer *peer)
+/* A file that lies in memory is no peer. */
+static void mapped_find(struct peer *peer, const char *dir)
+{
+    struct statfs fs;
+
+    if (statfs(dir, &fs) == 0 && (fs.f_type == TMPFS_MAGIC || fs.f_type == RAMFS_MAGIC))
+        why_set(&peer->missing[MAPPED], 0, "%s lies in memory: choose another directory", dir);
+}
+
+static void peers_find(struct peer *peer, const char *dir)
 {
     struct why why = {""};
 
@@ -224,6 +237,7 @@ static void peers_find(struct peer *peer)
     }
     if (why.text[0] != '\0' || !group_try(peer))
         return;
+    mapped_find(peer, dir);
     rival_find(peer);
     if (peer->missing[SWAP].text[0] == '\0') {
         swap_find(peer);
@@ -250,7 +264,7 @@ int peer_open(struct peer **out, const struct peer_options *options,
         snprintf(peer->file, sizeof(peer->file), "%s/" SWAP_NAME, dir) >= (int)sizeof(peer->file))
         missing_all(peer, "the directory does not exist, or its name is too long");
     else
-        peers_find(peer);
+        peers_find(peer, dir);
     free(dir);
     for (unsigned kind = 0; kind < MEMORY_KINDS; kind++)
         missing[kind] = peer->missing[kind].text[0] != '\0' ? peer->missing[kind].text : NULL;
