@@ -10,7 +10,9 @@
 #include <string.h>
 #include <unistd.h>
 
-#define FONT 13.0          /* px, height of labels */
+#define FONT 13.0 /* px, height of labels */
+#define VALUE_FONT 11.0
+#define TITLE_FONT 17.0
 #define GLYPH (FONT * 0.6) /* px, width of a character, generously */
 #define LINE 20.0          /* px from one line of text to the next */
 #define WIDTH_LEAST 860.0  /* px, of the image */
@@ -178,17 +180,23 @@ static void tick_add(struct canvas *c, double value)
         c->ticks[c->tick_count++] = value;
 }
 
+/* The least of 1, 2, 5, 10 times a power of ten that is not under `rough`. */
+static double step_round(double rough)
+{
+    double power = pow(10, floor(log10(rough)));
+
+    return (rough > 5 * power ? 10 : rough > 2 * power ? 5 : rough > power ? 2 : 1) * power;
+}
+
 static void axis_linear(struct canvas *c, double least, double most)
 {
-    double rough, power, step;
+    double step;
 
     least = fmin(least, 0);
     most = fmax(most, 0);
     if (most - least <= 0)
         most = 1;
-    rough = (most - least) / 6;
-    power = pow(10, floor(log10(rough)));
-    step = (rough > 5 * power ? 10 : rough > 2 * power ? 5 : rough > power ? 2 : 1) * power;
+    step = step_round((most - least) / 6);
     c->low = floor(least / step) * step;
     c->high = ceil(most / step + 0.15) * step;
     for (double at = round(c->low / step); at * step <= c->high + step / 2; at++)
@@ -221,7 +229,17 @@ static void axis_logarithmic(struct canvas *c, double least, double most)
     }
 }
 
-/* Ticks within a tenth of a decade would say next to nothing: then the ends are told. */
+/* Where powers of ten are too far apart: as on a linear axis. */
+static void ticks_narrow(struct canvas *c)
+{
+    double least = pow(10, c->low), most = pow(10, c->high);
+    double step = step_round((most - least) / 5);
+
+    c->tick_count = 0;
+    for (double at = ceil(least / step); at * step <= most; at++)
+        tick_add(c, at * step);
+}
+
 static void axis_fit(struct canvas *c)
 {
     double least, most;
@@ -232,12 +250,8 @@ static void axis_fit(struct canvas *c)
         return;
     }
     axis_logarithmic(c, least, most);
-    if (c->tick_count < 2) {
-        c->tick_count = 0;
-        tick_add(c, least);
-        if (most > least * 1.1)
-            tick_add(c, most);
-    }
+    if (c->tick_count < 3)
+        ticks_narrow(c);
 }
 
 /* Where things go. */
@@ -269,6 +283,8 @@ static void layout_columns(struct canvas *c)
 
     c->left = 24 + ticks_width(c) + (text_given(plot->y_label) ? LINE + 4 : 0);
     c->width = WIDTH_LEAST;
+    if (text_given(plot->title))
+        c->width = fmax(c->width, text_width(plot->title) * TITLE_FONT / FONT + 40);
     if (c->bars)
         least = fmax(least, BAR_LEAST * (double)plot->series_count / 0.8);
     for (size_t i = 0; i < plot->category_count; i++)
@@ -296,7 +312,7 @@ static void layout(struct canvas *c)
     layout_columns(c);
     for (size_t i = 0; i < plot->category_count; i++)
         widest = fmax(widest, text_width(plot->categories[i]));
-    c->top = text_given(plot->title) ? 48 : 20;
+    c->top = text_given(plot->title) ? 58 : 24;
     legend = (double)legend_rows(c, NULL, 0) * LINE;
     c->top += legend > 0 ? legend + 8 : 0;
     c->floor = c->top + AREA_HEIGHT;
@@ -311,7 +327,7 @@ static void write_colours(FILE *file, const char *const *set, const char *text, 
 {
     fprintf(file,
             ".ground{fill:%s;stroke:%s}text{fill:%s}.soft{fill:%s}.grid{stroke:%s}.axis{stroke:%s}"
-            ".whisker,.reference{stroke:%s}.halo{stroke:%s}\n",
+            ".text,.reference{stroke:%s}.halo{stroke:%s}\n",
             ground, grid, text, soft, grid, soft, text, ground);
     for (int i = 0; i < COLOURS; i++)
         fprintf(file, ".f%d{fill:%s}.l%d{stroke:%s}", i, set[i], i, set[i]);
@@ -330,13 +346,15 @@ static void write_head(const struct canvas *c)
         write_escaped(c->file, c->plot->title);
         fputs("</title>\n", c->file);
     }
-    fputs("<style>\ntext{font-variant-numeric:tabular-nums}.title{font-size:17px;font-weight:600}"
-          ".value{font-size:11px}.grid{stroke-width:1}.axis{stroke-width:1}"
-          ".whisker{stroke-width:1.2;opacity:.75}"
-          ".reference{stroke-width:1.4;stroke-dasharray:5 4}"
-          ".curve{fill:none;stroke-width:2.2;stroke-linejoin:round}.second{stroke-dasharray:7 4}"
-          ".halo{stroke-width:1.5}\n",
-          c->file);
+    fprintf(
+        c->file,
+        "<style>\ntext{font-variant-numeric:tabular-nums}.title{font-size:%.0fpx;font-weight:600}"
+        ".value{font-size:%.0fpx}.grid{stroke-width:1}.axis{stroke-width:1}"
+        ".whisker{stroke-width:1.2;opacity:.75}"
+        ".reference{stroke-width:1.4;stroke-dasharray:5 4}"
+        ".curve{fill:none;stroke-width:2.2;stroke-linejoin:round}.second{stroke-dasharray:7 4}"
+        ".halo{stroke-width:1.5}\n",
+        TITLE_FONT, VALUE_FONT);
     write_colours(c->file, colours[0], "#1f2328", "#59636e", "#dfe3e8", "#ffffff");
     fputs("@media (prefers-color-scheme: dark){\n", c->file);
     write_colours(c->file, colours[1], "#e6edf3", "#9da7b3", "#30363d", "#0d1117");
@@ -431,10 +449,11 @@ static double bars_base(const struct canvas *c)
     return value_shown(c->plot, c->plot->reference) ? axis_y(c, c->plot->reference) : c->floor;
 }
 
-static void write_whisker(const struct canvas *c, const struct plot_series *series, size_t i,
-                          double x, double cap)
+static void write_whisker(const struct canvas *c, size_t s, size_t i, double x, double cap)
 {
+    const struct plot_series *series = &c->plot->series[s];
     double least, most;
+    char class[32];
 
     if (series->least == NULL || series->most == NULL)
         return;
@@ -444,25 +463,42 @@ static void write_whisker(const struct canvas *c, const struct plot_series *seri
         return;
     least = value_shown(c->plot, least) ? axis_y(c, least) : c->floor;
     most = axis_y(c, most);
-    write_line(c->file, "whisker", x, least, x, most);
-    write_line(c->file, "whisker", x - cap, least, x + cap, least);
-    write_line(c->file, "whisker", x - cap, most, x + cap, most);
+    /* Over a bar of the series' colour it must differ, beside a curve it must not. */
+    snprintf(class, sizeof class, c->bars ? "whisker text" : "whisker l%zu", s % COLOURS);
+    write_line(c->file, class, x, least, x, most);
+    write_line(c->file, class, x - cap, least, x + cap, least);
+    write_line(c->file, class, x - cap, most, x + cap, most);
 }
 
-/* The value above its bar (below one that hangs), if it has room. */
+/* The value above its bar, below one that hangs. */
 static void write_value(const struct canvas *c, const struct plot_series *series, size_t i,
-                        double x, double room)
+                        double x)
 {
     char buffer[32];
-    const char *text = number_format(series->y[i], 3, buffer, sizeof buffer);
     bool hangs = axis_y(c, series->y[i]) > bars_base(c) + 0.5;
     const double *ends = hangs ? series->least : series->most;
     double end = ends != NULL && value_shown(c->plot, ends[i]) ? ends[i] : series->y[i];
 
-    if (text_width(text) * 11 / FONT > room)
-        return;
     write_text(c->file, x, axis_y(c, end) + (hangs ? 13 : -5),
-               "class=\"value\" text-anchor=\"middle\"", text);
+               "class=\"value\" text-anchor=\"middle\"",
+               number_format(series->y[i], 3, buffer, sizeof buffer));
+}
+
+/* Whether the value of every bar has room above it. */
+static bool values_fit(const struct canvas *c, double width)
+{
+    const struct plot *plot = c->plot;
+    char buffer[32];
+
+    for (size_t s = 0; s < plot->series_count; s++)
+        for (size_t i = 0; i < plot->category_count; i++) {
+            const char *text = number_format(plot->series[s].y[i], 3, buffer, sizeof buffer);
+
+            if (value_shown(plot, plot->series[s].y[i]) &&
+                text_width(text) * VALUE_FONT / FONT > width + 2)
+                return false;
+        }
+    return true;
 }
 
 static void write_bar(const struct canvas *c, size_t s, size_t i, double x, double width)
@@ -477,8 +513,7 @@ static void write_bar(const struct canvas *c, size_t s, size_t i, double x, doub
     fputs(", ", c->file);
     write_escaped(c->file, series->name != NULL ? series->name : "");
     fprintf(c->file, ": %.5g</title></rect>\n", series->y[i]);
-    write_whisker(c, series, i, x + width / 2, fmin(width / 5, 4));
-    write_value(c, series, i, x + width / 2, width + 2);
+    write_whisker(c, s, i, x + width / 2, fmin(width / 5, 4));
 }
 
 static void write_bars(const struct canvas *c)
@@ -486,11 +521,18 @@ static void write_bars(const struct canvas *c)
     const struct plot *plot = c->plot;
     double count = (double)plot->series_count;
     double width = fmin(c->slot * 0.8 / count, BAR_MOST);
+    bool values = values_fit(c, width);
 
     for (size_t i = 0; i < plot->category_count; i++)
-        for (size_t s = 0; s < plot->series_count; s++)
-            if (value_shown(plot, plot->series[s].y[i]))
-                write_bar(c, s, i, category_x(c, i) + ((double)s - count / 2) * width, width);
+        for (size_t s = 0; s < plot->series_count; s++) {
+            double x = category_x(c, i) + ((double)s - count / 2) * width;
+
+            if (!value_shown(plot, plot->series[s].y[i]))
+                continue;
+            write_bar(c, s, i, x, width);
+            if (values)
+                write_value(c, &plot->series[s], i, x + width / 2);
+        }
     write_line(c->file, "axis", c->left, bars_base(c), c->right, bars_base(c));
 }
 
@@ -521,7 +563,7 @@ static void write_curves(const struct canvas *c)
     for (size_t s = 0; s < plot->series_count; s++)
         for (size_t i = 0; i < plot->category_count; i++)
             if (value_shown(plot, plot->series[s].y[i]))
-                write_whisker(c, &plot->series[s], i, category_x(c, i), 4);
+                write_whisker(c, s, i, category_x(c, i), 4);
     for (size_t s = 0; s < plot->series_count; s++)
         write_curve(c, s);
     for (size_t s = 0; s < plot->series_count; s++)
