@@ -8,7 +8,6 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #define FONT 13.0 /* px, height of labels */
 #define VALUE_FONT 11.0
@@ -606,8 +605,6 @@ static int plot_write(const char *path, const struct plot *plot, bool bars)
         error = -errno;
     if (fclose(c.file) != 0 && error == 0)
         error = -errno;
-    if (error != 0) /* half a plot is worse than none */
-        unlink(path);
     return error;
 }
 
