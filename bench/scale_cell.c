@@ -22,10 +22,10 @@
 const char *const scale_names[SCALE_OPERATIONS] = {"first touch", "rescue", "page-in",
                                                    "trim",        "write",  "under pressure"};
 
-/* Pages of a region, in runs that are spread evenly. */
+/* Pages of a region, in runs that are spread evenly: one anywhere in each stride. */
 struct spread {
     uintptr_t base;
-    uint64_t stride; /* pages from one run to the next */
+    uint64_t stride; /* pages */
     unsigned run;
     uint64_t pages;
 };
@@ -70,7 +70,10 @@ static struct clocks clocks_now(void)
 
 static uintptr_t spread_page(const struct spread *s, uint64_t n)
 {
-    return s->base + (n / s->run * s->stride + n % s->run) * PAGE_SIZE;
+    uint64_t which = n / s->run, free = s->stride - s->run + 1;
+    uint64_t offset = (which * UINT64_C(0x9e3779b97f4a7c15) >> 32) % free;
+
+    return s->base + (which * s->stride + offset + n % s->run) * PAGE_SIZE;
 }
 
 /* What the page holds: never 0, and of no other page. */
@@ -263,21 +266,38 @@ struct steps {
     uint64_t count[SCALE_OPERATIONS];
 };
 
-static void steps_add(struct steps *s, enum scale_operation operation, struct clocks from)
+static void steps_add(struct steps *s, enum scale_operation operation, struct clocks from,
+                      unsigned pages)
 {
     struct clocks to = clocks_now();
 
     s->cpu[operation] += to.cpu - from.cpu;
     s->wall[operation] += to.wall - from.wall;
-    s->count[operation] += s->cell->sample;
+    s->count[operation] += pages;
 }
 
 static void step_access(struct steps *s, enum scale_operation operation, enum work work)
 {
+    struct machine *m = s->manager.m;
     struct clocks from = clocks_now();
 
     team_work(&s->manager.team, work, &s->sample);
-    steps_add(s, operation, from);
+    steps_add(s, operation, from, s->cell->sample);
+    /* A handler thread wakes who waits before it has done with the page: let it leave the gate. */
+    atomic_fetch_add(&m->gate_closing, 1);
+    sync_rwlock_write(&m->sync, &m->gate, SYNC_GATE);
+    atomic_fetch_sub(&m->gate_closing, 1);
+    sync_rwlock_unwrite(&m->sync, &m->gate, SYNC_GATE);
+}
+
+/* Are there as many as were meant? Trims may take a page more, or let one off. */
+static int steps_expect(const char *what, uint64_t meant, uint64_t got)
+{
+    if (got >= meant - meant / 64 && got <= meant + meant / 64)
+        return 0;
+    fprintf(stderr, "scale: %s: %llu pages were meant, and %llu were met\n", what,
+            (unsigned long long)meant, (unsigned long long)got);
+    return -EAGAIN;
 }
 
 static int step_trim(struct steps *s)
@@ -291,34 +311,29 @@ static int step_trim(struct steps *s)
     sync_mutex_lock(&m->sync, &m->reclaim_lock, SYNC_RECLAIM);
     from = clocks_now();
     gone = trim_pages(m, s->cell->sample);
-    steps_add(s, SCALE_TRIM, from);
+    steps_add(s, SCALE_TRIM, from, gone);
     sync_mutex_unlock(&m->sync, &m->reclaim_lock, SYNC_RECLAIM);
-    if (gone == s->cell->sample)
-        return 0;
-    fprintf(stderr, "scale: of %u pages %u were trimmed\n", s->cell->sample, gone);
-    return -EAGAIN;
+    return steps_expect("trim", s->cell->sample, gone);
 }
 
 /* Write all that is modified, then give the frames to the free list. */
 static int step_write(struct steps *s)
 {
     struct machine *m = s->manager.m;
-    unsigned idle = 0, freed;
+    unsigned idle = 0, written, freed;
     struct clocks from;
 
     sync_mutex_lock(&m->sync, &m->reclaim_lock, SYNC_RECLAIM);
+    written = list_count(m, LIST_MODIFIED);
     from = clocks_now();
     while (list_count(m, LIST_MODIFIED) > 0 && idle < PATIENCE)
         idle += !writer_step(m);
     writer_drain(m);
-    steps_add(s, SCALE_WRITE, from);
-    freed = refill_standby(m, s->cell->sample);
+    written -= list_count(m, LIST_MODIFIED);
+    steps_add(s, SCALE_WRITE, from, written);
+    freed = refill_standby(m, standby_count(m));
     sync_mutex_unlock(&m->sync, &m->reclaim_lock, SYNC_RECLAIM);
-    if (freed == s->cell->sample)
-        return 0;
-    fprintf(stderr, "scale: of %u pages %u were written and their frames freed\n", s->cell->sample,
-            freed);
-    return -EAGAIN;
+    return steps_expect("write and repurpose", s->cell->sample, freed < written ? freed : written);
 }
 
 /* Each page once round. */
@@ -372,21 +387,17 @@ static int steps_fill(struct steps *s)
 static int steps_check(const struct steps *s)
 {
     struct vmsm_counters c;
-    uint64_t each = (uint64_t)s->cell->passes * s->cell->sample, rescues;
+    uint64_t each = (uint64_t)s->cell->passes * s->cell->sample;
+    int error;
 
     machine_get_counters(s->manager.m, &c);
-    rescues = c.faults_standby + c.faults_modified;
     if (s->manager.team.wrong > 0) {
         fprintf(stderr, "scale: pages that did not hold what was written: %llu\n",
                 (unsigned long long)s->manager.team.wrong);
         return -EUCLEAN;
     }
-    if (rescues == each && c.faults_hard == each)
-        return 0;
-    fprintf(stderr, "scale: of %llu faults meant each, %llu were rescues and %llu reads\n",
-            (unsigned long long)each, (unsigned long long)rescues,
-            (unsigned long long)c.faults_hard);
-    return -EUCLEAN;
+    error = steps_expect("rescues", each, c.faults_standby + c.faults_modified);
+    return error != 0 ? error : steps_expect("page-ins", each, c.faults_hard);
 }
 
 /* Processors that so many threads can use. */
