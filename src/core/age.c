@@ -11,9 +11,8 @@
 #include "core/machine.h"
 
 /* Ages one page; returns its new age, or -1 if it is not valid or somebody is busy with it. */
-static int age_page(struct machine *m, pte_t *pte)
+static int age_page(struct machine *m, pte_t *pte, uint64_t word)
 {
-    uint64_t word = pte_load(pte);
     unsigned age = pte_age(word);
     uint64_t aged;
 
@@ -32,15 +31,15 @@ static int age_page(struct machine *m, pte_t *pte)
 static void age_section(struct machine *m, const struct region *region, size_t n, uint32_t *ages)
 {
     const struct pagetable *table = region->table;
-    const struct section *section = &table->sections[n];
+    int32_t left = atomic_load_explicit(&table->sections[n].valid, memory_order_relaxed);
     size_t first = n * SECTION_PAGES, last = first + SECTION_PAGES;
     size_t low = pagetable_index(table, region->start), high = pagetable_index(table, region->end);
 
-    if (atomic_load_explicit(&section->valid, memory_order_relaxed) <= 0)
-        return;
-    for (size_t i = first > low ? first : low; i < last && i < high; i++) {
-        int age = age_page(m, &table->ptes[i]);
+    for (size_t i = first > low ? first : low; i < last && i < high && left > 0; i++) {
+        uint64_t word = pte_load(&table->ptes[i]);
+        int age = age_page(m, &table->ptes[i], word);
 
+        left -= (word & PTE_VALID) != 0;
         if (age >= 0)
             ages[age]++;
     }

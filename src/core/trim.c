@@ -67,13 +67,22 @@ struct span {
     size_t low, high;
 };
 
-static unsigned count_victims(const struct span *span, unsigned min_age)
+/* Has the span at least `worth` victims? Looks no further than the section's last valid page: where
+ * few pages of a vast region have ever been touched, a visit costs what those few cost. */
+static bool has_victims(const struct span *span, unsigned min_age, unsigned worth)
 {
-    unsigned n = 0;
+    int32_t valid = atomic_load_explicit(&span->section->valid, memory_order_relaxed);
+    unsigned victims = 0;
 
-    for (size_t i = span->low; i < span->high; i++)
-        n += is_victim(pte_load(&span->table->ptes[i]), min_age);
-    return n;
+    if (valid < (int32_t)worth)
+        return false;
+    for (size_t i = span->low; i < span->high && valid > 0 && victims < worth; i++) {
+        uint64_t word = pte_load(&span->table->ptes[i]);
+
+        valid -= (word & PTE_VALID) != 0;
+        victims += is_victim(word, min_age);
+    }
+    return victims >= worth;
 }
 
 static void trim_collect(struct machine *m, const struct span *span, unsigned min_age,
@@ -362,8 +371,7 @@ static unsigned trim_section(struct machine *m, const struct region *region, siz
         span.low = pagetable_index(table, from);
     if (span.high > pagetable_index(table, to))
         span.high = pagetable_index(table, to);
-    if (atomic_load_explicit(&span.section->valid, memory_order_relaxed) <= 0 ||
-        count_victims(&span, min_age) < worth)
+    if (!has_victims(&span, min_age, worth))
         return 0;
     sync_yield(&m->sync, SYNC_AT_ATOMIC);
     if (!atomic_compare_exchange_strong(&span.section->trimming, &idle, 1))
