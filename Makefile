@@ -85,7 +85,7 @@ MANUALS := $(BUILD)/vmsm.1 $(BUILD)/vmsm.3
 .SECONDARY:
 .PHONY: all libs cli tests bench examples man demo check check-core check-programs simtest model \
 	exhaust mutate fuzz fuzzers torture torture-case presubmit format format-check tidy valgrind \
-	install uninstall clean help
+	install uninstall clean help progression scale
 
 all: libs cli bench examples man ## build the libraries, vmsm, benchmarks, examples, manual pages
 
@@ -93,6 +93,22 @@ libs: $(BUILD)/libvmsm.a $(BUILD)/libvmsm.so
 cli: $(BUILD)/vmsm
 tests: $(TESTS) $(TORTURE) ## build the test programs
 bench: $(BENCHES)
+
+# Measurements that write tables and plots to RESULTS; MEASURE=--quick for a short look.
+RESULTS ?= $(BUILD)/results
+progression: ## measure what each stage and feature is worth (an hour; MEASURE=--quick: 2 minutes)
+	$(Q)scripts/install-deps.sh build
+	$(Q)$(MAKE) $(PARALLEL) cli bench
+	$(Q)mkdir -p $(RESULTS)
+	$(BUILD)/bench/progression --plots $(RESULTS) --json $(RESULTS)/progression.json \
+		--markdown $(RESULTS)/progression.md $(MEASURE)
+
+scale: ## measure costs as address space, memory and threads grow (MEASURE=--quick: 1 minute)
+	$(Q)scripts/install-deps.sh build
+	$(Q)$(MAKE) $(PARALLEL) bench
+	$(Q)mkdir -p $(RESULTS)
+	$(BUILD)/bench/scale --plots $(RESULTS) --json $(RESULTS)/scale.json $(MEASURE)
+
 examples: $(EXAMPLES)
 fuzzers: $(FUZZERS)
 man: $(MANUALS)
@@ -101,8 +117,9 @@ man: $(MANUALS)
 # build nothing themselves leave the stamps to the makes that they start.
 same = $(and $(findstring "$(strip $(1))","$(strip $(2))"),$(findstring "$(strip $(2))","$(strip $(1))"))
 stamp = $(if $(call same,$(2),$(file <$(1))),,$(shell mkdir -p $(dir $(1)))$(file >$(1),$(strip $(2))))
-GOALS := $(filter-out demo check check-core check-programs simtest model exhaust mutate fuzz torture torture-case \
-	valgrind presubmit format format-check tidy uninstall clean help,$(or $(MAKECMDGOALS),all))
+GOALS := $(filter-out demo progression scale check check-core check-programs simtest model exhaust \
+	mutate fuzz torture torture-case valgrind presubmit format format-check tidy uninstall clean \
+	help,$(or $(MAKECMDGOALS),all))
 ifneq ($(GOALS),)
 $(call stamp,$(BUILD)/flags,$(COMPILE) $(LINK))
 $(call stamp,$(BUILD)/files,$(LIB_SOURCES) $(CLI_SOURCES) $(SIM_SOURCES) $(BENCH_OBJECTS))
