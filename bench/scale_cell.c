@@ -454,7 +454,7 @@ static void pressure_do(struct manager *manager, const struct spread *spread, do
 
 static int pressure_run(const struct scale_cell *cell, struct scale_costs *costs)
 {
-    uint64_t pages = cell->memory / PAGE_SIZE * 2;
+    uint64_t pages = cell->memory / PAGE_SIZE * 3 / 2;
     struct manager manager;
     struct spread spread;
     struct vmsm_counters before, after;
@@ -466,6 +466,7 @@ static int pressure_run(const struct scale_cell *cell, struct scale_costs *costs
     if (error != 0)
         return error;
     team_work(&manager.team, WORK_WRITE, &spread);
+    team_work(&manager.team, WORK_READ, &spread); /* now all have been written, and are clean */
     pressure_do(&manager, &spread, cell->seconds / 4);
     machine_get_counters(manager.m, &before);
     from = clocks_now();

@@ -5,8 +5,8 @@
  * Two managers are made one after the other. The first has no workers, so that each operation can
  * be had by itself: frames are three quarters full of other pages, and a sample of pages goes
  * round, touched - trimmed - rescued - trimmed - written - repurposed - read in - decommitted. The
- * second is complete, has pages for twice its frames, and threads read them at random: what a
- * page-in costs with its share of trims, ageing, and all else.
+ * second is complete, has half as many pages again as fit, all written, and threads read them at
+ * random: what a page-in costs with its share of trims, ageing, and all else.
  */
 #ifndef VMSM_BENCH_SCALE_CELL_H
 #define VMSM_BENCH_SCALE_CELL_H
