@@ -86,11 +86,11 @@ static void give_rights(struct machine *m, _Atomic int64_t *rights, unsigned cou
 unsigned frame_reserve(struct machine *m, unsigned want)
 {
     unsigned got = take_rights(m, &m->available, want);
+    int64_t low = atomic_load_explicit(&m->low, memory_order_relaxed);
 
     if (got == 0 && !m->mapper->has_cache && refill_standby(m, RUN_MAX) > 0)
         got = take_rights(m, &m->available, want);
-    if (atomic_load_explicit(&m->available, memory_order_relaxed) <
-        atomic_load_explicit(&m->low, memory_order_relaxed))
+    if (atomic_load_explicit(&m->available, memory_order_relaxed) < low && frames_at_hand(m) < low)
         worker_kick(&m->trim_worker);
     return got;
 }

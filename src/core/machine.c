@@ -75,11 +75,7 @@ static void kick_other(struct worker *worker, const struct worker *self)
 
 void machine_balance(struct machine *m, const struct worker *self)
 {
-    int64_t have = atomic_load(&m->available);
-
-    if (!m->mapper->has_cache)
-        have += standby_count(m);
-    if (have < atomic_load(&m->low))
+    if (frames_at_hand(m) < atomic_load(&m->low))
         kick_other(&m->trim_worker, self);
     if (refill_needed(m)) {
         if (atomic_load_explicit(&m->refill_worker.running, memory_order_relaxed))

@@ -214,6 +214,14 @@ static inline uint32_t list_count(struct machine *m, enum framelist_id id)
 
 uint32_t standby_count(struct machine *m);
 
+/* What `low` and `high` are marks for. Without a cache what is on standby is as good as free. */
+static inline int64_t frames_at_hand(struct machine *m)
+{
+    int64_t have = atomic_load(&m->available);
+
+    return m->mapper->has_cache ? have : have + standby_count(m);
+}
+
 /* trim.c */
 /* Trim about `want` pages; returns how many left their address. One thread at a time. */
 unsigned trim_pages(struct machine *m, unsigned want);

@@ -557,12 +557,8 @@ static void set_marks(struct machine *m, uint64_t step_ns)
 
 unsigned trim_need(struct machine *m)
 {
-    int64_t have = atomic_load(&m->available);
-    int64_t high = atomic_load(&m->high);
+    int64_t have = frames_at_hand(m), high = atomic_load(&m->high);
 
-    /* Without a cache what is on standby is as good as free. */
-    if (!m->mapper->has_cache)
-        have += standby_count(m);
     return have < high ? (unsigned)(high - have) : 0;
 }
 
