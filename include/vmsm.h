@@ -99,6 +99,7 @@ struct vmsm; /* a manager; opaque */
     X(tlb_flushes, COUNT, "calls that flush the TLB (protect, drop, move), estimated")             \
     X(ageing_passes, COUNT, "times that the ager went over all valid pages")                       \
     X(read_ios, COUNT, "reads sent to the pagefile")                                               \
+    X(read_submits, COUNT, "times that reads were handed to it, one or more together")             \
     X(write_ios, COUNT, "writes sent to the pagefile")                                             \
     X(write_batches, COUNT, "batches of modified pages written")                                   \
     X(read_retries, COUNT, "reads repeated after an error or a hash that differed")                \

@@ -13,10 +13,13 @@
 
 #if defined(__SANITIZE_ADDRESS__) || SANITIZER_HAS(address_sanitizer)
 #define SANITIZER "the address sanitizer"
+#define SANITIZED 1
 #elif defined(__SANITIZE_THREAD__) || SANITIZER_HAS(thread_sanitizer)
 #define SANITIZER "the thread sanitizer"
+#define SANITIZED 1
 #else
-#define SANITIZER NULL
+#define SANITIZER "no sanitizer"
+#define SANITIZED 0
 #endif
 
 /* Once in a program: SIGSEGV and SIGBUS kill it, as they would without a sanitizer. */

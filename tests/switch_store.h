@@ -31,6 +31,7 @@ struct switch_store {
     unsigned logged;
     struct switch_entry log[SWITCH_LOG];
     _Atomic int write_error, read_error, grow_error; /* 0: works */
+    _Atomic int read_error_once;                     /* of the next read alone */
     _Atomic uint64_t bad_slot;                       /* writes of it fail */
     _Atomic uint64_t corrupt_slot;                   /* reads of it are altered */
     _Atomic uint64_t full_from; /* no room for slots from there on; 0: there is */
@@ -91,6 +92,9 @@ static inline void switch_pass(struct switch_queue *q, struct store_io *io)
     struct switch_store *s = q->store;
     uint64_t bad = s->bad_slot;
     int error = io->write ? s->write_error : s->read_error;
+
+    if (!io->write && error == 0)
+        error = atomic_exchange(&s->read_error_once, 0);
 
     if (io->write && bad >= io->slot && bad < io->slot + io->count)
         error = -5;

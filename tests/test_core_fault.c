@@ -139,6 +139,41 @@ static void verified(const char *stage)
     tear_down(&f);
 }
 
+/* The reads of faults that are begun one after another are sent with one call, in order. */
+static void sent_together(void)
+{
+    struct fixture f;
+    struct fault_queue *queue;
+    uint64_t sent;
+    uintptr_t base;
+
+    set_up(&f, "memory:4M,touch_window:1,read_window:1");
+    base = map_pages(&f, 64);
+    put_all(&f, base, 64, 1);
+    page_out(&f);
+    sent = counted(&f, COUNTER_read_submits);
+    queue = fault_queue_get(f.m);
+    fault_queue_enter(f.m, queue);
+    for (size_t p = 0; p < 10; p++)
+        fault_begin(f.m, queue, base + p * 5 * PAGE, 0, 1, sync_now(&f.m->sync));
+    is(queue->in_flight, 10, "ten faults need a read");
+    is(counted(&f, COUNTER_read_submits), sent, "none is sent yet");
+    while (queue->in_flight > 0)
+        fault_reap(f.m, queue, true, NULL);
+    is(counted(&f, COUNTER_read_submits), sent + 1, "all are sent with one call");
+    for (size_t p = 1; p < 30; p++)
+        fault_begin(f.m, queue, base + (p * 2 + p % 2) * PAGE, 0, 1, sync_now(&f.m->sync));
+    ok(queue->unsent_count <= FAULT_UNSENT_MAX && queue->in_flight > FAULT_UNSENT_MAX,
+       "so many that %u of %u wait to be sent", queue->unsent_count, queue->in_flight);
+    ok(counted(&f, COUNTER_read_submits) > sent + 1, "the first are sent before the last is begun");
+    while (queue->in_flight > 0)
+        fault_reap(f.m, queue, true, NULL);
+    fault_queue_leave(f.m, queue);
+    fault_queue_put(f.m, queue);
+    is(wrong_of(&f, base, 64, 1), 0, "all is right");
+    tear_down(&f);
+}
+
 /* Read errors: one that passes is not noticed, one that stays is the page's alone. */
 static void read_errors(void)
 {
@@ -153,11 +188,10 @@ static void read_errors(void)
     page_out(&f);
     queue = fault_queue_get(f.m);
     fault_queue_enter(f.m, queue);
-    f.store->read_error = -EIO;
+    f.store->read_error_once = -EIO;
     is(fault_begin(f.m, queue, base, 0, 1, sync_now(&f.m->sync)), FAULT_PENDING,
-       "a read is sent, and fails");
-    f.store->read_error = 0;
-    is(fault_reap(f.m, queue, true, &failed), 1, "sent again, it succeeds");
+       "a read is prepared");
+    is(fault_reap(f.m, queue, true, &failed), 1, "sent, it fails; sent again, it succeeds");
     is(failed, 0, "and so does the fault");
     fault_queue_leave(f.m, queue);
     fault_queue_put(f.m, queue);
@@ -349,6 +383,7 @@ int main(void)
         crowd(stages[i]);
     }
     rescued_twice();
+    sent_together();
     read_errors();
     protection();
     timed();

@@ -11,14 +11,6 @@
 #define PAGES 900u
 #define SLOTS_SEEN 400
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED true
-#elif defined(__has_feature)
-#define SANITIZED (__has_feature(address_sanitizer) || __has_feature(thread_sanitizer))
-#else
-#define SANITIZED false
-#endif
-
 static const char *const kinds[] = {"mapper:copy,trap:thread", "mapper:copy,trap:sigbus",
                                     "mapper:move,trap:thread", "mapper:move,trap:sigbus"};
 

@@ -89,7 +89,7 @@ static void locked(const char *kind)
     size_t wrong = 0;
     struct real r;
 
-    if (SANITIZER != NULL) {
+    if (SANITIZED) {
         skip("%s: under %s mlock() and munlock() do nothing", kind, SANITIZER);
         return;
     }

@@ -71,7 +71,7 @@ static void no_more_mappings(const char *kind)
     struct real r;
     int error;
 
-    if (SANITIZER != NULL) {
+    if (SANITIZED) {
         skip("%s: %s needs mappings of its own", kind, SANITIZER);
         return;
     }

@@ -2,9 +2,10 @@
  * Resolving faults.
  *
  * A fault is begun, and if it needs I/O, finished later by the same thread, so that a handler can
- * have many in flight: fault_begin() sends the read before anything else; fault_reap() takes what
- * has completed, verifies, maps and wakes. fault_resolve() does both and waits, for threads that
- * resolve their own faults (signal handler, soft mapper, explicit calls).
+ * have many in flight: fault_begin() prepares the reads; fault_reap() sends those of all faults
+ * begun since with one call, takes what has completed, verifies, maps and wakes. fault_resolve()
+ * does both and waits, for threads that resolve their own faults (signal handler, soft mapper,
+ * explicit calls).
  *
  * A fault_queue is what a thread needs for it: a store queue and a number of struct fault. It is
  * used by one thread at a time, which owns every field of both.
@@ -34,7 +35,7 @@ enum fault_flags {
 
 enum fault_result {
     FAULT_DONE,    /* the access can be repeated */
-    FAULT_PENDING, /* reads are in flight: fault_reap() */
+    FAULT_PENDING, /* it needs reads: fault_reap() sends them */
     FAULT_BUSY,    /* another thread has the page: it wakes the range (FAULT_TRAP), or pte_wait() */
     FAULT_NO_FRAME, /* frame_wait(), then begin again */
     FAULT_FAILED,   /* SIGBUS is due; words in error_last() */
@@ -63,11 +64,14 @@ struct fault {
 };
 
 #define FAULT_QUEUE_DEPTH_MAX 64u
+#define FAULT_UNSENT_MAX 16u /* more reads are sent before fault_reap(): the disk is not to wait */
 
 struct fault_queue {
     struct store_queue *store;
     struct fault *faults; /* FAULT_QUEUE_DEPTH_MAX of them */
     struct fault *free;
+    struct store_io *unsent[FAULT_UNSENT_MAX];
+    unsigned unsent_count;    /* reads prepared and not yet with the store */
     unsigned in_flight;       /* faults begun and not finished */
     bool gate_held;           /* the machine's gate is held shared while anything is in flight */
     struct fault_queue *next; /* in the machine's pool */
@@ -96,7 +100,7 @@ enum fault_result fault_begin_run(struct machine *m, struct fault_queue *queue, 
                                   unsigned pages, unsigned *passed);
 
 /*
- * Reap what has completed (with wait: at least one, if any is in flight) and finish those
+ * Send the reads that have been prepared, reap what has completed (with wait: at least one, if any is in flight) and finish those
  * faults. Returns the number finished. *failed, if not NULL, counts faults that failed.
  */
 unsigned fault_reap(struct machine *m, struct fault_queue *queue, bool wait, unsigned *failed);

@@ -34,15 +34,27 @@ static bool add_piece(struct fault *f, unsigned i, bool alone, unsigned *iovs)
     return true;
 }
 
-static void send_pieces(struct machine *m, struct fault_queue *queue, struct fault *f)
+/* Hand to the store what has been prepared: one system call for the reads of many faults. */
+static void send_reads(struct machine *m, struct fault_queue *queue)
 {
-    struct store_io *ios[FAULT_PIECES];
+    unsigned n = queue->unsent_count;
 
-    for (unsigned i = 0; i < f->pieces; i++)
-        ios[i] = &f->ios[i];
+    if (n == 0)
+        return;
+    queue->unsent_count = 0;
+    m->pagefile.store->ops->submit(queue->store, queue->unsent, n);
+    count(m, COUNTER_read_ios, n);
+    count(m, COUNTER_read_submits, 1);
+}
+
+static void add_reads(struct machine *m, struct fault_queue *queue, struct fault *f)
+{
     f->pending = f->pieces;
-    m->pagefile.store->ops->submit(queue->store, ios, f->pieces);
-    count(m, COUNTER_read_ios, f->pieces);
+    for (unsigned i = 0; i < f->pieces; i++) {
+        if (queue->unsent_count == FAULT_UNSENT_MAX)
+            send_reads(m, queue);
+        queue->unsent[queue->unsent_count++] = &f->ios[i];
+    }
 }
 
 /* Give up the pages of the run from `from` on: they stay in the pagefile. */
@@ -129,7 +141,7 @@ static enum fault_result read_run(struct machine *m, struct fault_queue *queue, 
         check_always(add_piece(f, i, false, &iovs));
     }
     queue->in_flight++;
-    send_pieces(m, queue, f);
+    add_reads(m, queue, f);
     return FAULT_PENDING;
 }
 
@@ -182,7 +194,7 @@ static void verify(struct machine *m, struct fault *f)
 }
 
 /* Read broken pages once more, each alone: one bad slot must not fail its neighbours, least of all
- * the page that was asked for. True if reads have been sent. */
+ * the page that was asked for. True if reads are to be sent. */
 static bool retry_broken(struct machine *m, struct fault_queue *queue, struct fault *f)
 {
     unsigned iovs = 0;
@@ -199,7 +211,7 @@ static bool retry_broken(struct machine *m, struct fault_queue *queue, struct fa
     if (f->pieces == 0)
         return false;
     count(m, COUNTER_read_retries, f->pieces);
-    send_pieces(m, queue, f);
+    add_reads(m, queue, f);
     return true;
 }
 
@@ -319,7 +331,10 @@ unsigned fault_reap(struct machine *m, struct fault_queue *queue, bool wait, uns
     unsigned finished = 0, failures = 0;
 
     while (queue->in_flight > 0) {
-        unsigned n = m->pagefile.store->ops->reap(queue->store, done, 32, wait && finished == 0);
+        unsigned n;
+
+        send_reads(m, queue);
+        n = m->pagefile.store->ops->reap(queue->store, done, 32, wait && finished == 0);
 
         if (n == 0 && (finished > 0 || !wait))
             break;
