@@ -1,0 +1,77 @@
+/*
+ * What was measured: a sample for every kind, cell and round that was done, and the summaries over
+ * rounds. Filled by the runner (bench.c), read by the reports.
+ */
+#ifndef VMSM_BENCH_RESULTS_H
+#define VMSM_BENCH_RESULTS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "child.h"
+#include "disk.h"
+#include "plan.h"
+
+#define DISKS_MAX (LIST_MAX + 2)
+#define DISK_DEEP 32 /* requests in flight */
+
+struct sample {
+    bool done;
+    struct answer answer;
+};
+
+/* One measurement by fio, repeated each round. */
+struct disk_series {
+    struct disk_figure figure; /* bytes_per_second is the last one */
+    double samples[ROUNDS_MAX];
+    size_t count;
+};
+
+struct results {
+    const struct options *options;
+    const struct plan *plan;
+    struct sample *samples;            /* [(kind * cells + cell) * rounds + round] */
+    const char *missing[MEMORY_KINDS]; /* why a kind is left out, or NULL */
+    uint64_t peak[MEMORY_KINDS];       /* most bytes of memory ever */
+    struct disk_series disks[DISKS_MAX];
+    size_t disk_count;
+    uint64_t rounds_done;
+    bool interrupted;
+};
+
+/* Over rounds; NAN: nothing measured. */
+struct summary {
+    size_t count;
+    double median, least, most;
+};
+
+/* Costs of a cell, medians over rounds; NAN: not counted for this kind. */
+struct cost {
+    double cpu_touch, cpu_moved;            /* seconds a touch; a page read or written */
+    double faults, hard, syscalls, flushes; /* a touch */
+    double copied;                          /* bytes a touch */
+    double ios, io_bytes;                   /* a touch; mean size of one */
+    double hits;                            /* part of the touches without a fault */
+    double p50, p99, p999;                  /* seconds */
+    double pages_in;                        /* a second */
+};
+
+int results_open(struct results *results, const struct options *options, const struct plan *plan);
+void results_close(struct results *results);
+
+struct sample *results_sample(const struct results *results, enum memory_kind kind, size_t cell,
+                              uint64_t round);
+/* Touches a second. */
+struct summary results_rate(const struct results *results, enum memory_kind kind, size_t cell);
+/* Of managed to another kind, round by round. */
+struct summary results_ratio(const struct results *results, enum memory_kind kind, size_t cell);
+struct cost results_cost(const struct results *results, enum memory_kind kind, size_t cell);
+struct summary disk_summary(const struct disk_series *series);
+/* Bytes a second that fio read, in blocks of so many bytes; NAN. */
+double results_disk(const struct results *results, bool random, unsigned depth);
+/* What a cell that waits for the disk reads, as a part of what fio does (pages that no touch asked
+ * for are not counted). NAN for others. */
+double results_disk_part(const struct results *results, enum memory_kind kind, size_t cell);
+
+#endif

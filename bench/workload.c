@@ -1,0 +1,496 @@
+#include "workload.h"
+
+#include <errno.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+
+#include "content.h"
+#include "latency.h"
+#include "vmsm.h"
+
+#define PREFAULT_VECTOR 64
+#define PROGRESS_STEP 64  /* touches after which a thread tells the others */
+#define MOVING_TOUCHES 16 /* while the window slides by a page */
+#define HOT_PERCENT 90    /* of the touches */
+#define WRONG_MAX 10      /* complaints of a thread before it stops */
+
+const struct workload workload_table[] = {
+    {.name = "fill", .sweeps = true, .help = "first write of every page", .pattern = FILL},
+    {.name = "scan",
+     .sweeps = true,
+     .help = "sequential reads, again and again",
+     .pattern = SCAN,
+     .step = 1},
+    {.name = "scanback", .help = "the same backward", .pattern = SCAN, .step = -1},
+    {.name = "scanw50",
+     .help = "scan, 50 % writes",
+     .pattern = SCAN,
+     .step = 1,
+     .write_percent = 50},
+    {.name = "stride", .help = "reads of every 16th page", .pattern = SCAN, .step = 16},
+    {.name = "rand",
+     .sweeps = true,
+     .help = "random reads of one page",
+     .pattern = RUNS,
+     .run_max = 1,
+     .random = true},
+    {.name = "rmw",
+     .sweeps = true,
+     .help = "random read-modify-writes of one page",
+     .pattern = RUNS,
+     .run_max = 1,
+     .write_percent = 100,
+     .modify = true,
+     .random = true},
+    {.name = "run1w50",
+     .help = "random pages, 50 % writes",
+     .pattern = RUNS,
+     .run_max = 1,
+     .write_percent = 50,
+     .random = true},
+    {.name = "run32",
+     .sweeps = true,
+     .help = "random runs of 1 to 32 pages, reads",
+     .pattern = RUNS,
+     .run_max = 32,
+     .random = true},
+    {.name = "run32w10",
+     .help = "the same, 10 % writes",
+     .pattern = RUNS,
+     .run_max = 32,
+     .write_percent = 10,
+     .random = true},
+    {.name = "run32w50",
+     .sweeps = true,
+     .help = "the same, 50 % writes",
+     .pattern = RUNS,
+     .run_max = 32,
+     .write_percent = 50,
+     .random = true},
+    {.name = "run64",
+     .help = "random runs of 1 to 64 pages, reads",
+     .pattern = RUNS,
+     .run_max = 64,
+     .random = true},
+    {.name = "run64w10",
+     .help = "the same, 10 % writes",
+     .pattern = RUNS,
+     .run_max = 64,
+     .write_percent = 10,
+     .random = true},
+    {.name = "run64w50",
+     .help = "the same, 50 % writes",
+     .pattern = RUNS,
+     .run_max = 64,
+     .write_percent = 50,
+     .random = true},
+    {.name = "zipf0.9",
+     .sweeps = true,
+     .help = "pages of Zipf popularity 0.9, 10 % writes",
+     .pattern = ZIPF,
+     .skew = 0.9,
+     .write_percent = 10,
+     .random = true},
+    {.name = "zipf1.2",
+     .help = "the same, 1.2",
+     .pattern = ZIPF,
+     .skew = 1.2,
+     .write_percent = 10,
+     .random = true},
+    {.name = "hot",
+     .help = "90 % of the touches in a tenth of the pages, 10 % writes",
+     .pattern = HOT,
+     .write_percent = 10,
+     .random = true},
+    {.name = "moving",
+     .help = "a working set of 3/4 of memory that slides, 10 % writes",
+     .pattern = MOVING,
+     .write_percent = 10,
+     .random = true},
+    {.name = "flood",
+     .help = "a hot set of 1/2 of memory, and a scan of the rest, in turn",
+     .pattern = FLOOD,
+     .random = true},
+    {.name = "chase",
+     .help = "pointer chasing through all pages, in random order",
+     .pattern = CHASE,
+     .random = true},
+    {.name = "fill-c", .help = "fill, compressible content", .pattern = FILL, .compressible = true},
+    {.name = "scan-c",
+     .help = "scan, compressible content",
+     .pattern = SCAN,
+     .step = 1,
+     .compressible = true},
+    {.name = "rand-c",
+     .help = "rand, compressible content",
+     .pattern = RUNS,
+     .run_max = 1,
+     .compressible = true,
+     .random = true},
+    {.name = "run32w50-c",
+     .help = "run32w50, compressible content",
+     .pattern = RUNS,
+     .run_max = 32,
+     .write_percent = 50,
+     .compressible = true,
+     .random = true},
+    {.name = "hits",
+     .help = "random reads where all of it fits",
+     .pattern = RUNS,
+     .run_max = 1,
+     .fits = true},
+    {.name = "prefault",
+     .help = "vmsm_prefault() of 64 random pages at a time (managed)",
+     .pattern = PREFAULT,
+     .managed_only = true,
+     .random = true,
+     .threads = 1},
+};
+
+const size_t workload_count = sizeof(workload_table) / sizeof(workload_table[0]);
+
+const struct workload *workload_find(const char *name)
+{
+    for (size_t i = 0; i < workload_count; i++)
+        if (strcmp(workload_table[i].name, name) == 0)
+            return &workload_table[i];
+    return NULL;
+}
+
+/* What the threads of a run share. */
+struct crew {
+    const struct workload_run *run;
+    struct content content;
+    struct zipf zipf;
+    pthread_mutex_t gate; /* held until all threads are there */
+    atomic_bool stop;
+    _Atomic uint64_t progress; /* touches, told in steps */
+};
+
+struct worker {
+    struct crew *crew;
+    struct latency *latency;
+    pthread_t thread;
+    unsigned index;
+    uint64_t random, touches, wrong;
+    uint64_t link; /* the last page's */
+    int error;
+};
+
+static bool worker_goes_on(const struct worker *w)
+{
+    return !atomic_load_explicit(&w->crew->stop, memory_order_relaxed) && w->wrong < WRONG_MAX &&
+           w->error == 0;
+}
+
+/* One read, write or read-modify-write of a page. */
+static void touch(struct worker *w, uint64_t page, bool write)
+{
+    const struct workload_run *r = w->crew->run;
+    const struct content *content = &w->crew->content;
+    uint64_t *words = (uint64_t *)(void *)(r->base + page * PAGE_BYTES);
+    uint32_t generation = page_lock(&r->generations[page]);
+    uint64_t begin = ticks_now();
+
+    if ((!write || r->workload->modify) && !page_verify(content, words, page, generation))
+        w->wrong++;
+    if (write) {
+        generation = (generation + 1) & ~PAGE_LOCKED;
+        page_stamp(words, page, generation);
+    } else {
+        w->link = words[0];
+    }
+    latency_add(w->latency, begin, ticks_now());
+    page_unlock(&r->generations[page], generation);
+    w->touches++;
+}
+
+static bool write_drawn(struct worker *w)
+{
+    unsigned percent = w->crew->run->workload->write_percent;
+
+    return percent > 0 && random_below(&w->random, 100) < percent;
+}
+
+/* Of `pages`, those from *begin to *end are this thread's. */
+static void share_find(const struct worker *w, uint64_t pages, uint64_t *begin, uint64_t *end)
+{
+    unsigned threads = w->crew->run->threads;
+
+    *begin = pages * w->index / threads;
+    *end = pages * (w->index + 1) / threads;
+}
+
+static void worker_fill(struct worker *w)
+{
+    const struct workload_run *r = w->crew->run;
+    uint64_t page, end;
+
+    for (share_find(w, r->pages, &page, &end); page < end && worker_goes_on(w); page++) {
+        uint64_t *words = (uint64_t *)(void *)(r->base + page * PAGE_BYTES);
+        uint64_t start = ticks_now();
+
+        page_fill(&w->crew->content, words, page);
+        latency_add(w->latency, start, ticks_now());
+        page_unlock(&r->generations[page], 1);
+        w->touches++;
+    }
+}
+
+static void worker_scan(struct worker *w)
+{
+    uint64_t step = (uint64_t)abs(w->crew->run->workload->step);
+    bool backward = w->crew->run->workload->step < 0;
+    uint64_t begin, end;
+
+    share_find(w, w->crew->run->pages, &begin, &end);
+    /* Each pass starts a page later, so that a stride reaches all pages in the end. */
+    for (uint64_t pass = 0; worker_goes_on(w) && begin < end; pass++)
+        for (uint64_t i = begin + pass % step; i < end && worker_goes_on(w); i += step)
+            touch(w, backward ? begin + end - 1 - i : i, write_drawn(w));
+}
+
+static void worker_runs(struct worker *w)
+{
+    const struct workload_run *r = w->crew->run;
+    unsigned most = r->workload->run_max < r->pages ? r->workload->run_max : (unsigned)r->pages;
+
+    while (worker_goes_on(w)) {
+        uint64_t length = 1 + random_below(&w->random, most);
+        uint64_t page = random_below(&w->random, r->pages - length + 1);
+
+        for (uint64_t i = 0; i < length; i++)
+            touch(w, page + i, write_drawn(w));
+    }
+}
+
+static void worker_zipf(struct worker *w)
+{
+    const struct crew *c = w->crew;
+
+    while (worker_goes_on(w)) {
+        uint64_t rank = zipf_draw(&c->zipf, &w->random);
+
+        touch(w, permutation_at(&c->content.cycle, rank - 1), write_drawn(w));
+    }
+}
+
+static void worker_hot(struct worker *w)
+{
+    const struct crew *c = w->crew;
+    uint64_t pages = c->run->pages, hot = pages / 10 + 1;
+
+    while (worker_goes_on(w)) {
+        uint64_t index = random_below(&w->random, 100) < HOT_PERCENT
+                             ? random_below(&w->random, hot)
+                             : hot + random_below(&w->random, pages - hot);
+
+        touch(w, permutation_at(&c->content.cycle, index), write_drawn(w));
+    }
+}
+
+static void worker_moving(struct worker *w)
+{
+    const struct workload_run *r = w->crew->run;
+    uint64_t window = r->budget_pages * 3 / 4 < r->pages ? r->budget_pages * 3 / 4 : r->pages;
+    uint64_t base = 0;
+
+    while (worker_goes_on(w)) {
+        if (w->touches % PROGRESS_STEP == 0)
+            base =
+                atomic_fetch_add_explicit(&w->crew->progress, PROGRESS_STEP, memory_order_relaxed) /
+                MOVING_TOUCHES;
+        touch(w, (base + random_below(&w->random, window)) % r->pages, write_drawn(w));
+    }
+}
+
+static void worker_flood(struct worker *w)
+{
+    const struct crew *c = w->crew;
+    uint64_t pages = c->run->pages, hot = c->run->budget_pages / 2;
+    uint64_t begin, end, next;
+
+    if (hot > pages / 2)
+        hot = pages / 2;
+    share_find(w, pages - hot, &begin, &end);
+    next = begin;
+    while (worker_goes_on(w)) {
+        touch(w, random_below(&w->random, hot), false);
+        touch(w, hot + next, false);
+        next = next + 1 < end ? next + 1 : begin;
+    }
+}
+
+static void worker_chase(struct worker *w)
+{
+    const struct workload_run *r = w->crew->run;
+    uint64_t page = random_below(&w->random, r->pages);
+
+    while (worker_goes_on(w)) {
+        touch(w, page, false);
+        if (w->link != link_word(&w->crew->content, page)) {
+            page_wrong((uint64_t *)(void *)(r->base + page * PAGE_BYTES), page, 0,
+                       link_word(&w->crew->content, page), 0);
+            w->wrong++;
+            return;
+        }
+        page = w->link - 1;
+    }
+}
+
+static void worker_prefault(struct worker *w)
+{
+    const struct workload_run *r = w->crew->run;
+    struct iovec ranges[PREFAULT_VECTOR];
+    uint64_t pages[PREFAULT_VECTOR];
+    struct latency ignored = {0}, *latency = w->latency;
+
+    while (worker_goes_on(w)) {
+        uint64_t begin;
+
+        for (unsigned i = 0; i < PREFAULT_VECTOR; i++) {
+            pages[i] = random_below(&w->random, r->pages);
+            ranges[i] = (struct iovec){r->base + pages[i] * PAGE_BYTES, PAGE_BYTES};
+        }
+        begin = ticks_now();
+        w->error = vmsm_prefault(r->vmsm, ranges, PREFAULT_VECTOR);
+        latency_add(latency, begin, ticks_now());
+        w->latency = &ignored;
+        for (unsigned i = 0; i < PREFAULT_VECTOR && w->error == 0; i++)
+            touch(w, pages[i], false);
+        w->latency = latency;
+    }
+    if (w->error < 0)
+        fprintf(stderr, "bench: prefault: %s\n", vmsm_last_error());
+}
+
+static void *worker_main(void *arg)
+{
+    static void (*const patterns[])(struct worker *) = {
+        [FILL] = worker_fill,   [SCAN] = worker_scan,   [RUNS] = worker_runs,
+        [ZIPF] = worker_zipf,   [HOT] = worker_hot,     [MOVING] = worker_moving,
+        [FLOOD] = worker_flood, [CHASE] = worker_chase, [PREFAULT] = worker_prefault,
+    };
+    struct worker *w = arg;
+
+    pthread_mutex_lock(&w->crew->gate);
+    pthread_mutex_unlock(&w->crew->gate);
+    patterns[w->crew->run->workload->pattern](w);
+    return NULL;
+}
+
+static double seconds_now(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
+}
+
+static void seconds_sleep(double seconds)
+{
+    struct timespec left = {.tv_sec = (time_t)seconds};
+
+    left.tv_nsec = (long)((seconds - (double)left.tv_sec) * 1e9);
+    while (nanosleep(&left, &left) < 0 && errno == EINTR)
+        continue;
+}
+
+/* Start the threads behind the gate; how many there are now. */
+static unsigned workers_start(struct crew *c, struct worker *workers, struct latency *latencies)
+{
+    const struct workload_run *r = c->run;
+
+    for (unsigned i = 0; i < r->threads; i++) {
+        int error;
+
+        workers[i] = (struct worker){
+            .crew = c, .latency = &latencies[i], .index = i, .random = mix(r->seed) ^ mix(i + 1)};
+        error = pthread_create(&workers[i].thread, NULL, worker_main, &workers[i]);
+        if (error != 0) {
+            fprintf(stderr, "bench: cannot start thread %u of %u: %s; use fewer (--threads)\n",
+                    i + 1, r->threads, strerror(error));
+            return i;
+        }
+    }
+    return r->threads;
+}
+
+static void result_make(struct workload_result *out, const struct latency *merged,
+                        double ticks_a_second)
+{
+    out->p50 = latency_percentile(merged, 0.5) / ticks_a_second;
+    out->p99 = latency_percentile(merged, 0.99) / ticks_a_second;
+    out->p999 = latency_percentile(merged, 0.999) / ticks_a_second;
+    out->worst = (double)merged->most / ticks_a_second;
+}
+
+/* Let them go, wait for them, add up. */
+static int crew_run(struct crew *c, struct worker *workers, struct latency *latencies,
+                    struct workload_result *out)
+{
+    const struct workload_run *r = c->run;
+    uint64_t ticks;
+    unsigned started;
+    double begin;
+    int result = 0;
+
+    pthread_mutex_lock(&c->gate);
+    started = workers_start(c, workers, latencies);
+    if (started < r->threads) {
+        atomic_store(&c->stop, true);
+        result = -EAGAIN;
+    }
+    begin = seconds_now();
+    ticks = ticks_now();
+    pthread_mutex_unlock(&c->gate);
+    if (r->workload->pattern != FILL && result == 0) {
+        seconds_sleep(r->seconds);
+        atomic_store(&c->stop, true);
+    }
+    for (unsigned i = 0; i < started; i++) {
+        pthread_join(workers[i].thread, NULL);
+        out->touches += workers[i].touches;
+        out->wrong += workers[i].wrong;
+        if (workers[i].error < 0)
+            result = workers[i].error;
+        if (i > 0)
+            latency_merge(&latencies[0], &latencies[i]);
+    }
+    out->seconds = seconds_now() - begin;
+    result_make(out, &latencies[0], (double)(ticks_now() - ticks) / out->seconds);
+    return result;
+}
+
+int workload_run(const struct workload_run *run, struct workload_result *result)
+{
+    struct crew crew = {.run = run,
+                        .content = {.compressible = run->workload->compressible,
+                                    .cycle = permutation_make(run->pages)},
+                        .gate = PTHREAD_MUTEX_INITIALIZER};
+    size_t size = run->threads * sizeof(struct latency);
+    struct worker *workers = calloc(run->threads, sizeof(*workers));
+    struct latency *latencies =
+        mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    int status = -ENOMEM;
+
+    memset(result, 0, sizeof(*result));
+    if (workers == NULL || latencies == MAP_FAILED) {
+        fprintf(stderr, "bench: no memory for %u threads; use fewer (--threads)\n", run->threads);
+        goto out;
+    }
+    /* Without the right to lock it stays where it is anyway: it is used all the time. */
+    mlock(latencies, size);
+    if (run->workload->pattern == ZIPF)
+        crew.zipf = zipf_make(run->pages, run->workload->skew);
+    status = crew_run(&crew, workers, latencies, result);
+out:
+    if (latencies != MAP_FAILED)
+        munmap(latencies, size);
+    free(workers);
+    return status;
+}
