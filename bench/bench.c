@@ -1,0 +1,343 @@
+/*
+ * bench: the same accesses over managed memory, over memory that the kernel swaps to a file or to
+ * zram, and over a mapped file, with the same limit, in turn, in one run.
+ *
+ * In every round and for every group of cells (plan.h) each kind's process is started afresh, does
+ * the fill and then the group's cells, and ends; the order of the kinds moves on by one from one to
+ * the next. Nothing else runs meanwhile. Before each cell everything is synced, and a moment
+ * passes. What was set up is taken down again, also after errors and signals; what was measured
+ * until then is reported.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <math.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "child.h"
+#include "disk.h"
+#include "peer.h"
+#include "plan.h"
+#include "report.h"
+#include "results.h"
+
+#define PATH_SIZE 512
+#define MIB 1048576.0
+#define DISK_BLOCK_RANDOM 4096
+#define DISK_BLOCK_SEQUENTIAL 1048576
+#define DISK_DEPTH_SEQUENTIAL 4
+
+static volatile sig_atomic_t interrupted; /* the signal */
+
+struct runner {
+    const struct options *options;
+    struct plan plan;
+    struct results results;
+    struct peer *peer;
+    char file[PATH_SIZE];
+    enum memory_kind kinds[MEMORY_KINDS]; /* those that are measured */
+    unsigned kind_count;
+    unsigned turn; /* which of them is first */
+    size_t done, total;
+    time_t begin;
+    int status;
+};
+
+static void signal_note(int signal)
+{
+    interrupted = signal;
+}
+
+static void signals_catch(void)
+{
+    struct sigaction action = {.sa_handler = signal_note};
+
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    sigaction(SIGHUP, &action, NULL);
+    action.sa_handler = SIG_IGN;
+    sigaction(SIGPIPE, &action, NULL);
+}
+
+/* Wrong data outweighs every other failure. */
+static void status_note(struct runner *r, int status)
+{
+    if (status == STATUS_WRONG || r->status == STATUS_OK)
+        r->status = status;
+}
+
+/* Let what the last cell left behind reach the disk. A signal ends it early. */
+static void disk_settle(const struct runner *r)
+{
+    double seconds = r->options->settle;
+    struct timespec pause = {.tv_sec = (time_t)seconds};
+    int fd = open(r->options->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+
+    if (fd >= 0) {
+        syncfs(fd);
+        close(fd);
+    }
+    pause.tv_nsec = (long)((seconds - (double)pause.tv_sec) * 1e9);
+    nanosleep(&pause, NULL);
+}
+
+static void progress_print(struct runner *r, uint64_t round, const char *what, const char *kind,
+                           double value, const char *unit)
+{
+    unsigned long elapsed = (unsigned long)(time(NULL) - r->begin);
+
+    r->done++;
+    fprintf(stderr, "%3zu%% %3lu:%02lu  round %llu of %llu  %-28s %-8s %12.0f %s\n",
+            100 * r->done / r->total, elapsed / 60, elapsed % 60, (unsigned long long)round + 1,
+            (unsigned long long)r->options->rounds, what, kind, value, unit);
+}
+
+static const struct workload *fill_of(const struct group *group)
+{
+    return workload_find(group->compressible ? "fill-c" : "fill");
+}
+
+/* cell: NULL for a fill that nobody asked for, but that the others need. */
+static bool cell_measure(struct runner *r, struct child *child, uint64_t round,
+                         const struct workload *workload, unsigned threads,
+                         const struct cell *cell)
+{
+    const struct options *o = r->options;
+    struct command command = {.workload = workload,
+                              .threads = threads,
+                              .seconds = o->seconds,
+                              .warm_up = o->warm_up,
+                              .seed = o->seed + round * 1000};
+    struct answer answer;
+    char what[64];
+    int error;
+
+    disk_settle(r);
+    error = child_ask(child, &command, &answer);
+    if (error < 0)
+        return false;
+    if (answer.result.wrong > 0) {
+        fprintf(stderr, "bench: %s, cell %s: %llu reads were wrong\n",
+                memory_kind_names[child->setup->kind], workload->name,
+                (unsigned long long)answer.result.wrong);
+        status_note(r, STATUS_WRONG);
+        return false;
+    }
+    if (answer.status < 0) {
+        status_note(r, STATUS_FAILED);
+        return false;
+    }
+    if (cell == NULL)
+        return true;
+    *results_sample(&r->results, child->setup->kind, (size_t)(cell - r->plan.cells), round) =
+        (struct sample){.done = true, .answer = answer};
+    snprintf(what, sizeof(what), "%s, %u threads, %u %%", workload->name, cell->threads,
+             cell->share);
+    progress_print(r, round, what, memory_kind_names[child->setup->kind],
+                   (double)answer.result.touches / answer.result.seconds, "touches/s");
+    return true;
+}
+
+/* The fill, then the others. */
+static bool cells_measure(struct runner *r, struct child *child, size_t group, uint64_t round)
+{
+    const struct group *g = &r->plan.groups[group];
+    const struct cell *fill = NULL;
+
+    for (size_t i = 0; i < r->plan.cell_count; i++)
+        if (r->plan.cells[i].group == group && r->plan.cells[i].workload->pattern == FILL)
+            fill = &r->plan.cells[i];
+    if (!cell_measure(r, child, round, fill_of(g), g->threads, fill))
+        return false;
+    for (size_t i = 0; i < r->plan.cell_count; i++) {
+        const struct cell *cell = &r->plan.cells[i];
+
+        if (cell->group != group || cell == fill || !plan_kind_does(child->setup->kind, cell))
+            continue;
+        if (!cell_measure(r, child, round, cell->workload, cell->threads, cell))
+            return false;
+    }
+    return true;
+}
+
+/* One kind's process of a group, from start to end. A kind that fails does not end the run, unless
+ * its data was wrong. */
+static void group_measure(struct runner *r, size_t group, enum memory_kind kind, uint64_t round)
+{
+    const struct options *o = r->options;
+    const struct group *g = &r->plan.groups[group];
+    const struct child_setup setup = {.options = o,
+                                      .kind = kind,
+                                      .share = g->share,
+                                      .file = r->file,
+                                      .peer = r->peer,
+                                      .interrupted = &interrupted};
+    const struct command finish = {0};
+    struct answer answer = {0};
+    struct child child;
+    /* The limit counts more than the region: program, generations, page tables. */
+    uint64_t beside = o->allowance + o->region / VMSM_PAGE_SIZE * 12, peak;
+
+    if (peer_prepare(r->peer, kind, plan_budget(o, g->share) + beside) < 0 ||
+        child_start(&child, &setup) < 0) {
+        status_note(r, STATUS_FAILED);
+        return;
+    }
+    if (cells_measure(r, &child, group, round))
+        child_ask(&child, &finish, &answer);
+    peak = kind == MANAGED ? answer.peak : peer_peak(r->peer);
+    if (peak > r->results.peak[kind])
+        r->results.peak[kind] = peak;
+    status_note(r, child_end(&child));
+    unlink(r->file);
+}
+
+static bool runner_goes_on(const struct runner *r)
+{
+    return interrupted == 0 && r->status != STATUS_WRONG;
+}
+
+static void round_measure(struct runner *r, uint64_t round)
+{
+    for (size_t group = 0; group < r->plan.group_count; group++, r->turn++)
+        for (unsigned k = 0; k < r->kind_count && runner_goes_on(r); k++)
+            group_measure(r, group, r->kinds[(k + r->turn) % r->kind_count], round);
+    r->results.rounds_done += runner_goes_on(r);
+}
+
+/* ---- The disk ---- */
+
+static void disk_add(struct results *results, bool random, unsigned depth)
+{
+    for (size_t i = 0; i < results->disk_count; i++)
+        if (results->disks[i].figure.random == random && results->disks[i].figure.depth == depth)
+            return;
+    results->disks[results->disk_count++].figure =
+        (struct disk_figure){.random = random,
+                             .block = random ? DISK_BLOCK_RANDOM : DISK_BLOCK_SEQUENTIAL,
+                             .depth = depth};
+}
+
+static void disks_plan(struct runner *r)
+{
+    if (r->options->disk_seconds <= 0)
+        return;
+    for (size_t i = 0; i < r->options->threads.count; i++)
+        disk_add(&r->results, true, r->options->threads.values[i]);
+    disk_add(&r->results, true, DISK_DEEP);
+    disk_add(&r->results, false, DISK_DEPTH_SEQUENTIAL);
+}
+
+/* If it cannot be done once, it is not tried again. */
+static void disks_measure(struct runner *r, uint64_t round)
+{
+    for (size_t i = 0; i < r->results.disk_count && interrupted == 0; i++) {
+        struct disk_series *d = &r->results.disks[i];
+        char what[64];
+
+        if (disk_measure(r->options->dir, r->options->region, r->options->disk_seconds,
+                         &d->figure) < 0) {
+            r->results.disk_count = 0;
+            return;
+        }
+        if (!isnan(d->figure.bytes_per_second))
+            d->samples[d->count++] = d->figure.bytes_per_second;
+        snprintf(what, sizeof(what), "%s reads of %zu KiB, depth %u",
+                 d->figure.random ? "random" : "sequential", d->figure.block / 1024,
+                 d->figure.depth);
+        progress_print(r, round, what, "disk", d->figure.bytes_per_second / MIB, "MiB/s");
+    }
+}
+
+/* ---- All of it ---- */
+
+static void kinds_choose(struct runner *r)
+{
+    for (unsigned k = 0; k < MEMORY_KINDS; k++) {
+        if (!r->options->kinds[k])
+            continue;
+        if (r->results.missing[k] != NULL)
+            fprintf(stderr, "bench: %s is left out: %s\n", memory_kind_names[k],
+                    r->results.missing[k]);
+        else
+            r->kinds[r->kind_count++] = k;
+    }
+}
+
+static void total_count(struct runner *r)
+{
+    for (size_t i = 0; i < r->plan.cell_count; i++)
+        for (unsigned k = 0; k < r->kind_count; k++)
+            r->total += plan_kind_does(r->kinds[k], &r->plan.cells[i]);
+    r->total = (r->total + r->results.disk_count) * r->options->rounds;
+}
+
+static void announce(const struct runner *r)
+{
+    const struct options *o = r->options;
+    double seconds = plan_duration(&r->plan, o);
+
+    fprintf(stderr,
+            "bench: %s form: %zu cells, %u kinds of memory, %llu rounds, %.0f MiB; about %.0f %s"
+            "%s\n",
+            o->full ? "full" : "short", r->plan.cell_count, r->kind_count,
+            (unsigned long long)o->rounds, (double)o->region / MIB,
+            seconds < 100 ? seconds : seconds / 60, seconds < 100 ? "seconds" : "minutes",
+            o->full ? "" : " (--full does all workloads, threads and memory shares)");
+}
+
+static int runner_open(struct runner *r, const struct options *o)
+{
+    const struct peer_options options = {.dir = o->dir, .length = o->region};
+    int error;
+
+    r->options = o;
+    r->begin = time(NULL);
+    snprintf(r->file, sizeof(r->file), "%s/vmsm-bench-%d.pages", o->dir, (int)getpid());
+    if (plan_make(&r->plan, o) < 0)
+        return STATUS_USAGE;
+    if (results_open(&r->results, o, &r->plan) < 0)
+        return STATUS_FAILED;
+    error = peer_open(&r->peer, &options, r->results.missing);
+    if (error < 0) {
+        fprintf(stderr, "bench: cannot look for the peers: %s\n", strerror(-error));
+        return STATUS_FAILED;
+    }
+    kinds_choose(r);
+    disks_plan(r);
+    total_count(r);
+    if (r->kind_count > 0)
+        return STATUS_OK;
+    fprintf(stderr, "bench: no kind of memory is left to measure\n");
+    return STATUS_FAILED;
+}
+
+int main(int argc, char **argv)
+{
+    struct options options;
+    struct runner r = {0};
+
+    options_parse(&options, argc, argv);
+    signals_catch();
+    r.status = runner_open(&r, &options);
+    if (r.status == STATUS_OK) {
+        announce(&r);
+        for (uint64_t round = 0; round < options.rounds && runner_goes_on(&r); round++) {
+            disks_measure(&r, round);
+            round_measure(&r, round);
+        }
+    }
+    if (r.peer != NULL)
+        peer_close(r.peer);
+    unlink(r.file);
+    r.results.interrupted = interrupted != 0;
+    if (r.kind_count > 0 && report_all(&r.results) < 0)
+        status_note(&r, STATUS_FAILED);
+    results_close(&r.results);
+    plan_free(&r.plan);
+    return interrupted != 0 && r.status != STATUS_WRONG ? 128 + interrupted : r.status;
+}
