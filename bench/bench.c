@@ -103,8 +103,7 @@ static const struct workload *fill_of(const struct group *group)
 
 /* cell: NULL for a fill that nobody asked for, but that the others need. */
 static bool cell_measure(struct runner *r, struct child *child, uint64_t round,
-                         const struct workload *workload, unsigned threads,
-                         const struct cell *cell)
+                         const struct workload *workload, unsigned threads, const struct cell *cell)
 {
     const struct options *o = r->options;
     struct command command = {.workload = workload,

@@ -37,8 +37,8 @@ enum target_state { TARGET_REACHED, TARGET_MISSED, TARGET_NOT_MEASURED };
 struct target_result {
     const struct target *target;
     enum target_state state;
-    double figure;    /* of the cell that is furthest from the bound */
-    size_t cell;      /* that one */
+    double figure;            /* of the cell that is furthest from the bound */
+    size_t cell;              /* that one */
     size_t measured, reached; /* cells */
 };
 

@@ -1,0 +1,176 @@
+#include "report.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#define MIB 1048576.0
+#define MICRO 1e6
+
+/* A number in `width` columns, or a dash. */
+static void number_print(int width, int digits, double value)
+{
+    if (isnan(value))
+        printf(" %*s", width, "-");
+    else
+        printf(" %*.*f", width, digits, value);
+}
+
+static void cell_print(const struct cell *c, enum memory_kind kind)
+{
+    printf("%-10s %3u %4u%% %-8s", c->workload->name, c->threads, c->share,
+           memory_kind_names[kind]);
+}
+
+static void heading_print(const struct results *r)
+{
+    const struct options *o = r->options;
+
+    printf("\n%s form%s: %.0f MiB region, %llu of %llu rounds whole, %g s a cell after %g s of "
+           "warming up\n",
+           o->full ? "Full" : "Short", r->interrupted ? ", INTERRUPTED" : "",
+           (double)o->region / MIB, (unsigned long long)r->rounds_done,
+           (unsigned long long)o->rounds, o->seconds, o->warm_up);
+    for (unsigned k = 0; k < MEMORY_KINDS; k++)
+        if (o->kinds[k] && r->missing[k] != NULL)
+            printf("%s is left out: %s\n", memory_kind_names[k], r->missing[k]);
+}
+
+static void rates_print(const struct results *r)
+{
+    printf("\nSpeed: medians over rounds; ratio: managed to this kind, pair by pair\n"
+           "%-10s %3s %5s %-8s %12s %12s %12s %8s %7s %7s %7s\n",
+           "cell", "thr", "mem", "kind", "touches/s", "least", "most", "of disk", "ratio", "least",
+           "most");
+    for (size_t i = 0; i < r->plan->cell_count; i++)
+        for (unsigned k = 0; k < MEMORY_KINDS; k++) {
+            struct summary rate = results_rate(r, k, i), ratio = {0, NAN, NAN, NAN};
+
+            if (rate.count == 0)
+                continue;
+            if (k != MANAGED)
+                ratio = results_ratio(r, k, i);
+            cell_print(&r->plan->cells[i], k);
+            number_print(12, 0, rate.median);
+            number_print(12, 0, rate.least);
+            number_print(12, 0, rate.most);
+            number_print(7, 0, 100 * results_disk_part(r, k, i));
+            printf("%s", isnan(results_disk_part(r, k, i)) ? " " : "%");
+            number_print(7, 2, ratio.median);
+            number_print(7, 2, ratio.least);
+            number_print(7, 2, ratio.most);
+            printf("\n");
+        }
+}
+
+static void costs_print(const struct results *r)
+{
+    printf(
+        "\nCosts: CPU in us; faults, reads waited for, system calls, TLB flushes and I/Os a "
+        "thousand touches;\nbytes copied a touch; mean KiB of an I/O; hits are touches without a "
+        "fault; times of a touch in us\n"
+        "%-10s %3s %5s %-8s %8s %8s %7s %6s %8s %7s %7s %7s %6s %6s %8s %9s %9s\n",
+        "cell", "thr", "mem", "kind", "CPU/tch", "CPU/page", "faults", "reads", "syscalls",
+        "flushes", "copied", "I/Os", "KiB", "hits", "p50", "p99", "p99.9");
+    for (size_t i = 0; i < r->plan->cell_count; i++)
+        for (unsigned k = 0; k < MEMORY_KINDS; k++) {
+            struct cost c;
+
+            if (results_rate(r, k, i).count == 0)
+                continue;
+            c = results_cost(r, k, i);
+            cell_print(&r->plan->cells[i], k);
+            number_print(8, 2, c.cpu_touch * MICRO);
+            number_print(8, 2, c.cpu_moved * MICRO);
+            number_print(7, 1, c.faults * 1000);
+            number_print(6, 1, c.hard * 1000);
+            number_print(8, 1, c.syscalls * 1000);
+            number_print(7, 1, c.flushes * 1000);
+            number_print(7, 0, c.copied);
+            number_print(7, 1, c.ios * 1000);
+            number_print(6, 0, c.io_bytes / 1024);
+            number_print(5, 1, c.hits * 100);
+            printf("%s", isnan(c.hits) ? " " : "%");
+            number_print(8, 2, c.p50 * MICRO);
+            number_print(9, 2, c.p99 * MICRO);
+            number_print(9, 2, c.p999 * MICRO);
+            printf("\n");
+        }
+}
+
+static void disk_print(const struct results *r)
+{
+    if (r->disk_count > 0)
+        printf("\nThe disk, by fio: reads, medians over rounds\n");
+    for (size_t i = 0; i < r->disk_count; i++) {
+        const struct disk_series *d = &r->disks[i];
+        struct summary s = disk_summary(d);
+
+        printf("%-10s %5zu KiB, depth %2u", d->figure.random ? "random" : "sequential",
+               d->figure.block / 1024, d->figure.depth);
+        number_print(9, 1, s.median / MIB);
+        printf(" MiB/s");
+        number_print(9, 0, s.median / (double)d->figure.block);
+        printf(" a second (%.0f to %.0f)\n", s.least / (double)d->figure.block,
+               s.most / (double)d->figure.block);
+    }
+}
+
+static void peaks_print(const struct results *r)
+{
+    printf("\n");
+    for (unsigned k = 0; k < MEMORY_KINDS; k++)
+        if (r->peak[k] > 0)
+            printf("%-8s most memory ever %s: %.1f MiB\n", memory_kind_names[k],
+                   k == MANAGED ? "resident, tables and program too" : "charged to the group",
+                   (double)r->peak[k] / MIB);
+}
+
+static void targets_print(const struct results *r)
+{
+    static const char *const words[] = {"reached", "NOT REACHED", "not measured"};
+    char text[128];
+
+    printf("\nAims\n");
+    for (size_t i = 0; i < target_count; i++) {
+        struct target_result result;
+
+        target_judge(r, &target_table[i], &result);
+        printf("%-12s %-62s", words[result.state],
+               target_describe(r, &target_table[i], text, sizeof(text)));
+        if (result.state != TARGET_NOT_MEASURED)
+            printf(" %8.3g", result.figure);
+        if (result.measured > 1) {
+            const struct cell *worst = &r->plan->cells[result.cell];
+
+            printf("  (%zu of %zu cells; furthest: %s, %u threads, %u %%)", result.reached,
+                   result.measured, worst->workload->name, worst->threads, worst->share);
+        }
+        printf("\n");
+    }
+}
+
+void report_text(const struct results *r)
+{
+    heading_print(r);
+    rates_print(r);
+    costs_print(r);
+    disk_print(r);
+    peaks_print(r);
+    if (r->options->targets)
+        targets_print(r);
+    fflush(stdout);
+}
+
+int report_all(const struct results *r)
+{
+    int error = 0, plots = 0;
+
+    report_text(r);
+    if (r->options->json != NULL)
+        error = report_json(r, r->options->json);
+    if (r->options->plots != NULL)
+        plots = report_plots(r, r->options->plots);
+    return error < 0 ? error : plots;
+}
