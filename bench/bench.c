@@ -174,6 +174,7 @@ static void group_measure(struct runner *r, size_t group, enum memory_kind kind,
                                       .share = g->share,
                                       .file = r->file,
                                       .peer = r->peer,
+                                      .explain = r->done == r->results.disk_count,
                                       .interrupted = &interrupted};
     const struct command finish = {0};
     struct answer answer = {0};

@@ -66,6 +66,8 @@ static int worksite_open(struct worksite *s)
         error = memory_open(&s->memory, s->setup->kind, &options);
     if (error == 0)
         error = usage_open(&s->usage, &s->memory, o->dir);
+    if (error == 0 && s->setup->explain && usage_missing(s->usage)[0] != '\0')
+        fprintf(stderr, "bench: not counted: %s\n", usage_missing(s->usage));
     return error;
 }
 

@@ -29,6 +29,7 @@ struct child_setup {
     unsigned share;
     const char *file; /* pagefile or mapped file */
     struct peer *peer;
+    bool explain; /* say what cannot be counted */
     const volatile sig_atomic_t *interrupted;
 };
 
