@@ -179,10 +179,9 @@ static void group_measure(struct runner *r, size_t group, enum memory_kind kind,
     const struct command finish = {0};
     struct answer answer = {0};
     struct child child;
-    /* The limit counts more than the region: program, generations, page tables. */
-    uint64_t beside = o->allowance + o->region / VMSM_PAGE_SIZE * 12, peak;
+    uint64_t limit = plan_budget(o, g->share) + peer_allowance(o->region), peak;
 
-    if (peer_prepare(r->peer, kind, plan_budget(o, g->share) + beside) < 0 ||
+    if ((r->peer != NULL && peer_prepare(r->peer, kind, limit) < 0) ||
         child_start(&child, &setup) < 0) {
         status_note(r, STATUS_FAILED);
         return;
@@ -255,17 +254,45 @@ static void disks_measure(struct runner *r, uint64_t round)
 
 /* ---- All of it ---- */
 
-static void kinds_choose(struct runner *r)
+/* Managed memory alone needs nothing of the system. */
+static int kinds_choose(struct runner *r)
 {
-    for (unsigned k = 0; k < MEMORY_KINDS; k++) {
-        if (!r->options->kinds[k])
-            continue;
-        if (r->results.missing[k] != NULL)
-            fprintf(stderr, "bench: %s is left out: %s\n", memory_kind_names[k],
-                    r->results.missing[k]);
-        else
-            r->kinds[r->kind_count++] = k;
+    const struct options *o = r->options;
+    const struct peer_options options = {.dir = o->dir, .length = o->region};
+    const char *missing[MEMORY_KINDS] = {0};
+    bool peers = false;
+
+    for (unsigned k = MANAGED + 1; k < MEMORY_KINDS; k++)
+        peers = peers || o->kinds[k];
+    if (peers && peer_open(&r->peer, &options, missing) < 0) {
+        fprintf(stderr, "bench: no memory to look for the peers\n");
+        return STATUS_FAILED;
     }
+    for (unsigned k = 0; k < MEMORY_KINDS; k++) {
+        if (o->kinds[k] && missing[k] != NULL) {
+            fprintf(stderr, "bench: %s is left out: %s\n", memory_kind_names[k], missing[k]);
+            r->results.missing[k] = strdup(missing[k]);
+        } else if (o->kinds[k]) {
+            r->kinds[r->kind_count++] = k;
+        }
+    }
+    if (r->kind_count > 0)
+        return STATUS_OK;
+    fprintf(stderr, "bench: no kind of memory is left to measure\n");
+    return STATUS_FAILED;
+}
+
+static void peers_close(struct runner *r)
+{
+    if (r->peer == NULL)
+        return;
+    for (unsigned k = 0; k < r->kind_count; k++) {
+        const char *note = peer_note(r->peer, r->kinds[k]);
+
+        if (note[0] != '\0')
+            r->results.notes[r->kinds[k]] = strdup(note);
+    }
+    peer_close(r->peer);
 }
 
 static void total_count(struct runner *r)
@@ -292,8 +319,7 @@ static void announce(const struct runner *r)
 
 static int runner_open(struct runner *r, const struct options *o)
 {
-    const struct peer_options options = {.dir = o->dir, .length = o->region};
-    int error;
+    int status;
 
     r->options = o;
     r->begin = time(NULL);
@@ -302,18 +328,10 @@ static int runner_open(struct runner *r, const struct options *o)
         return STATUS_USAGE;
     if (results_open(&r->results, o, &r->plan) < 0)
         return STATUS_FAILED;
-    error = peer_open(&r->peer, &options, r->results.missing);
-    if (error < 0) {
-        fprintf(stderr, "bench: cannot look for the peers: %s\n", strerror(-error));
-        return STATUS_FAILED;
-    }
-    kinds_choose(r);
+    status = kinds_choose(r);
     disks_plan(r);
     total_count(r);
-    if (r->kind_count > 0)
-        return STATUS_OK;
-    fprintf(stderr, "bench: no kind of memory is left to measure\n");
-    return STATUS_FAILED;
+    return status;
 }
 
 int main(int argc, char **argv)
@@ -331,8 +349,7 @@ int main(int argc, char **argv)
             round_measure(&r, round);
         }
     }
-    if (r.peer != NULL)
-        peer_close(r.peer);
+    peers_close(&r);
     unlink(r.file);
     r.results.interrupted = interrupted != 0;
     if (r.kind_count > 0 && report_all(&r.results) < 0)

@@ -268,7 +268,7 @@ static void death_explain(const struct child *c, int number)
     if (number == SIGBUS)
         why = ": a page could not be read back";
     else if (number == SIGKILL && c->setup->kind != MANAGED)
-        why = ": if the control group ran out of memory, raise --allowance";
+        why = ": the control group ran out of memory, or somebody killed it";
     fprintf(stderr, "bench: %s ended by signal %d (%s)%s\n", memory_kind_names[c->setup->kind],
             number, strsignal(number), why);
 }

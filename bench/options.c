@@ -210,8 +210,6 @@ static const struct option_row rows[] = {
      FIELD(disk_seconds), 0, 60, NULL},
     {"region", "SIZE", "memory that is used", SIZE, FIELD(region), 4 * (double)MIB,
      1024 * 1024 * (double)MIB, NULL},
-    {"allowance", "SIZE", "in a peer's limit for the program, its stacks, … beside the region",
-     SIZE, FIELD(allowance), (double)MIB, 1024 * (double)MIB, NULL},
     {"set", "NAME=VALUE", "an option of the manager; may be repeated", CALL, 0, 0, 0, setting_add},
     {"dir", "DIR", "where pagefile, swap file and mapped file are made", STRING, FIELD(dir), 0, 0,
      NULL},
@@ -321,7 +319,6 @@ static void arguments_parse(struct options *o, int argc, char **argv)
 /* What an option is by default, in the short form and in the full one. */
 static const char *const defaults[][3] = {
     {"region", "256M", "1G"},
-    {"allowance", "4M", "4M"},
     {"cells", "fill,scan,rand,run32w50,zipf0.9,prefault", "all"},
     {"threads", "2", "1,2,4,8,16"},
     {"memory-share", "25", "10,25,50,75,100,150"},

@@ -36,8 +36,7 @@ struct unsigned_list {
 };
 
 struct options {
-    uint64_t region;    /* bytes */
-    uint64_t allowance; /* bytes in a peer's limit for the program, its stacks, … */
+    uint64_t region; /* bytes */
     struct unsigned_list threads, shares;
     unsigned base_threads, base_share; /* of the plan */
     const struct workload *workloads[LIST_MAX];

@@ -35,6 +35,8 @@ static void heading_print(const struct results *r)
     for (unsigned k = 0; k < MEMORY_KINDS; k++)
         if (o->kinds[k] && r->missing[k] != NULL)
             printf("%s is left out: %s\n", memory_kind_names[k], r->missing[k]);
+        else if (r->notes[k] != NULL)
+            printf("%s: %s\n", memory_kind_names[k], r->notes[k]);
 }
 
 static void rates_print(const struct results *r)

@@ -21,8 +21,12 @@ int results_open(struct results *r, const struct options *o, const struct plan *
 
 void results_close(struct results *r)
 {
+    for (unsigned k = 0; k < MEMORY_KINDS; k++) {
+        free(r->missing[k]);
+        free(r->notes[k]);
+    }
     free(r->samples);
-    r->samples = NULL;
+    memset(r, 0, sizeof(*r));
 }
 
 struct sample *results_sample(const struct results *r, enum memory_kind kind, size_t cell,

@@ -31,9 +31,10 @@ struct disk_series {
 struct results {
     const struct options *options;
     const struct plan *plan;
-    struct sample *samples;            /* [(kind * cells + cell) * rounds + round] */
-    const char *missing[MEMORY_KINDS]; /* why a kind is left out, or NULL */
-    uint64_t peak[MEMORY_KINDS];       /* most bytes of memory ever */
+    struct sample *samples;      /* [(kind * cells + cell) * rounds + round] */
+    char *missing[MEMORY_KINDS]; /* why a kind is left out, or NULL */
+    char *notes[MEMORY_KINDS];   /* how it was set up, or NULL */
+    uint64_t peak[MEMORY_KINDS]; /* most bytes of memory ever */
     struct disk_series disks[DISKS_MAX];
     size_t disk_count;
     uint64_t rounds_done;
