@@ -1,0 +1,146 @@
+#!/bin/bash
+# The benchmark: every workload runs on managed memory and finds what it wrote, what was changed
+# behind its back is noticed, and wrong usage is refused in words. TAP. No figure is judged.
+set -u
+cd "$(dirname "$0")/.."
+
+bench=${VMSM_BUILD:-$PWD/build}/bench/bench
+LC_ALL=C
+export LC_ALL
+unset VMSM_CONF
+
+if [ ! -x "$bench" ]; then
+    echo "Bail out! $bench is missing: run make first"
+    exit 1
+fi
+dir=$(mktemp -d "${TMPDIR:-/var/tmp}/vmsm-bench-test.XXXXXX") || exit 1
+chmod 777 "$dir"
+trap 'rm -rf "$dir"' EXIT
+trap 'exit 1' HUP INT TERM
+
+run=0
+failed=0
+
+# ok STATUS NAME: one check, passed if STATUS is 0.
+ok() {
+    run=$((run + 1))
+    if [ "$1" -eq 0 ]; then
+        echo "ok $run - $2"
+    else
+        echo "not ok $run - $2"
+        sed 's/^/# /' "$dir/out" "$dir/err" 2>/dev/null | tail -n 30
+        failed=$((failed + 1))
+    fi
+}
+
+skip() {
+    run=$((run + 1))
+    echo "ok $run # SKIP $1"
+}
+
+tiny=(--only managed --region 16M --rounds 1 --seconds 0.1 --warm-up 0.02 --settle 0
+    --disk-seconds 0 --dir "$dir")
+
+# call ARGUMENT…: run it small; leaves its exit status in $status.
+call() {
+    timeout 60 "$bench" "${tiny[@]}" "$@" >"$dir/out" 2>"$dir/err"
+    status=$?
+}
+
+# refused PATTERN ARGUMENT…: status 2, one line that matches on standard error, nothing done.
+refused() {
+    local pattern=$1
+    shift
+    call "$@"
+    [ "$status" -eq 2 ] && [ "$(wc -l <"$dir/err")" -eq 1 ] && grep -q -e "$pattern" "$dir/err" &&
+        [ ! -s "$dir/out" ]
+    ok $? "bench $*: refused, \"$pattern\""
+}
+
+# json_has FILTER: a word in the file, as the JSON library has laid it out.
+json_has() {
+    grep -q -e "$1" "$dir/bench.json"
+}
+
+call --cells all --memory-share 25,150 --json "$dir/bench.json" --plots "$dir/plots/deep" --targets
+[ "$status" -eq 0 ]
+ok $? "all workloads, managed memory: every read right, the books balance"
+missing=0
+for name in $("$bench" --help | sed -n '/^Cells:/,/^Status/p' | awk '/^  /{print $1}'); do
+    grep -q "^$name  *[0-9]" "$dir/out" || missing=1
+done
+[ "$missing" -eq 0 ]
+ok $? "each workload has its line"
+json_has '"workload": "prefault"' && json_has '"counters": {' && json_has '"interrupted": false' &&
+    [ "$(head -c 1 "$dir/bench.json")" = "{" ] && perl -MJSON::PP -e \
+    'local $/; my $r = decode_json(<STDIN>); exit(@{$r->{cells}} > 20 ? 0 : 1)' <"$dir/bench.json"
+ok $? "the JSON parses and has all cells"
+grep -q '</svg>' "$dir/plots/deep/share-fill.svg"
+ok $? "a plot is drawn, its directory made"
+grep -q '^Short form' "$dir/out" && grep -q 'short form: .*--full' "$dir/err"
+ok $? "the short form says that it is"
+[ -z "$(find "$dir" -name 'vmsm-bench-*.pages')" ]
+ok $? "the pagefile is removed"
+
+call --cells chase,rmw,flood --threads 1,5 --plan cross --set mapper=copy --memory-share 10
+[ "$status" -eq 0 ] && grep -q '^rmw  *5  *10%' "$dir/out" && grep -q '^chase  *1  *10%' "$dir/out"
+ok $? "narrowed to cells, threads and a memory share"
+
+call --cells scan --corrupt-page 0
+[ "$status" -eq 1 ] && grep -q 'WRONG DATA in page 0,' "$dir/err"
+ok $? "a word that changed is noticed: status 1"
+VMSM_CONF=store_corrupt:1 call --cells scan
+[ "$status" -eq 1 ] && grep -q 'could not be read back' "$dir/err"
+ok $? "pages that cannot be read back are noticed: status 1"
+
+# A signal ends it: what there is gets reported, nothing stays. The cell would go on for a minute.
+"$bench" "${tiny[@]}" --cells fill,scan --seconds 60 --json "$dir/cut.json" \
+    >"$dir/out" 2>"$dir/err" &
+pid=$!
+for _ in $(seq 100); do
+    grep -q 'fill, 2 threads' "$dir/err" && break
+    sleep 0.1
+done
+kill -INT $pid
+wait $pid
+status=$?
+[ "$status" -eq 130 ] && grep -q 'INTERRUPTED' "$dir/out" && grep -q '^fill ' "$dir/out" &&
+    grep -q '"interrupted": true' "$dir/cut.json" &&
+    [ -z "$(find "$dir" -name 'vmsm-bench-*.pages')" ]
+ok $? "interrupted: what was measured is reported, nothing is left, status 130"
+
+if [ "$(id -u)" -eq 0 ] && command -v setpriv >/dev/null; then
+    cp "$bench" "$dir/bench"
+    setpriv --reuid 65534 --regid 65534 --clear-groups timeout 60 "$dir/bench" "${tiny[@]}" \
+        --set trap=sigbus --cells fill,run32w50 >"$dir/out" 2>"$dir/err"
+    ok $? "any user can run it"
+    setpriv --reuid 65534 --regid 65534 --clear-groups timeout 60 "$dir/bench" "${tiny[@]}" \
+        --set trap=sigbus --kinds managed,swap --cells fill >"$dir/out" 2>"$dir/err"
+    [ $? -eq 0 ] && grep -q '^bench: swap is left out: ' "$dir/err" &&
+        grep -q '^swap is left out: ' "$dir/out"
+    ok $? "without root the kernel's swap is left out, and it says why"
+else
+    skip "any user can run it: needs root to become another"
+    skip "without root swap is left out: needs root to become another"
+fi
+
+refused 'did you mean --rounds' --round 3
+refused 'not an option' sideways
+refused 'did you mean "scan"' --cells scam
+refused 'one of fill, scan, ' --cells nothing-like-it
+refused 'one of managed, swap, zram, mapped' --kinds paper
+refused 'whole number from 1 to 256' --threads 0
+refused 'whole number from 1 to 256' --threads 2,many
+refused 'whole number from 1 to 400' --memory-share 0
+refused 'whole number from 1 to 64' --rounds 1.5
+refused 'a number from 0.01' --seconds -1
+refused 'a size from 4M' --region 1K
+refused 'star, cross' --plan spiral
+refused 'fault_poll' --set fault_pole=1
+refused 'works through pointers' --set mapper=soft
+refused 'a page of the region' --corrupt-page 99999999
+refused 'fill and hits' --cells rand --memory-share 150
+refused 'without a value' --full=yes
+
+echo "1..$run"
+[ "$failed" -eq 0 ]

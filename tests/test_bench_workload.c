@@ -1,0 +1,217 @@
+/*
+ * The benchmark's workloads over ordinary memory: they draw what they say, reach every page that
+ * they should, and notice a word that is not what was written.
+ */
+#include <math.h>
+#include <stdint.h>
+#include <sys/mman.h>
+
+#include "../bench/content.h"
+#include "../bench/draw.h"
+#include "../bench/latency.h"
+#include "../bench/workload.h"
+#include "tap.h"
+
+#define PAGES 300 /* no power of two */
+#define THREADS 3
+#define DRAWS 400000
+#define ZIPF_COUNT 1000
+
+static char *base;
+static _Atomic uint32_t generations[PAGES];
+
+static void permutations_check(uint64_t count)
+{
+    struct permutation p = permutation_make(count);
+    unsigned char *seen = calloc(2, count);
+    uint64_t page = 0, once = 0, round = 0;
+
+    for (uint64_t i = 0; i < count; i++) {
+        uint64_t at = permutation_at(&p, i);
+
+        once += at < count && seen[at]++ == 0;
+    }
+    is(once, count, "a permutation of %llu has each number once", (unsigned long long)count);
+    for (uint64_t i = 0; i < count; i++) {
+        page = cycle_next(&p, page);
+        round += page < count && seen[count + page]++ == 0;
+    }
+    ok(round == count && page == 0, "a cycle through %llu pages meets each once, and closes",
+       (unsigned long long)count);
+    free(seen);
+}
+
+/* The seed is fixed: these figures are the same in every run. */
+static void zipf_check(double skew)
+{
+    struct zipf z = zipf_make(ZIPF_COUNT, skew);
+    uint64_t random = 7, outside = 0;
+    unsigned seen[ZIPF_COUNT + 1] = {0};
+    double total = 0, off = 0;
+
+    for (unsigned i = 0; i < DRAWS; i++) {
+        uint64_t rank = zipf_draw(&z, &random);
+
+        if (rank < 1 || rank > ZIPF_COUNT)
+            outside++;
+        else
+            seen[rank]++;
+    }
+    is(outside, 0, "Zipf %g: ranks from 1 to %d", skew, ZIPF_COUNT);
+    for (unsigned i = 1; i <= ZIPF_COUNT; i++)
+        total += pow(i, -skew);
+    for (unsigned i = 1; i <= 20; i++) {
+        double expected = DRAWS * pow(i, -skew) / total;
+        double deviation = fabs(seen[i] - expected) / sqrt(expected);
+
+        off = deviation > off ? deviation : off;
+    }
+    ok(off < 4,
+       "Zipf %g: each of the first 20 ranks as often as it should be (%.1f deviations off "
+       "at most)",
+       skew, off);
+}
+
+static void latencies_check(void)
+{
+    struct latency *l = calloc(1, sizeof(*l)), *other = calloc(1, sizeof(*other));
+    uint64_t wrong = 0;
+
+    for (uint64_t v = 0; v < UINT64_MAX / 2; v += v / 4 + 1) {
+        unsigned bucket = latency_bucket(v);
+
+        wrong += latency_bucket_least(bucket) > v ||
+                 (bucket + 1 < LATENCY_BUCKETS && latency_bucket_least(bucket + 1) <= v);
+    }
+    is(wrong, 0, "every time falls between the bounds of its bucket");
+    for (unsigned i = 0; i < 990; i++)
+        latency_add(l, 1000, 1000 + 100);
+    for (unsigned i = 0; i < 10; i++)
+        latency_add(other, 1000, 1000 + 50000);
+    latency_add(other, 1000, 999);
+    latency_merge(l, other);
+    ok(fabs(latency_percentile(l, 0.5) - 100) < 4, "the median is within a bucket of the truth");
+    ok(fabs(latency_percentile(l, 0.999) - 50000) < 1600, "so is p99.9, after a merge");
+    is(l->most, 50000, "the worst is exact; a clock that goes back counts as nothing");
+    free(other);
+    free(l);
+}
+
+static void contents_check(bool compressible)
+{
+    struct content c = {.compressible = compressible, .cycle = permutation_make(PAGES)};
+    const char *name = compressible ? "compressible" : "incompressible";
+    static uint64_t words[PAGE_WORDS];
+    unsigned noticed = 0, repeated = 0, zeroes = 0;
+
+    page_fill(&c, words, 5);
+    ok(page_verify(&c, words, 5, 1), "%s: what was filled is right", name);
+    for (unsigned i = 1; i < PAGE_WORDS; i++) {
+        repeated += words[i] == words[i - 1];
+        zeroes += words[i] == 0;
+    }
+    is(zeroes, 0, "%s: no word is 0", name);
+    ok(compressible ? repeated > PAGE_WORDS / 2 : repeated == 0, "%s: %u words are repeated", name,
+       repeated);
+    page_stamp(words, 5, 2);
+    ok(page_verify(&c, words, 5, 2), "%s: what was written again is right", name);
+    freopen("/dev/null", "w", stderr); /* the complaints that follow are wanted */
+    ok(!page_verify(&c, words, 5, 1) && !page_verify(&c, words, 6, 2),
+       "%s: another generation, or another page, is not", name);
+    for (unsigned i = 0; i < PAGE_WORDS; i++) {
+        words[i] ^= 1;
+        noticed += !page_verify(&c, words, 5, 2);
+        words[i] ^= 1;
+    }
+    is(noticed, 2 * SECTORS, "%s: a change of each of the sixteen words is noticed", name);
+    memset(words, 0, sizeof(words));
+    ok(!page_verify(&c, words, 5, 2), "%s: a page of zeroes is wrong", name);
+}
+
+static struct workload_result workload_do(const char *name)
+{
+    struct workload_run run = {.workload = workload_find(name),
+                               .base = base,
+                               .pages = PAGES,
+                               .budget_pages = PAGES / 4,
+                               .generations = generations,
+                               .threads = THREADS,
+                               .seconds = 0.02,
+                               .seed = 3};
+    struct workload_result result;
+
+    if (workload_run(&run, &result) < 0)
+        ok(false, "%s runs", name);
+    return result;
+}
+
+static void workloads_check(void)
+{
+    struct workload_result result = workload_do("fill");
+    unsigned filled = 0;
+
+    for (unsigned i = 0; i < PAGES; i++)
+        filled += generations[i] == 1;
+    ok(result.touches == PAGES && filled == PAGES, "a fill writes every page once");
+    for (size_t i = 0; i < workload_count; i++) {
+        const struct workload *w = &workload_table[i];
+
+        if (w->managed_only || w->compressible || w->pattern == FILL)
+            continue;
+        result = workload_do(w->name);
+        ok(result.touches > 0 && result.wrong == 0 && result.p50 > 0 && result.p999 >= result.p50 &&
+               result.worst >= result.p999,
+           "%s: %llu touches, all right, with their times", w->name,
+           (unsigned long long)result.touches);
+    }
+}
+
+static void writes_check(void)
+{
+    unsigned raised = 0;
+
+    workload_do("fill");
+    workload_do("scan");
+    for (unsigned i = 0; i < PAGES; i++)
+        raised += generations[i] != 1;
+    is(raised, 0, "reads leave generations alone");
+    workload_do("scanw50");
+    for (unsigned i = 0; i < PAGES; i++)
+        raised += generations[i] > 1 && !(generations[i] & PAGE_LOCKED);
+    is(raised, PAGES, "writes raise them, and no page stays locked");
+}
+
+static void damage_check(const char *name, unsigned page, unsigned word)
+{
+    uint64_t *words = (uint64_t *)(void *)(base + (size_t)page * PAGE_BYTES);
+
+    workload_do("fill");
+    words[word] ^= 1;
+    ok(workload_do(name).wrong > 0, "%s notices word %u of page %u", name, word, page);
+}
+
+int main(void)
+{
+    unsigned stamp = stamp_place(mix(17), 3);
+
+    base =
+        mmap(NULL, PAGES * PAGE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (base == MAP_FAILED)
+        skip_all("no memory");
+    permutations_check(2);
+    permutations_check(PAGES);
+    permutations_check(4096);
+    permutations_check(4097);
+    zipf_check(0.9);
+    zipf_check(1.2);
+    latencies_check();
+    workloads_check();
+    writes_check();
+    contents_check(false);
+    contents_check(true);
+    damage_check("scan", 17, stamp);
+    damage_check("scanback", 17, stamp + 1);
+    damage_check("rmw", 17, stamp);
+    damage_check("chase", 17, 0);
+    return done_testing();
+}
