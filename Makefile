@@ -69,7 +69,7 @@ TORTURE := $(BUILD)/tests/torture/torture
 TORTURE_OBJECTS := $(patsubst %.c,$(BUILD)/obj/%.o,$(sort $(wildcard tests/torture/*.c)) \
 	src/cli/oracle.c src/cli/access.c src/cli/console.c)
 # The programs in bench; its other sources are modules that they, and their tests, are linked with.
-BENCHES := $(patsubst %.c,$(BUILD)/%,$(wildcard $(addprefix bench/,bench.c swap.c crypt.c \
+BENCHES := $(patsubst %.c,$(BUILD)/%,$(wildcard $(addprefix bench/,bench.c crypt.c \
 	progression.c scale.c)))
 BENCH_OBJECTS := $(patsubst %.c,$(BUILD)/obj/%.o,$(filter-out $(BENCHES:$(BUILD)/%=%.c),$(sort \
 	$(wildcard bench/*.c))))
@@ -83,29 +83,29 @@ MANUALS := $(BUILD)/vmsm.1 $(BUILD)/vmsm.3
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all libs cli tests bench examples man demo check check-core check-programs simtest model \
-	exhaust mutate fuzz fuzzers torture torture-case presubmit format format-check tidy valgrind \
-	install uninstall clean help progression scale
+.PHONY: all libs cli tests benches bench progression scale examples man demo check check-core \
+	check-programs simtest model exhaust mutate fuzz fuzzers torture torture-case presubmit format \
+	format-check tidy valgrind install uninstall clean help
 
-all: libs cli bench examples man ## build the libraries, vmsm, benchmarks, examples, manual pages
+all: libs cli benches examples man ## build the libraries, vmsm, benchmarks, examples, manual pages
 
 libs: $(BUILD)/libvmsm.a $(BUILD)/libvmsm.so
 cli: $(BUILD)/vmsm
 tests: $(TESTS) $(TORTURE) ## build the test programs
-bench: $(BENCHES)
+benches: $(BENCHES)
 
 # Measurements that write tables and plots to RESULTS; MEASURE=--quick for a short look.
 RESULTS ?= $(BUILD)/results
 progression: ## measure what each stage and feature is worth (an hour; MEASURE=--quick: 2 minutes)
 	$(Q)scripts/install-deps.sh build
-	$(Q)$(MAKE) $(PARALLEL) cli bench
+	$(Q)$(MAKE) $(PARALLEL) cli benches
 	$(Q)mkdir -p $(RESULTS)
 	$(BUILD)/bench/progression --plots $(RESULTS) --json $(RESULTS)/progression.json \
 		--markdown $(RESULTS)/progression.md $(MEASURE)
 
 scale: ## measure costs as address space, memory and threads grow (MEASURE=--quick: 1 minute)
 	$(Q)scripts/install-deps.sh build
-	$(Q)$(MAKE) $(PARALLEL) bench
+	$(Q)$(MAKE) $(PARALLEL) benches
 	$(Q)mkdir -p $(RESULTS)
 	$(BUILD)/bench/scale --plots $(RESULTS) --json $(RESULTS)/scale.json $(MEASURE)
 
@@ -117,9 +117,9 @@ man: $(MANUALS)
 # build nothing themselves leave the stamps to the makes that they start.
 same = $(and $(findstring "$(strip $(1))","$(strip $(2))"),$(findstring "$(strip $(2))","$(strip $(1))"))
 stamp = $(if $(call same,$(2),$(file <$(1))),,$(shell mkdir -p $(dir $(1)))$(file >$(1),$(strip $(2))))
-GOALS := $(filter-out demo progression scale check check-core check-programs simtest model exhaust \
-	mutate fuzz torture torture-case valgrind presubmit format format-check tidy uninstall clean \
-	help,$(or $(MAKECMDGOALS),all))
+GOALS := $(filter-out demo bench progression scale check check-core check-programs simtest model \
+	exhaust mutate fuzz torture torture-case valgrind presubmit format format-check tidy uninstall \
+	clean help,$(or $(MAKECMDGOALS),all))
 ifneq ($(GOALS),)
 $(call stamp,$(BUILD)/flags,$(COMPILE) $(LINK))
 $(call stamp,$(BUILD)/files,$(LIB_SOURCES) $(CLI_SOURCES) $(SIM_SOURCES) $(BENCH_OBJECTS))
@@ -206,6 +206,14 @@ check: ## install what is missing (as root), build, and run all tests
 	$(Q)scripts/install-deps.sh check
 	$(Q)$(MAKE) $(PARALLEL) all tests
 	$(Q)tests/run $(BUILD) all $(WRAP_thread)
+
+RESULTS = $(BUILD)/bench-results
+bench: ## measure beside swap, zram and a mapped file (as root): 3 minutes; FULL=1: hours
+	$(Q)scripts/install-deps.sh bench || scripts/install-deps.sh build
+	$(Q)$(MAKE) $(PARALLEL) benches
+	$(Q)mkdir -p $(RESULTS)
+	$(BUILD)/bench/bench $(if $(FULL),--full) --targets --json $(RESULTS)/bench.json \
+		--plots $(RESULTS) $(BENCH_OPTIONS)
 
 MINUTES ?= 3
 torture: ## real faults on real memory for MINUTES=3 (as root): see tests/torture/README.md
