@@ -41,7 +41,6 @@ struct runner {
     char file[PATH_SIZE];
     enum memory_kind kinds[MEMORY_KINDS]; /* those that are measured */
     unsigned kind_count;
-    unsigned turn; /* which of them is first */
     size_t done, total;
     time_t begin;
     int status;
@@ -134,8 +133,8 @@ static bool cell_measure(struct runner *r, struct child *child, uint64_t round,
         return true;
     *results_sample(&r->results, child->setup->kind, (size_t)(cell - r->plan.cells), round) =
         (struct sample){.done = true, .answer = answer};
-    snprintf(what, sizeof(what), "%s, %u threads, %u %%", workload->name, cell->threads,
-             cell->share);
+    snprintf(what, sizeof(what), "%s, %u thread%s, %u %%", workload->name, cell->threads,
+             cell->threads == 1 ? "" : "s", cell->share);
     progress_print(r, round, what, memory_kind_names[child->setup->kind],
                    (double)answer.result.touches / answer.result.seconds, "touches/s");
     return true;
@@ -202,9 +201,9 @@ static bool runner_goes_on(const struct runner *r)
 
 static void round_measure(struct runner *r, uint64_t round)
 {
-    for (size_t group = 0; group < r->plan.group_count; group++, r->turn++)
+    for (size_t group = 0; group < r->plan.group_count; group++)
         for (unsigned k = 0; k < r->kind_count && runner_goes_on(r); k++)
-            group_measure(r, group, r->kinds[(k + r->turn) % r->kind_count], round);
+            group_measure(r, group, r->kinds[(k + group + round) % r->kind_count], round);
     r->results.rounds_done += runner_goes_on(r);
 }
 

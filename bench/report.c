@@ -140,7 +140,7 @@ static void targets_print(const struct results *r)
 
         target_judge(r, &target_table[i], &result);
         printf("%-12s %-62s", words[result.state],
-               target_describe(r, &target_table[i], text, sizeof(text)));
+               target_describe(&target_table[i], text, sizeof(text)));
         if (result.state != TARGET_NOT_MEASURED)
             printf(" %8.3g", result.figure);
         if (result.measured > 1) {

@@ -48,7 +48,6 @@ extern const size_t target_count;
 void target_judge(const struct results *results, const struct target *target,
                   struct target_result *out);
 /* In words, e.g. "rand, 8 threads, 25 %: ratio to swap, at least 2". */
-const char *target_describe(const struct results *results, const struct target *target, char *text,
-                            size_t size);
+const char *target_describe(const struct target *target, char *text, size_t size);
 
 #endif

@@ -133,7 +133,7 @@ static json_t *targets_json(const struct results *r)
         target_judge(r, &target_table[i], &t);
         json_array_append_new(
             array, json_pack("{s:s, s:s, s:o, s:o, s:o}", "aim",
-                             target_describe(r, &target_table[i], text, sizeof(text)), "state",
+                             target_describe(&target_table[i], text, sizeof(text)), "state",
                              words[t.state], "figure", number(t.figure), "cells",
                              integer(t.measured), "cells_reached", integer(t.reached)));
     }

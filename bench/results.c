@@ -166,6 +166,24 @@ double results_disk(const struct results *r, bool random, unsigned depth)
     return NAN;
 }
 
+/* Does the workload read single pages at random, or all one after another? */
+static bool disk_fits(const struct workload *w)
+{
+    switch (w->pattern) {
+    case RUNS:
+        return w->run_max == 1 && !w->fits;
+    case SCAN:
+        return (w->step == 1 || w->step == -1) && w->write_percent == 0;
+    case ZIPF:
+    case HOT:
+    case CHASE:
+    case PREFAULT:
+        return true;
+    default:
+        return false;
+    }
+}
+
 double results_disk_part(const struct results *r, enum memory_kind kind, size_t cell)
 {
     const struct cell *c = &r->plan->cells[cell];
@@ -173,9 +191,7 @@ double results_disk_part(const struct results *r, enum memory_kind kind, size_t 
     double rate = results_rate(r, kind, cell).median, pages = results_cost(r, kind, cell).pages_in;
     unsigned depth = w->pattern == PREFAULT ? DISK_DEEP : c->threads;
 
-    if (w->fits || w->pattern == FILL || kind == ZRAM || isnan(pages))
-        return NAN;
-    if (!w->random && w->step != 1 && w->step != -1)
+    if (kind == ZRAM || isnan(pages) || !disk_fits(w))
         return NAN;
     return (pages < rate ? pages : rate) * VMSM_PAGE_SIZE / results_disk(r, w->random, depth);
 }

@@ -105,8 +105,7 @@ void target_judge(const struct results *r, const struct target *t, struct target
         out->state = out->reached == out->measured ? TARGET_REACHED : TARGET_MISSED;
 }
 
-const char *target_describe(const struct results *r, const struct target *t, char *text,
-                            size_t size)
+const char *target_describe(const struct target *t, char *text, size_t size)
 {
     static const char *const words[] = {
         [TARGET_RATIO] = "ratio to",        [TARGET_EQUAL] = "within 2 % of",
@@ -115,9 +114,9 @@ const char *target_describe(const struct results *r, const struct target *t, cha
     bool at_most = t->metric == TARGET_CPU || t->metric == TARGET_TAIL;
     char where[48];
 
-    (void)r;
     if (t->workload != NULL)
-        snprintf(where, sizeof(where), "%s, %u threads, %u %%", t->workload, t->threads, t->share);
+        snprintf(where, sizeof(where), "%s, %u thread%s, %u %%", t->workload, t->threads,
+                 t->threads == 1 ? "" : "s", t->share);
     else
         snprintf(where, sizeof(where), t->peer == MAPPED ? "every random cell" : "every cell");
     snprintf(text, size, "%s: %s%s%s", where, words[t->metric], t->peer != MANAGED ? " " : "",
