@@ -323,7 +323,7 @@ static const char *const defaults[][3] = {
     {"threads", "2", "1,2,4,8,16"},
     {"memory-share", "25", "10,25,50,75,100,150"},
     {"kinds", "managed,swap,zram,mapped", "managed,swap,zram,mapped"},
-    {"rounds", "2", "5"},
+    {"rounds", "3", "5"},
     {"seconds", "1", "1.5"},
     {"warm-up", "0.3", "0.5"},
     {"settle", "0.2", "0.3"},
