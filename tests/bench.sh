@@ -89,7 +89,8 @@ ok $? "narrowed to cells, threads and a memory share"
 call --cells scan --corrupt-page 0
 [ "$status" -eq 1 ] && grep -q 'WRONG DATA in page 0,' "$dir/err"
 ok $? "a word that changed is noticed: status 1"
-ASAN_OPTIONS=handle_sigbus=0 VMSM_CONF=store_corrupt:1 call --cells scan
+ASAN_OPTIONS=handle_sigbus=0 TSAN_OPTIONS=handle_sigbus=0 VMSM_CONF=store_corrupt:1 \
+    call --cells scan
 [ "$status" -eq 1 ] && grep -q 'could not be read back' "$dir/err"
 ok $? "pages that cannot be read back are noticed: status 1"
 
