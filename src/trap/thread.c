@@ -7,8 +7,8 @@
  * handler polls for `fault_poll` before it sleeps, letting others run between two looks. It does
  * so only in a stream of faults (its last wait was shorter) of several threads: for one thread,
  * nothing runs that a fault could meet awake, and a processor that polls must be interrupted for
- * every TLB flush. (A hypervisor does the same for its guests: the kernel's documentation,
- * virt/kvm/halt-polling.)
+ * every TLB flush; and with many reads in flight one comes back soon, and the processors are busy.
+ * (A hypervisor does the same for its guests: the kernel's documentation, virt/kvm/halt-polling.)
  */
 #include <errno.h>
 #include <sched.h>
@@ -24,6 +24,7 @@
 #include "trap/trap.h"
 
 #define HANDLERS_MAX 64u
+#define POLL_READS_MAX 2u
 
 struct handler_thread {
     struct handler handler;
@@ -98,7 +99,8 @@ static int wait_events(struct handler_thread *h, struct epoll_event *events, int
     struct machine *m = h->handler.m;
     uint64_t poll = m->tunables.fault_poll, started = sync_now(&m->sync);
     uint64_t both = atomic_load_explicit(&h->trap->faulted_both, memory_order_relaxed);
-    bool polling = h->last_wait < poll && started < both + poll;
+    bool polling = h->last_wait < poll && started < both + poll &&
+                   h->handler.queue.in_flight <= POLL_READS_MAX;
     int count = 0;
 
     while (polling && count == 0) {
