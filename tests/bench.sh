@@ -18,25 +18,8 @@ chmod 777 "$dir"
 trap 'rm -rf "$dir"' EXIT
 trap 'exit 1' HUP INT TERM
 
-run=0
-failed=0
-
-# ok STATUS NAME: one check, passed if STATUS is 0.
-ok() {
-    run=$((run + 1))
-    if [ "$1" -eq 0 ]; then
-        echo "ok $run - $2"
-    else
-        echo "not ok $run - $2"
-        sed 's/^/# /' "$dir/out" "$dir/err" 2>/dev/null | tail -n 30
-        failed=$((failed + 1))
-    fi
-}
-
-skip() {
-    run=$((run + 1))
-    echo "ok $run # SKIP $1"
-}
+. tests/tap_shell
+tap_evidence="$dir/out $dir/err"
 
 tiny=(--only managed --region 16M --rounds 1 --seconds 0.1 --warm-up 0.02 --settle 0
     --disk-seconds 0 --dir "$dir")
@@ -143,5 +126,4 @@ refused 'a page of the region' --corrupt-page 99999999
 refused 'fill and hits' --cells rand --memory-share 150
 refused 'without a value' --full=yes
 
-echo "1..$run"
-[ "$failed" -eq 0 ]
+finish

@@ -17,25 +17,8 @@ dir=$(mktemp -d "${TMPDIR:-/var/tmp}/vmsm-cli.XXXXXX") || exit 1
 trap 'rm -rf "$dir"' EXIT
 trap 'exit 1' HUP INT TERM
 
-run=0
-failed=0
-
-# ok STATUS NAME: one check, passed if STATUS is 0.
-ok() {
-    run=$((run + 1))
-    if [ "$1" -eq 0 ]; then
-        echo "ok $run - $2"
-    else
-        echo "not ok $run - $2"
-        sed 's/^/# /' "$dir/out" "$dir/err" 2>/dev/null | head -n 20
-        failed=$((failed + 1))
-    fi
-}
-
-skip() {
-    run=$((run + 1))
-    echo "ok $run # SKIP $1"
-}
+. "$root/tests/tap_shell"
+tap_evidence="$dir/out $dir/err"
 
 # call ARGUMENT…: run it; leaves its exit status in $status.
 call() {
@@ -279,5 +262,4 @@ call doctor --json "$dir/findings"
     grep -q '"default_works":' "$dir/findings"
 ok $? "vmsm doctor: findings and ways, and the same as JSON"
 
-echo "1..$run"
-[ "$failed" -eq 0 ]
+finish

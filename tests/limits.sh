@@ -6,26 +6,8 @@ vmsm=${VMSM:-${VMSM_BUILD:-build}/vmsm}
 dir=$(mktemp -d /var/tmp/vmsm-limits.XXXXXX)
 victim=
 trap '[ -z "$victim" ] || kill -9 "$victim" 2>/dev/null; rm -rf "$dir"' EXIT
-n=0
-failed=0
-
-ok()
-{
-    n=$((n + 1))
-    if [ "$1" -eq 0 ]; then
-        echo "ok $n - $2"
-        return
-    fi
-    failed=$((failed + 1))
-    echo "not ok $n - $2"
-    [ ! -s "$dir/out" ] || sed 's/^/# /' "$dir/out"
-}
-
-skip()
-{
-    n=$((n + 1))
-    echo "ok $n # SKIP $1"
-}
+. tests/tap_shell
+tap_evidence=$dir/out
 
 small=(--virtual 8M --memory 2M --threads 2 --accesses 5000 --quiet)
 
@@ -155,5 +137,4 @@ else
     ok $? "and serves the next run, with nothing stale"
 fi
 
-echo "1..$n"
-[ $failed -eq 0 ]
+finish

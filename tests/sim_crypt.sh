@@ -11,21 +11,8 @@ vmsm=${VMSM:-${VMSM_BUILD:-build}/vmsm}
 seconds=${SECONDS_EACH:-2}
 dir=$(mktemp -d /var/tmp/vmsm-test-XXXXXX)
 trap 'rm -rf "$dir"' EXIT
-n=0
-failed=0
-
-# ok STATUS WHAT
-ok()
-{
-    n=$((n + 1))
-    if [ "$1" -eq 0 ]; then
-        echo "ok $n - $2"
-        return
-    fi
-    failed=$((failed + 1))
-    echo "not ok $n - $2"
-    sed 's/^/# /' "$dir/out"
-}
+. tests/tap_shell
+tap_evidence=$dir/out
 
 # sim OPTION…: true if the run was right. The pagefile exists before, so it is kept.
 sim()
@@ -58,8 +45,7 @@ for pair in copy:thread copy:sigbus move:thread move:sigbus; do
         --mapper ${pair%:*} --trap ${pair#*:} >"$dir/out" 2>&1; then
         usable="$usable $pair"
     else
-        n=$((n + 1))
-        echo "ok $n # SKIP $pair: $(tail -n 1 "$dir/out")"
+        skip "$pair: $(tail -n 1 "$dir/out")"
     fi
 done
 
@@ -94,5 +80,4 @@ ok $? "stage basic: right"
 sim --encrypt on --mapper soft --set write_batch=512 --set write_depth=8
 ok $? "more written at once than a queue has buffers for: right"
 
-echo "1..$n"
-[ "$failed" -eq 0 ]
+finish

@@ -8,21 +8,15 @@ vmsm=${VMSM:-${VMSM_BUILD:-build}/vmsm}
 seconds=${SECONDS_EACH:-1}
 out=$(mktemp)
 trap 'rm -f "$out"' EXIT
-n=0
-failed=0
+. tests/tap_shell
+tap_evidence=$out
 
-# run WHAT OPTION…: one check
+# run OPTION…: one check
 run()
 {
-    n=$((n + 1))
-    if timeout --kill-after=5 $((seconds * 3 + 40)) "$vmsm" sim --quiet --seconds "$seconds" "$@" \
-        >"$out" 2>&1 && grep -q 'right, books balanced' "$out" && grep -q ': within' "$out"; then
-        echo "ok $n - sim $*"
-        return
-    fi
-    failed=$((failed + 1))
-    echo "not ok $n - sim $*"
-    sed 's/^/# /' "$out"
+    timeout --kill-after=5 $((seconds * 3 + 40)) "$vmsm" sim --quiet --seconds "$seconds" "$@" \
+        >"$out" 2>&1 && grep -q 'right, books balanced' "$out" && grep -q ': within' "$out"
+    ok $? "sim $*"
 }
 
 usable=""
@@ -31,8 +25,7 @@ for pair in copy:thread copy:sigbus move:thread move:sigbus; do
         --mapper "${pair%:*}" --trap "${pair#*:}" >"$out" 2>&1; then
         usable="$usable $pair"
     else
-        n=$((n + 1))
-        echo "ok $n # SKIP $pair cannot be used here: $(head -1 "$out")"
+        skip "$pair cannot be used here: $(head -1 "$out")"
     fi
 done
 
@@ -61,5 +54,4 @@ done
 run --mapper soft --virtual 32M --memory 8M --dirty protect
 run --mapper soft --preset small,harsh-disk,spinning-locks
 
-echo "1..$n"
-[ "$failed" -eq 0 ]
+finish

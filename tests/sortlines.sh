@@ -20,31 +20,8 @@ trap 'rm -rf "$dir"' EXIT
 trap 'exit 1' HUP INT TERM
 cd "$dir" || exit 1
 
-run=0
-failed=0
-
-# ok STATUS NAME: one check, passed if STATUS is 0.
-ok() {
-    run=$((run + 1))
-    if [ "$1" -eq 0 ]; then
-        echo "ok $run - $2"
-    else
-        echo "not ok $run - $2"
-        sed 's/^/# /' messages 2>/dev/null | head -n 20
-        failed=$((failed + 1))
-    fi
-}
-
-skip() {
-    run=$((run + 1))
-    echo "ok $run # SKIP $1"
-}
-
-finish() {
-    echo "1..$run"
-    [ "$failed" -eq 0 ]
-    exit
-}
+. "$root/tests/tap_shell"
+tap_evidence=messages
 
 # Lines of random content and random length (0 to 150), in all BYTES long: random_lines SEED BYTES
 random_lines() {
@@ -159,11 +136,11 @@ a" ]
         ulimit -f 256
         fails "output cut short" "cannot write out: File too large" \
             "$sortlines" --plain noise out
-        [ "$failed" -eq 0 ]
+        [ "$tap_failed" -eq 0 ]
     )
     status=$?
-    run=$((run + 1))
-    failed=$((failed + (status != 0)))
+    tap_run=$((tap_run + 1))
+    tap_failed=$((tap_failed + (status != 0)))
     [ ! -e out ]
     ok $? "output cut short: nothing is left"
     printf 'z\n' >out && chmod 640 out && ln -s out way
