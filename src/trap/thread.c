@@ -31,7 +31,9 @@ struct handler_thread {
     struct trap_thread *trap;
     struct sync_thread *thread;
     int epoll_fd;
-    uint64_t last_wait; /* ns; owned by the thread */
+    /* Owned by the thread: */
+    uint64_t last_wait; /* ns */
+    bool faults_wait;   /* the descriptor has faults, as far as is known */
 };
 
 struct trap_thread {
@@ -65,8 +67,9 @@ static unsigned take_messages(struct handler *h, struct pending_fault *faults, u
     uint64_t now;
     ssize_t got;
 
-    if (max == 0)
+    if (max == 0 || !thread_of(h)->faults_wait)
         return 0;
+    thread_of(h)->faults_wait = false; /* if there are more, the next sleep ends at once */
     got = read(h->m->mapper->fd, messages, max * sizeof(messages[0]));
     if (got < 0) {
         check_always(errno == EAGAIN || errno == EINTR);
@@ -122,8 +125,10 @@ static bool told_to_stop(struct handler *h)
     int count = wait_events(thread_of(h), events, 3);
     bool stop = false;
 
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < count; i++) {
         stop |= events[i].data.u32 == FROM_STOP;
+        thread_of(h)->faults_wait |= events[i].data.u32 == FROM_UFFD;
+    }
     return stop;
 }
 
