@@ -207,13 +207,13 @@ check: ## install what is missing (as root), build, and run all tests
 	$(Q)$(MAKE) $(PARALLEL) all tests
 	$(Q)tests/run $(BUILD) all $(WRAP_thread)
 
-RESULTS = $(BUILD)/bench-results
+BENCH_RESULTS ?= $(BUILD)/bench-results
 bench: ## measure beside swap, zram and a mapped file (as root): 3 minutes; FULL=1: hours
 	$(Q)scripts/install-deps.sh bench || scripts/install-deps.sh build
 	$(Q)$(MAKE) $(PARALLEL) benches
-	$(Q)mkdir -p $(RESULTS)
-	$(BUILD)/bench/bench $(if $(FULL),--full) --targets --json $(RESULTS)/bench.json \
-		--plots $(RESULTS) $(BENCH_OPTIONS)
+	$(Q)mkdir -p $(BENCH_RESULTS)
+	$(BUILD)/bench/bench $(if $(FULL),--full) --targets --json $(BENCH_RESULTS)/bench.json \
+		--plots $(BENCH_RESULTS) $(BENCH_OPTIONS)
 
 MINUTES ?= 3
 torture: ## real faults on real memory for MINUTES=3 (as root): see tests/torture/README.md
