@@ -24,8 +24,8 @@ static int managed_open(struct memory *memory, const struct memory_options *opti
     if (error == 0)
         error = vmsm_map(memory->vmsm, memory->length, &base);
     if (error != 0) {
-        fprintf(stderr, "%s: no managed memory (%s): %s\n", program_invocation_short_name, conf,
-                vmsm_last_error());
+        fprintf(stderr, "%s: no managed memory (%s): %s (settings are given as --set NAME=VALUE)\n",
+                program_invocation_short_name, conf, vmsm_last_error());
         vmsm_destroy(memory->vmsm);
         memory->vmsm = NULL;
     }

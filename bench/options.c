@@ -2,6 +2,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "core/error.h"
 #include "core/tunables.h"
@@ -55,7 +57,7 @@ static double number_parse(const struct option_row *row, const char *text)
     char *end, wanted[WORD_MAX];
     double value = strtod(text, &end);
 
-    snprintf(wanted, sizeof(wanted), "a%s number from %g to %g",
+    snprintf(wanted, sizeof(wanted), "a%s number from %.10g to %.10g",
              row->type == NUMBER ? "" : " whole", row->least, row->most);
     if (end == text || *end != '\0' || !(value >= row->least && value <= row->most) ||
         (row->type != NUMBER && value != floor(value)))
@@ -287,9 +289,13 @@ static const struct option_row *row_find(const char *name, size_t length)
     }
     snprintf(word, sizeof(word), "%.*s", (int)length, name);
     near = nearest_word(word, names);
-    fprintf(stderr, "bench: --%s: not an option%s%s%s; --help lists them\n", word,
-            near != NULL ? "; did you mean --" : "", near != NULL ? near : "",
-            near != NULL ? "?" : "");
+    if (tunable_find(word) != NULL)
+        fprintf(stderr, "bench: --%s: a setting of the manager is given as --set %s=VALUE\n", word,
+                word);
+    else if (near != NULL)
+        fprintf(stderr, "bench: --%s: not an option; did you mean --%s?\n", word, near);
+    else
+        fprintf(stderr, "bench: --%s: not an option; --help lists them\n", word);
     exit(STATUS_USAGE);
 }
 
@@ -307,8 +313,11 @@ static void arguments_parse(struct options *o, int argc, char **argv)
                        equals != NULL ? (size_t)(equals - argv[i]) - 2 : strlen(argv[i] + 2));
         if (row->argument != NULL) {
             value = equals != NULL ? equals + 1 : i + 1 < argc ? argv[++i] : NULL;
-            if (value == NULL)
-                usage_fail(row->name, "", row->argument);
+            if (value == NULL) {
+                fprintf(stderr, "bench: --%s needs a value: %s (--help tells more)\n", row->name,
+                        row->argument);
+                exit(STATUS_USAGE);
+            }
         } else if (equals != NULL) {
             usage_fail(row->name, equals + 1, "without a value");
         }
@@ -339,6 +348,19 @@ static unsigned list_prefer(const struct unsigned_list *list, unsigned wanted)
     return list->values[0];
 }
 
+/* A run of hours shall not end because of it. */
+static void dir_check(const char *dir)
+{
+    struct stat st;
+
+    if (strchr(dir, ',') != NULL || strchr(dir, ':') != NULL || strlen(dir) > DIR_MAX)
+        usage_fail("dir", dir, "a path without comma or colon, of 200 characters at most");
+    if (stat(dir, &st) < 0 || !S_ISDIR(st.st_mode))
+        usage_fail("dir", dir, "a directory that is there");
+    if (access(dir, W_OK | X_OK) < 0)
+        usage_fail("dir", dir, "a directory that you may write to");
+}
+
 void options_parse(struct options *o, int argc, char **argv)
 {
     const char *dir = getenv("TMPDIR");
@@ -352,8 +374,7 @@ void options_parse(struct options *o, int argc, char **argv)
         option_apply(o, row_find(defaults[i][0], strlen(defaults[i][0])),
                      defaults[i][o->full ? 2 : 1]);
     arguments_parse(o, argc, argv);
-    if (strchr(o->dir, ',') != NULL || strchr(o->dir, ':') != NULL || strlen(o->dir) > DIR_MAX)
-        usage_fail("dir", o->dir, "a path without comma or colon, of 200 characters at most");
+    dir_check(o->dir);
     if (o->corrupt_page != CORRUPT_NONE && o->corrupt_page >= o->region / VMSM_PAGE_SIZE)
         usage_fail("corrupt-page", "N", "a page of the region");
     o->base_threads = list_prefer(&o->threads, 2);
