@@ -42,6 +42,7 @@ struct runner {
     enum memory_kind kinds[MEMORY_KINDS]; /* those that are measured */
     unsigned kind_count;
     size_t done, total;
+    size_t cells, failures; /* so far */
     time_t begin;
     int status;
 };
@@ -67,6 +68,7 @@ static void status_note(struct runner *r, int status)
 {
     if (status == STATUS_WRONG || r->status == STATUS_OK)
         r->status = status;
+    r->failures += status != STATUS_OK;
 }
 
 /* Let what the last cell left behind reach the disk. A signal ends it early. */
@@ -90,7 +92,7 @@ static void progress_print(struct runner *r, uint64_t round, const char *what, c
     unsigned long elapsed = (unsigned long)(time(NULL) - r->begin);
 
     r->done++;
-    fprintf(stderr, "%3zu%% %3lu:%02lu  round %llu of %llu  %-28s %-8s %12.0f %s\n",
+    fprintf(stderr, "%3zu%% %3lu:%02lu  round %llu of %llu  %-37s %-8s %9.0f %s\n",
             100 * r->done / r->total, elapsed / 60, elapsed % 60, (unsigned long long)round + 1,
             (unsigned long long)r->options->rounds, what, kind, value, unit);
 }
@@ -133,6 +135,7 @@ static bool cell_measure(struct runner *r, struct child *child, uint64_t round,
         return true;
     *results_sample(&r->results, child->setup->kind, (size_t)(cell - r->plan.cells), round) =
         (struct sample){.done = true, .answer = answer};
+    r->cells++;
     snprintf(what, sizeof(what), "%s, %u thread%s, %u %%", workload->name, cell->threads,
              cell->threads == 1 ? "" : "s", cell->share);
     progress_print(r, round, what, memory_kind_names[child->setup->kind],
@@ -201,10 +204,12 @@ static bool runner_goes_on(const struct runner *r)
 
 static void round_measure(struct runner *r, uint64_t round)
 {
+    size_t failures = r->failures;
+
     for (size_t group = 0; group < r->plan.group_count; group++)
         for (unsigned k = 0; k < r->kind_count && runner_goes_on(r); k++)
             group_measure(r, group, r->kinds[(k + group + round) % r->kind_count], round);
-    r->results.rounds_done += runner_goes_on(r);
+    r->results.rounds_done += runner_goes_on(r) && r->failures == failures;
 }
 
 /* ---- The disk ---- */
@@ -236,10 +241,12 @@ static void disks_measure(struct runner *r, uint64_t round)
     for (size_t i = 0; i < r->results.disk_count && interrupted == 0; i++) {
         struct disk_series *d = &r->results.disks[i];
         char what[64];
+        int error =
+            disk_measure(r->options->dir, r->options->region, r->options->disk_seconds, &d->figure);
 
-        if (disk_measure(r->options->dir, r->options->region, r->options->disk_seconds,
-                         &d->figure) < 0) {
-            r->results.disk_count = 0;
+        if (error < 0) {
+            if (error != -EINTR)
+                r->results.disk_count = 0;
             return;
         }
         if (!isnan(d->figure.bytes_per_second))
@@ -308,10 +315,11 @@ static void announce(const struct runner *r)
     double seconds = plan_duration(&r->plan, o);
 
     fprintf(stderr,
-            "bench: %s form: %zu cells, %u kinds of memory, %llu rounds, %.0f MiB; about %.0f %s"
+            "bench: %s form: %zu cell%s, %u kind%s of memory, %llu round%s, %.0f MiB; about %.0f %s"
             "%s\n",
-            o->full ? "full" : "short", r->plan.cell_count, r->kind_count,
-            (unsigned long long)o->rounds, (double)o->region / MIB,
+            o->full ? "full" : "short", r->plan.cell_count, r->plan.cell_count == 1 ? "" : "s",
+            r->kind_count, r->kind_count == 1 ? "" : "s", (unsigned long long)o->rounds,
+            o->rounds == 1 ? "" : "s", (double)o->region / MIB,
             seconds < 100 ? seconds : seconds / 60, seconds < 100 ? "seconds" : "minutes",
             o->full ? "" : " (--full does all workloads, threads and memory shares)");
 }
@@ -339,6 +347,8 @@ int main(int argc, char **argv)
     struct runner r = {0};
 
     options_parse(&options, argc, argv);
+    if (report_prepare(&options) < 0)
+        return STATUS_FAILED;
     signals_catch();
     r.status = runner_open(&r, &options);
     if (r.status == STATUS_OK) {
@@ -346,6 +356,8 @@ int main(int argc, char **argv)
         for (uint64_t round = 0; round < options.rounds && runner_goes_on(&r); round++) {
             disks_measure(&r, round);
             round_measure(&r, round);
+            if (r.cells == 0)
+                break; /* nor would it go in another round */
         }
     }
     peers_close(&r);

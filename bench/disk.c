@@ -186,10 +186,11 @@ int disk_measure(const char *dir, size_t length, double seconds, struct disk_fig
     int error = file < 0 ? file : file_fill(file, length);
 
     figure->bytes_per_second = NAN;
-    if (error != 0)
+    if (error != 0 && error != -EINTR)
         fprintf(stderr, "%s: cannot make a file of %zu bytes in %s for fio: %s\n",
                 program_invocation_short_name, length, dir, strerror(-error));
-    else if (error = fio_run(figure, length, seconds, file, &figure->bytes_per_second), error != 0)
+    else if (error = fio_run(figure, length, seconds, file, &figure->bytes_per_second),
+             error != 0 && error != -EINTR)
         fprintf(stderr, "%s: fio cannot measure %s %s of %zu bytes in %s: %s\n",
                 program_invocation_short_name, figure->random ? "random" : "sequential",
                 figure->write ? "writes" : "reads", figure->block, dir,

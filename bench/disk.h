@@ -18,7 +18,7 @@ struct disk_figure {
  * Run fio (O_DIRECT, io_uring, one job) in a nameless file of `length` bytes in dir for `seconds`,
  * and fill bytes_per_second. The file is written first, also for writes: extents that were never
  * written cost nothing to read and more to write. 0, or a negative errno after a message (-ENOENT:
- * fio is not installed; -EINTR: a signal came).
+ * fio is not installed); -EINTR without one: a signal came.
  */
 int disk_measure(const char *dir, size_t length, double seconds, struct disk_figure *figure);
 

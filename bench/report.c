@@ -1,9 +1,11 @@
 #include "report.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #define MIB 1048576.0
 #define MICRO 1e6
@@ -125,7 +127,9 @@ static void peaks_print(const struct results *r)
     for (unsigned k = 0; k < MEMORY_KINDS; k++)
         if (r->peak[k] > 0)
             printf("%-8s most memory ever %s: %.1f MiB\n", memory_kind_names[k],
-                   k == MANAGED ? "resident, tables and program too" : "charged to the group",
+                   k == MANAGED ? "resident, tables and program too"
+                   : k == ZRAM  ? "charged to the group, and in zram"
+                                : "charged to the group",
                    (double)r->peak[k] / MIB);
 }
 
@@ -146,23 +150,62 @@ static void targets_print(const struct results *r)
         if (result.measured > 1) {
             const struct cell *worst = &r->plan->cells[result.cell];
 
-            printf("  (%zu of %zu cells; furthest: %s, %u threads, %u %%)", result.reached,
-                   result.measured, worst->workload->name, worst->threads, worst->share);
+            printf("  (%zu of %zu cells; furthest: %s, %u thread%s, %u %%)", result.reached,
+                   result.measured, worst->workload->name, worst->threads,
+                   worst->threads == 1 ? "" : "s", worst->share);
         }
         printf("\n");
     }
 }
 
+static bool anything_measured(const struct results *r)
+{
+    for (size_t i = 0; i < r->plan->cell_count; i++)
+        for (unsigned k = 0; k < MEMORY_KINDS; k++)
+            if (results_rate(r, k, i).count > 0)
+                return true;
+    return false;
+}
+
 void report_text(const struct results *r)
 {
     heading_print(r);
-    rates_print(r);
-    costs_print(r);
+    if (anything_measured(r)) {
+        rates_print(r);
+        costs_print(r);
+    } else {
+        printf("\nNo cell was measured.\n");
+    }
     disk_print(r);
     peaks_print(r);
     if (r->options->targets)
         targets_print(r);
     fflush(stdout);
+}
+
+/* A file that is there stays as it is. */
+static int file_try(const char *path)
+{
+    bool there = access(path, F_OK) == 0;
+    int fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0666);
+
+    if (fd < 0) {
+        int error = -errno;
+
+        fprintf(stderr, "bench: cannot write %s: %s\n", path, strerror(-error));
+        return error;
+    }
+    close(fd);
+    if (!there)
+        unlink(path);
+    return 0;
+}
+
+int report_prepare(const struct options *o)
+{
+    int error = o->json != NULL ? file_try(o->json) : 0;
+
+    return error == 0 && o->plots != NULL ? report_directory(o->plots) : error;
 }
 
 int report_all(const struct results *r)

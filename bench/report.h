@@ -6,12 +6,16 @@
 
 #include "results.h"
 
+/* Whether files can be written where the options say; 0 or a negative errno after a message. */
+int report_prepare(const struct options *options);
+
 /* All that the options ask for; 0 or a negative errno after a message. */
 int report_all(const struct results *results);
 
 void report_text(const struct results *results);
 int report_json(const struct results *results, const char *path);
 int report_plots(const struct results *results, const char *dir);
+int report_directory(const char *dir);
 
 /* An aim: a figure of managed memory, and what it shall be. */
 enum target_metric {

@@ -153,14 +153,23 @@ static int directory_make(const char *dir)
     return mkdir(path, 0777) < 0 && errno != EEXIST ? -errno : 0;
 }
 
+int report_directory(const char *dir)
+{
+    int error = directory_make(dir);
+
+    if (error == 0 && access(dir, W_OK | X_OK) < 0)
+        error = -errno;
+    if (error < 0)
+        fprintf(stderr, "bench: cannot draw plots in %s: %s\n", dir, strerror(-error));
+    return error;
+}
+
 int report_plots(const struct results *r, const char *dir)
 {
-    int error = directory_make(dir), result;
+    int error = report_directory(dir), result;
 
-    if (error < 0) {
-        fprintf(stderr, "bench: cannot make %s: %s\n", dir, strerror(-error));
+    if (error < 0)
         return error;
-    }
     result = ratios_draw(r, dir);
     for (size_t w = 0; w < r->options->workload_count; w++) {
         const struct workload *one = r->options->workloads[w];

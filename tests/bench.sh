@@ -93,6 +93,26 @@ status=$?
     [ -z "$(find "$dir" -name 'vmsm-bench-*.pages')" ]
 ok $? "interrupted: what was measured is reported, nothing is left, status 130"
 
+# The same while fio runs: nothing was measured yet.
+if command -v fio >/dev/null; then
+    "$bench" "${tiny[@]}" --cells fill --disk-seconds 60 >"$dir/out" 2>"$dir/err" &
+    pid=$!
+    for _ in $(seq 100); do
+        for child in $(cat /proc/$pid/task/$pid/children 2>/dev/null); do
+            [ "$(cat /proc/$child/comm 2>/dev/null)" = fio ] && break 2
+        done
+        sleep 0.1
+    done
+    kill -INT $pid
+    wait $pid
+    status=$?
+    [ "$status" -eq 130 ] && grep -q 'INTERRUPTED' "$dir/out" &&
+        grep -q '^No cell was measured' "$dir/out" && ! grep -q 'fio' "$dir/err"
+    ok $? "interrupted in the disk's part: no failure of fio is reported, status 130"
+else
+    skip "interrupted in the disk's part: fio is not installed"
+fi
+
 if [ "$(id -u)" -eq 0 ] && command -v setpriv >/dev/null; then
     cp "$bench" "$dir/bench"
     setpriv --reuid 65534 --regid 65534 --clear-groups timeout 60 "$dir/bench" "${tiny[@]}" \
@@ -125,5 +145,11 @@ refused 'works through pointers' --set mapper=soft
 refused 'a page of the region' --corrupt-page 99999999
 refused 'fill and hits' --cells rand --memory-share 150
 refused 'without a value' --full=yes
+refused 'needs a value: LIST' --cells
+refused 'given as --set trap=VALUE' --trap sigbus
+refused 'a directory that is there' --dir "$dir/nothing"
+call --cells fill --json "$dir/nothing/bench.json"
+[ "$status" -eq 3 ] && grep -q 'cannot write' "$dir/err" && [ ! -s "$dir/out" ]
+ok $? "where the JSON cannot be written nothing is measured: status 3"
 
 finish
