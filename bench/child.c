@@ -268,7 +268,8 @@ static void death_explain(const struct child *c, int number)
     if (number == SIGBUS)
         why = ": a page could not be read back";
     else if (number == SIGKILL && c->setup->kind != MANAGED)
-        why = ": the control group ran out of memory, or somebody killed it";
+        why =
+            ": the control group ran out of memory (try a larger --region), or somebody killed it";
     fprintf(stderr, "bench: %s ended by signal %d (%s)%s\n", memory_kind_names[c->setup->kind],
             number, strsignal(number), why);
 }

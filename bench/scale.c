@@ -548,8 +548,8 @@ static void write_failed(struct bench *b, const char *what, int error)
 
 static void report(struct bench *b)
 {
-    printf("costs of an operation, medians of %u round%s%s; time is that of all processors the "
-           "threads can use\n\n",
+    printf("costs of an operation, medians of %u round%s%s, and of the ratios to the first "
+           "point, round by round;\ntime is that of all processors the threads can use\n\n",
            b->options.rounds, b->options.rounds == 1 ? "" : "s",
            interrupted ? " (ended early: of as many as there are)" : "");
     for (unsigned s = 0; s < b->series_count; s++) {
