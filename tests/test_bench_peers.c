@@ -18,6 +18,7 @@
 #include "../bench/peer.h"
 #include "../bench/record.h"
 #include "../bench/usage.h"
+#include "sanitizer.h"
 #include "tap.h"
 
 #define MIB ((size_t)1 << 20)
@@ -438,6 +439,8 @@ int main(void)
     without_directory_test();
     if (geteuid() != 0) {
         skip("the peers take root");
+    } else if (SANITIZED) {
+        skip("%s takes more memory than the groups grant", SANITIZER);
     } else {
         kinds_test();
         peers_open(&peer, missing);

@@ -27,7 +27,23 @@ static void *fill(void *argument)
     return NULL;
 }
 
-/* How often the process's other threads have been put on a processor so far. */
+/* Is it one of the manager's? A sanitizer has threads too. */
+static bool is_ours(const char *task)
+{
+    char path[300], name[32] = "";
+    FILE *file;
+
+    snprintf(path, sizeof(path), "/proc/self/task/%s/comm", task);
+    file = fopen(path, "re");
+    if (file == NULL)
+        return false;
+    if (fgets(name, sizeof(name), file) == NULL)
+        name[0] = '\0';
+    fclose(file);
+    return strncmp(name, "vmsm-", 5) == 0;
+}
+
+/* How often the manager's threads have been put on a processor so far. */
 static unsigned long long count_turns(unsigned *threads)
 {
     DIR *tasks = opendir("/proc/self/task");
@@ -40,7 +56,7 @@ static unsigned long long count_turns(unsigned *threads)
         char path[300];
         FILE *file;
 
-        if (atoi(task->d_name) <= 0 || atoi(task->d_name) == getpid())
+        if (!is_ours(task->d_name))
             continue;
         snprintf(path, sizeof(path), "/proc/self/task/%s/schedstat", task->d_name);
         file = fopen(path, "re");
