@@ -28,14 +28,17 @@ struct user {
     size_t wrong, failed;
 };
 
-/* The kernel's frame, and what the handler says that it needs. */
+/* The kernel's frame, and what the handler says that it needs. A sanitizer's functions need far
+ * more. */
 static size_t stack_size(void)
 {
-    size_t frame = getauxval(AT_MINSIGSTKSZ);
+    size_t frame = getauxval(AT_MINSIGSTKSZ), handler = TRAP_SIGBUS_STACK;
 
     if (frame == 0)
         frame = 2048;
-    return (frame + TRAP_SIGBUS_STACK + PAGE - 1) / PAGE * PAGE;
+    if (SANITIZED)
+        handler *= 16;
+    return (frame + handler + PAGE - 1) / PAGE * PAGE;
 }
 
 static bool stack_make(struct stack *s)
