@@ -64,7 +64,7 @@ static char *use_up_mappings(size_t *length)
     return memory;
 }
 
-static void no_more_mappings(const char *kind)
+static void no_more_mappings(const char *kind, int advice)
 {
     size_t length;
     char *memory;
@@ -78,6 +78,7 @@ static void no_more_mappings(const char *kind)
     if (!real_open(&r, PAGES, "%s,memory:1M", kind))
         return;
     real_fill_all(&r, 1);
+    madvise(r.base, PAGES * PAGE, advice);
     memory = use_up_mappings(&length);
     if (memory == NULL) {
         skip("%s: vm.max_map_count is not to be used up", kind);
@@ -97,11 +98,31 @@ static void no_more_mappings(const char *kind)
     real_close(&r);
 }
 
+/* What the program has unmapped itself is no hindrance. */
+static void hole(const char *kind)
+{
+    struct real r;
+
+    if (!real_open(&r, PAGES, "%s,memory:1M", kind))
+        return;
+    real_fill_all(&r, 1);
+    munmap(r.base + 100 * PAGE, PAGE);
+    is(real_count_wrong(&r, 0, 100, 1), 0, "%s: beside a hole all is right", kind);
+    is(vmsm_unmap(r.m, r.base + 50 * PAGE, 100 * PAGE), 0, "%s: a part with a hole goes", kind);
+    is(vmsm_unmap(r.m, r.base + 150 * PAGE, (PAGES - 150) * PAGE), 0, "%s: the rest goes", kind);
+    is(vmsm_unmap(r.m, r.base, 50 * PAGE), 0, "%s: all of it", kind);
+    is(counters_of(r.m).commit_pages, 0, "%s: no commit is left", kind);
+    real_close(&r);
+}
+
 int main(void)
 {
     for (size_t k = 0; k < REAL_KINDS; k++) {
         crossing(real_kinds[k]);
-        no_more_mappings(real_kinds[k]);
+        no_more_mappings(real_kinds[k], MADV_NORMAL);
+        no_more_mappings(real_kinds[k], MADV_RANDOM);
+        no_more_mappings(real_kinds[k], MADV_SEQUENTIAL);
+        hole(real_kinds[k]);
     }
     return done_testing();
 }

@@ -100,8 +100,9 @@ enum fault_result fault_begin_run(struct machine *m, struct fault_queue *queue, 
                                   unsigned pages, unsigned *passed);
 
 /*
- * Send the reads that have been prepared, reap what has completed (with wait: at least one, if any is in flight) and finish those
- * faults. Returns the number finished. *failed, if not NULL, counts faults that failed.
+ * Send the reads that have been prepared, reap what has completed (with wait: at least one, if any
+ * is in flight) and finish those faults. Returns the number finished. *failed, if not NULL, counts
+ * faults that failed.
  */
 unsigned fault_reap(struct machine *m, struct fault_queue *queue, bool wait, unsigned *failed);
 

@@ -113,7 +113,7 @@ static void keep_pages(struct machine *m, struct fault *f, unsigned room)
 
 /*
  * The run f->va, f->count is BUSY by us and `rights` frames have been reserved for it: find out the
- * slots, get frames and staging, send the reads. What there is no room for is given up.
+ * slots, get frames and staging, prepare the reads. What there is no room for is given up.
  */
 static enum fault_result read_run(struct machine *m, struct fault_queue *queue, struct fault *f,
                                   unsigned rights)

@@ -47,7 +47,8 @@ struct mapper_ops {
     /* Prepare a part of it to be given back by itself: 0, or -ENOMEM with words, and nothing has
      * changed but how the kernel holds it. */
     int (*region_split)(struct mapper *mapper, uintptr_t base, size_t length);
-    /* Give back any part of it, after region_split(); threads asleep in a fault there are woken to meet their SIGSEGV. */
+    /* Give back any part of it, after region_split(); threads asleep in a fault there are woken to
+     * meet their SIGSEGV. */
     void (*region_close)(struct mapper *mapper, uintptr_t base, size_t length);
 
     /* Memory to read `want` pages into: fills content[], returns how many there is room for now. */
@@ -122,8 +123,9 @@ struct mapper_options {
     bool memory_lock;
 };
 
-/* region_split() of regions that are mappings of the kernel's. */
+/* region_split() of regions that are mappings of the kernel's, and what unmaps a part of them. */
 int mapper_region_split(struct mapper *mapper, uintptr_t base, size_t length);
+void mapper_region_unmap(uintptr_t base, size_t length);
 
 /* 0 or a negative errno with words: -ENOSYS (the kernel), -EPERM (the user), -ENOMEM, -EMFILE. */
 int mapper_copy_open(struct sync *sync, const struct mapper_options *options,

@@ -39,7 +39,7 @@ static int soft_region_open(struct mapper *mapper, size_t length, uintptr_t *bas
 static void soft_region_close(struct mapper *mapper, uintptr_t base, size_t length)
 {
     (void)mapper;
-    munmap((void *)base, length);
+    mapper_region_unmap(base, length);
 }
 
 static unsigned soft_stage_take(struct mapper *mapper, unsigned want, const uint32_t *frames,

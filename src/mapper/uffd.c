@@ -189,16 +189,7 @@ fail:
 
 void uffd_region_close(struct uffd *uffd, uintptr_t base, size_t length)
 {
-    unsigned tries = 0;
-
-    while (munmap((void *)base, length) != 0) {
-        if (errno != ENOMEM || ++tries == NO_MEMORY_TRIES) {
-            log_line(LOG_ERROR, "%zu KiB at %p stay mapped, but nobody serves them: %s",
-                     length >> 10, (void *)base, strerror(errno));
-            break;
-        }
-        sync_relax(uffd->sync, 15);
-    }
+    mapper_region_unmap(base, length);
     uffd_wake(uffd, base, length);
 }
 
@@ -223,7 +214,10 @@ int uffd_copy(struct uffd *uffd, uintptr_t va, const void *content, size_t lengt
         if (error == ENOENT || error == ESRCH || error == EINVAL) {
             /* The kernel fills one mapping at a time, and the region may be in many. A page that
              * cannot be had alone the program has unmapped behind our back, or it is ending. */
-            *done += most > PAGE_SIZE ? 0 : PAGE_SIZE;
+            if (most == PAGE_SIZE) {
+                uffd_wake(uffd, va + *done, PAGE_SIZE); /* to meet the SIGSEGV that is due */
+                *done += PAGE_SIZE;
+            }
             most = PAGE_SIZE;
             continue;
         }
@@ -246,9 +240,17 @@ static int write_protect(const struct uffd *uffd, uintptr_t va, size_t length, u
     return 0;
 }
 
+/* Kernels before 6.4 or so protect within one mapping only, and the region may be in many. */
 int uffd_protect(struct uffd *uffd, uintptr_t va, size_t length)
 {
-    return write_protect(uffd, va, length, UFFDIO_WRITEPROTECT_MODE_WP);
+    int error = write_protect(uffd, va, length, UFFDIO_WRITEPROTECT_MODE_WP);
+
+    if (error != -ENOENT)
+        return error;
+    error = 0;
+    for (size_t at = 0; at < length && error == 0; at += PAGE_SIZE)
+        error = write_protect(uffd, va + at, PAGE_SIZE, UFFDIO_WRITEPROTECT_MODE_WP);
+    return error;
 }
 
 /*

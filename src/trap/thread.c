@@ -114,6 +114,7 @@ static int wait_events(struct handler_thread *h, struct epoll_event *events, int
     }
     if (count == 0)
         count = epoll_wait(h->epoll_fd, events, max, -1);
+    check_always(count >= 0 || errno == EINTR);
     h->last_wait = sync_now(&m->sync) - started;
     return count;
 }
