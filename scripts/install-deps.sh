@@ -15,8 +15,8 @@ presubmit="clang libclang-rt-14-dev clang-format-14 clang-tidy-14 valgrind libc6
 case ${1:-build} in
 build) ;;
 bench) packages="$packages $bench" ;;
-check) packages="$packages $check" ;;
-presubmit) packages="$packages $check $presubmit" ;;
+check) packages="$packages $bench $check" ;;
+presubmit) packages="$packages $bench $check $presubmit" ;;
 *)
     echo "install-deps.sh: \"$1\" is unknown; choose build, bench, check or presubmit" >&2
     exit 2
