@@ -235,7 +235,7 @@ static void cache(void)
     buffer_take(m, 4, frames, buffers);
     ok(m->frames[frames[0]].buffer == buffers[0] && buffers[0] != buffers[3] && buffers[3] < room,
        "reserved room becomes buffers");
-    is(m->buffers.used, 4, "which are taken");
+    is(freestack_taken(&m->buffers), 4, "which are taken");
     frame_deactivated(m, 4);
     is(m->available, m->active_max, "a trimmed frame leaves its place to another");
     is(frame_reserve(m, 1), 1, "a rescue takes one");

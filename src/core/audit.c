@@ -178,9 +178,9 @@ static void audit_rights(struct machine *m, struct audit *a)
     if (m->mapper->has_cache && room != (int64_t)m->buffer_count - cached)
         wrong(a, "%lld buffers of the cache are free, should be %lld", (long long)room,
               (long long)m->buffer_count - (long long)cached);
-    if (m->mapper->has_cache && atomic_load(&m->buffers.used) != (uint64_t)cached)
-        wrong(a, "%llu buffers are taken, should be %lld",
-              (unsigned long long)atomic_load(&m->buffers.used), (long long)cached);
+    if (m->mapper->has_cache && (int64_t)freestack_taken(&m->buffers) != cached)
+        wrong(a, "%u buffers are taken, should be %lld", freestack_taken(&m->buffers),
+              (long long)cached);
     if (a->valid != a->by_state[FRAME_ACTIVE])
         wrong(a, "%llu pages are valid, but %llu frames active", (unsigned long long)a->valid,
               (unsigned long long)a->by_state[FRAME_ACTIVE]);

@@ -5,7 +5,7 @@
 #include "core/check.h"
 
 #define WORD_BITS 64u
-#define GOOD_SEARCH_BLOCKS 64u /* blocks looked at for a full run before shorter ones do */
+#define LOG_SEARCH_BLOCKS 4096u /* among so many the freest is looked for */
 
 static uint64_t blocks_of(uint64_t bits)
 {
@@ -90,12 +90,13 @@ void bitmap_release(struct bitmap *map, uint64_t first, unsigned count)
     }
 }
 
-/* Length of the free run that starts at `bit`, at most want, within limit. */
-static unsigned free_run(const struct bitmap *map, uint64_t bit, unsigned want, uint64_t limit)
+/* Length of the free run that starts at `first`, at most want, below end. */
+static unsigned free_run(const struct bitmap *map, uint64_t first, unsigned want, uint64_t end)
 {
+    uint64_t bit = first;
     unsigned length = 0;
 
-    while (length < want && bit < limit) {
+    while (length < want && bit < end) {
         unsigned shift = (unsigned)(bit % WORD_BITS);
         uint64_t taken = atomic_load_explicit(&map->words[bit / WORD_BITS], memory_order_relaxed);
         unsigned here =
@@ -106,7 +107,9 @@ static unsigned free_run(const struct bitmap *map, uint64_t bit, unsigned want, 
             break;
         bit += here;
     }
-    return length < want ? length : want; /* may stick out over limit: the caller clips */
+    if (length > end - first)
+        length = (unsigned)(end - first);
+    return length < want ? length : want;
 }
 
 /* Take [first, first + count) word by word; returns how many bits from first on were got. */
@@ -133,79 +136,134 @@ static unsigned take_exact(struct bitmap *map, uint64_t first, unsigned count)
     return got;
 }
 
-/*
- * Look at bits [from, to) for a run of at least `enough`, remembering the
- * longest seen in *best. True when enough was found.
- */
+/* The first free bit of [from, to), or `to`. */
+static uint64_t next_free(const struct bitmap *map, uint64_t from, uint64_t to)
+{
+    while (from < to) {
+        unsigned shift = (unsigned)(from % WORD_BITS);
+        uint64_t word = atomic_load_explicit(&map->words[from / WORD_BITS], memory_order_relaxed);
+        uint64_t open = ~word >> shift;
+
+        if (open != 0)
+            return from + (unsigned)__builtin_ctzll(open);
+        from += WORD_BITS - shift;
+    }
+    return to;
+}
+
+/* Look at bits [from, to) for a run of `want`, remembering the longest seen in *best. True when it
+ * was found. A block that has too few free bits for a longer run is passed over. */
 static bool search(const struct bitmap *map, uint64_t from, uint64_t to, unsigned want,
-                   unsigned enough, uint64_t *best, unsigned *best_length)
+                   uint64_t *best, unsigned *best_length)
 {
     uint64_t bit = from;
 
     while (bit < to) {
-        uint64_t block = bit / BITMAP_BLOCK;
-        uint64_t block_end = (block + 1) * BITMAP_BLOCK;
+        uint64_t block = bit / BITMAP_BLOCK, block_end = (block + 1) * BITMAP_BLOCK;
         int32_t used = atomic_load_explicit(&map->block_used[block], memory_order_relaxed);
         unsigned length;
 
-        if (used >= (int32_t)BITMAP_BLOCK ||
-            (enough > 1 && (int32_t)BITMAP_BLOCK - used < (int32_t)enough)) {
+        if ((int32_t)BITMAP_BLOCK - used <= (int32_t)*best_length)
             bit = block_end;
+        else
+            bit = next_free(map, bit, block_end < to ? block_end : to);
+        if (bit >= to || bit == block_end)
             continue;
-        }
         length = free_run(map, bit, want, to);
-        if (bit + length > to)
-            length = (unsigned)(to - bit);
         if (length > *best_length) {
             *best = bit;
             *best_length = length;
-            if (length >= enough)
-                return true;
         }
+        if (length == want)
+            return true;
         bit += length + 1;
-        if (length == 0) { /* skip a word's taken bits at once */
-            uint64_t word =
-                atomic_load_explicit(&map->words[(bit - 1) / WORD_BITS], memory_order_relaxed);
-            unsigned shift = (unsigned)((bit - 1) % WORD_BITS);
-            uint64_t open = ~word >> shift;
-
-            bit = open != 0 ? bit - 1 + (unsigned)__builtin_ctzll(open)
-                            : bit - 1 + (WORD_BITS - shift);
-        }
     }
     return false;
 }
 
 unsigned bitmap_take_run(struct bitmap *map, unsigned want, uint64_t *first)
 {
-    return bitmap_take_run_below(map, UINT64_MAX, want, first);
-}
-
-unsigned bitmap_take_run_below(struct bitmap *map, uint64_t end, unsigned want, uint64_t *first)
-{
     for (;;) {
         uint64_t limit = atomic_load(&map->limit);
         uint64_t cursor = atomic_load_explicit(&map->cursor, memory_order_relaxed);
-        uint64_t near_end, best = 0;
+        uint64_t best = 0;
         unsigned length = 0, got;
 
-        if (limit > end)
-            limit = end;
         if (cursor >= limit)
             cursor = 0;
-        near_end = cursor + (uint64_t)GOOD_SEARCH_BLOCKS * BITMAP_BLOCK;
-        if (near_end > limit)
-            near_end = limit;
-        /* All of it near by; then all of it anywhere; then whatever was longest. */
-        if (!search(map, cursor, near_end, want, want, &best, &length) && length < want / 4 + 1 &&
-            !search(map, near_end, limit, want, want / 2 + 1, &best, &length))
-            search(map, 0, cursor, want, want / 2 + 1, &best, &length);
-        if (length == 0 && !search(map, 0, limit, want, 1, &best, &length))
+        if (!search(map, cursor, limit, want, &best, &length))
+            search(map, 0, cursor, want, &best, &length);
+        if (length == 0)
             return 0;
         got = take_exact(map, best, length);
         atomic_store_explicit(&map->cursor, best + got, memory_order_relaxed);
         if (got > 0) {
             *first = best;
+            return got;
+        }
+    }
+}
+
+/* How many bits of a block below limit are free. */
+static int64_t block_free(const struct bitmap *map, uint64_t block, uint64_t limit)
+{
+    uint64_t first = block * BITMAP_BLOCK;
+    uint64_t bits = limit - first < BITMAP_BLOCK ? limit - first : BITMAP_BLOCK;
+
+    return (int64_t)bits - atomic_load_explicit(&map->block_used[block], memory_order_relaxed);
+}
+
+/* The freest of the blocks that follow one in the ring of those below limit; false: all of them are
+ * full. There may be very many: then those near by will do, unless they are full. */
+static bool freest_block(const struct bitmap *map, uint64_t after, uint64_t limit, uint64_t *block)
+{
+    uint64_t blocks = blocks_of(limit), n = after;
+    int64_t most = 0;
+
+    for (uint64_t i = 0; i < blocks && (most == 0 || i < LOG_SEARCH_BLOCKS); i++) {
+        int64_t unused;
+
+        n = n + 1 < blocks ? n + 1 : 0;
+        unused = block_free(map, n, limit);
+        if (unused > most) {
+            most = unused;
+            *block = n;
+        }
+        if (most == BITMAP_BLOCK)
+            break;
+    }
+    return most > 0;
+}
+
+unsigned bitmap_take_log(struct bitmap *map, uint64_t end, unsigned want, uint64_t *first)
+{
+    uint64_t limit = atomic_load(&map->limit);
+    uint64_t bit = atomic_load_explicit(&map->cursor, memory_order_relaxed);
+
+    if (limit > end)
+        limit = end;
+    if (limit == 0)
+        return 0;
+    if (bit >= limit)
+        bit = limit - 1; /* and from there the search goes on */
+    for (;;) {
+        uint64_t block = bit / BITMAP_BLOCK, block_end = (block + 1) * BITMAP_BLOCK;
+        unsigned length, got = 0;
+
+        if (block_end > limit)
+            block_end = limit;
+        bit = next_free(map, bit, block_end);
+        if (bit == block_end) {
+            if (!freest_block(map, block, limit, &block))
+                return 0;
+            bit = block * BITMAP_BLOCK;
+            continue;
+        }
+        length = free_run(map, bit, want, block_end);
+        got = take_exact(map, bit, length);
+        atomic_store_explicit(&map->cursor, bit + got, memory_order_relaxed);
+        if (got > 0) {
+            *first = bit;
             return got;
         }
     }

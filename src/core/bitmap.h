@@ -1,12 +1,14 @@
 /*
  * A bitmap whose bits are taken and released by atomic operations, no lock:
- * slots of the pagefile, buffers of the cache, pages of staging. A set bit is
- * taken. Memory comes from the platform, zero-filled, and costs only what is
- * touched.
+ * slots of the pagefile, pages of staging. A set bit is taken. Memory comes from the platform,
+ * zero-filled, and costs only what is touched.
  *
- * Runs are found first-fit from a cursor that moves on, so that what is taken together lies
- * together, as in a log. Each block of 4096 bits has a count of taken bits, so that one
- * with too few free is passed over without being read.
+ * There are two ways to take a run, each from a cursor that moves on, so that what is taken
+ * together lies together. Staging is small, and wants the longest run there is: it is searched for.
+ * The pagefile is a log: whatever is free in one block of 1024 bits is taken, in order, and then
+ * the freest block is next. So no bit is looked at twice before those of a whole block are used
+ * up, and free space grows in the other blocks meanwhile, where it will be found in longer runs.
+ * Each block has a count of its taken bits, for that choice.
  */
 #ifndef VMSM_CORE_BITMAP_H
 #define VMSM_CORE_BITMAP_H
@@ -18,7 +20,7 @@
 #include "core/platform.h"
 #include "core/sync.h"
 
-#define BITMAP_BLOCK 4096u
+#define BITMAP_BLOCK 1024u
 
 struct bitmap {
     const struct platform *platform;
@@ -28,7 +30,7 @@ struct bitmap {
     uint64_t capacity;           /* bits there are tables for */
     _Atomic uint64_t limit;      /* bits that may be taken: [0, limit); grows (a) */
     _Atomic uint64_t used;       /* taken bits (a) */
-    _Atomic uint64_t cursor;     /* where the last search ended; a hint (a) */
+    _Atomic uint64_t cursor;     /* where the last take ended; a hint (a) */
 };
 /* (a) atomic */
 
@@ -41,12 +43,15 @@ void bitmap_fini(struct bitmap *map);
 void bitmap_grow(struct bitmap *map, uint64_t limit);
 
 /*
- * Take a run of up to `want` bits; the longest that a bounded search finds, but at least one
- * if there is any. Returns its length and *first; 0 if all are taken.
+ * Take a run of up to `want` bits; the longest there is, but at least one if there is any. Returns
+ * its length and *first; 0 if all are taken.
  */
 unsigned bitmap_take_run(struct bitmap *map, unsigned want, uint64_t *first);
-/* The same from the bits below `end` only. */
-unsigned bitmap_take_run_below(struct bitmap *map, uint64_t end, unsigned want, uint64_t *first);
+/*
+ * Take what is free next in the block that is being filled, up to `want` bits below `end`; from a
+ * block with the most free ones when it is full. As above, but often shorter than could be had.
+ */
+unsigned bitmap_take_log(struct bitmap *map, uint64_t end, unsigned want, uint64_t *first);
 /* Take this very bit; false if it was taken. */
 bool bitmap_take_bit(struct bitmap *map, uint64_t bit);
 void bitmap_release(struct bitmap *map, uint64_t first, unsigned count);

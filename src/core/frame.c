@@ -224,8 +224,7 @@ void frame_free(struct machine *m, unsigned count, const uint32_t *frames, bool 
             m->frames[frames[i]].buffer = BUFFER_NONE;
         }
         framelist_push(m, LIST_FREE, FRAME_FREE, count, frames);
-        for (unsigned i = 0; i < count; i++)
-            bitmap_release(&m->buffers, buffers[i], 1);
+        freestack_give(&m->buffers, count, buffers);
         give_rights(m, &m->cache_room, count);
         return;
     }
@@ -266,14 +265,10 @@ void buffer_take(struct machine *m, unsigned count, const uint32_t *frames, uint
             buffers[i] = frames[i];
         return;
     }
+    /* Room was reserved: what is not there yet, somebody is about to give back. */
     for (unsigned round = 0; got < count; round++) {
-        uint64_t first;
-        unsigned run = bitmap_take_run(&m->buffers, count - got, &first);
-
-        for (unsigned i = 0; i < run; i++)
-            buffers[got + i] = (uint32_t)first + i;
-        got += run;
-        if (run == 0) /* room was reserved: somebody is about to release */
+        got += freestack_take(&m->buffers, count - got, buffers + got);
+        if (got < count)
             sync_relax(&m->sync, round);
     }
     for (unsigned i = 0; i < count; i++)
@@ -285,7 +280,7 @@ void buffer_give(struct machine *m, struct frame *frame)
     if (!m->mapper->has_cache)
         return;
     check_always(frame->buffer != BUFFER_NONE);
-    bitmap_release(&m->buffers, frame->buffer, 1);
+    freestack_give(&m->buffers, 1, &frame->buffer);
     frame->buffer = BUFFER_NONE;
     give_rights(m, &m->cache_room, 1);
 }

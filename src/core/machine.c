@@ -218,7 +218,7 @@ static int frames_init(struct machine *m)
     atomic_init(&m->low, (int32_t)(m->active_max / 64 + 2));
     atomic_init(&m->high, (int32_t)(m->active_max / 32 + 4));
     if (!m->mapper->has_cache ||
-        bitmap_init(&m->buffers, m->platform, &m->sync, m->buffer_count, m->buffer_count) == 0)
+        freestack_init(&m->buffers, m->platform, &m->sync, m->buffer_count) == 0)
         return 0;
     return error_set(-ENOMEM, "no memory for the table of the cache");
 no_memory:
@@ -339,7 +339,7 @@ void machine_destroy(struct machine *m)
     pagefile_fini(m);
     if (m->mapper != NULL)
         m->mapper->ops->close(m->mapper);
-    bitmap_fini(&m->buffers);
+    freestack_fini(&m->buffers);
     if (m->frames != NULL)
         platform->release(m->frames, (m->frame_count + LIST_COUNT) * sizeof(struct frame));
     if (m->counters != NULL)

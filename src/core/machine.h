@@ -46,6 +46,7 @@
 #include "core/fault.h"
 #include "core/frame.h"
 #include "core/framelist.h"
+#include "core/freestack.h"
 #include "core/hash.h"
 #include "core/pagefile.h"
 #include "core/platform.h"
@@ -130,7 +131,7 @@ struct machine {
     uint32_t active_max;                /* (c) most Active frames: all, less the cache's buffers */
     uint32_t buffer_count;              /* (c) cache buffers; 0 without a cache */
     uint32_t stage_pages;               /* (c) */
-    struct bitmap buffers;              /* (o) with a cache */
+    struct freestack buffers;           /* (o) with a cache: those that are free */
     struct framelist lists[LIST_COUNT]; /* (o) */
     _Atomic int64_t available;          /* (a) */
     _Atomic int64_t cache_room;         /* (a) */

@@ -173,9 +173,9 @@ unsigned pagefile_take(struct machine *m, unsigned want, uint32_t *first)
     if (coarse)
         sync_mutex_lock(&m->sync, &pf->lock, SYNC_PAGEFILE);
     if (pf->disk_full)
-        got = bitmap_take_run_below(&pf->slots, pf->written_end, want, &bit);
+        got = bitmap_take_log(&pf->slots, pf->written_end, want, &bit);
     if (got == 0)
-        got = bitmap_take_run(&pf->slots, want, &bit);
+        got = bitmap_take_log(&pf->slots, UINT64_MAX, want, &bit);
     if (coarse)
         sync_mutex_unlock(&m->sync, &pf->lock, SYNC_PAGEFILE);
     *first = (uint32_t)bit;
