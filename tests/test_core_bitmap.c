@@ -82,6 +82,39 @@ static void fragments(void)
     bitmap_fini(&map);
 }
 
+/* Bits of the log: from one block in order, and then from the freest. */
+static void log_order(void)
+{
+    struct bitmap map;
+    uint64_t first, total = 0;
+    unsigned got;
+
+    bitmap_init(&map, &platform_linux, &hooks, BITS, BITS);
+    is(bitmap_take_log(&map, UINT64_MAX, 1000, &first), 1000, "log: a run as long as asked for");
+    is(bitmap_take_log(&map, UINT64_MAX, 1000, &first), BITMAP_BLOCK - 1000, "to the block's end");
+    is(bitmap_take_log(&map, UINT64_MAX, 10, &first), 10, "then");
+    is(first, BITMAP_BLOCK, "the next block, none is freer");
+    for (unsigned i = 0; i < 50; i++)
+        bitmap_release(&map, 2 * i, 1);
+    is(bitmap_take_log(&map, UINT64_MAX, 10, &first), 10, "what is released elsewhere waits");
+    is(first, BITMAP_BLOCK + 10, "until the block is full");
+    while (bitmap_take_log(&map, UINT64_MAX, 512, &first) > 1)
+        continue;
+    is(first, 0, "and until no block is freer");
+    is(bitmap_take_log(&map, UINT64_MAX, 512, &first), 1, "what is free is taken run by run");
+    is(first, 2, "in order");
+    bitmap_release(&map, 2 * BITMAP_BLOCK, 300);
+    while ((got = bitmap_take_log(&map, BITMAP_BLOCK + 5, 512, &first)) > 0)
+        total += got;
+    is(total, 48, "below an end: all that is free");
+    ok(first < BITMAP_BLOCK, "and nothing else");
+    is(bitmap_take_log(&map, UINT64_MAX, 512, &first), 300, "beyond it is more");
+    is(bitmap_take_log(&map, UINT64_MAX, 512, &first), 0, "and then nothing");
+    bitmap_release(&map, 5, 1);
+    is(bitmap_take_log(&map, UINT64_MAX, 512, &first), 1, "a last bit is found");
+    bitmap_fini(&map);
+}
+
 static void release_twice(void *argument)
 {
     struct bitmap *map = argument;
@@ -193,6 +226,7 @@ int main(void)
     runs();
     limits();
     fragments();
+    log_order();
     misuse();
     outrun();
     contention();
