@@ -27,9 +27,6 @@
 
 #define PATH_SIZE 512
 #define MIB 1048576.0
-#define DISK_BLOCK_RANDOM 4096
-#define DISK_BLOCK_SEQUENTIAL 1048576
-#define DISK_DEPTH_SEQUENTIAL 4
 
 static volatile sig_atomic_t interrupted; /* the signal */
 
@@ -39,6 +36,7 @@ struct runner {
     struct results results;
     struct peer *peer;
     char file[PATH_SIZE];
+    int disk_file;                        /* for fio, or -1 */
     enum memory_kind kinds[MEMORY_KINDS]; /* those that are measured */
     unsigned kind_count;
     size_t done, total;
@@ -89,12 +87,14 @@ static void disk_settle(const struct runner *r)
 static void progress_print(struct runner *r, uint64_t round, const char *what, const char *kind,
                            double value, const char *unit)
 {
-    unsigned long elapsed = (unsigned long)(time(NULL) - r->begin);
+    unsigned long elapsed = (unsigned long)(time(NULL) - r->begin), whole;
 
     r->done++;
-    fprintf(stderr, "%3zu%% %3lu:%02lu  round %llu of %llu  %-37s %-8s %9.0f %s\n",
-            100 * r->done / r->total, elapsed / 60, elapsed % 60, (unsigned long long)round + 1,
-            (unsigned long long)r->options->rounds, what, kind, value, unit);
+    whole = elapsed * r->total / r->done;
+    fprintf(stderr, "%3zu%% %3lu:%02lu of %lu:%02lu  round %llu of %llu  %-38s %-8s %9.0f %s\n",
+            100 * r->done / r->total, elapsed / 60, elapsed % 60, whole / 60, whole % 60,
+            (unsigned long long)round + 1, (unsigned long long)r->options->rounds, what, kind,
+            value, unit);
 }
 
 static const struct workload *fill_of(const struct group *group)
@@ -110,7 +110,7 @@ static bool cell_measure(struct runner *r, struct child *child, uint64_t round,
     struct command command = {.workload = workload,
                               .threads = threads,
                               .seconds = o->seconds,
-                              .warm_up = o->warm_up,
+                              .warm_up = plan_warm_up(o, workload),
                               .seed = o->seed + round * 1000};
     struct answer answer;
     char what[64];
@@ -157,7 +157,8 @@ static bool cells_measure(struct runner *r, struct child *child, size_t group, u
     for (size_t i = 0; i < r->plan.cell_count; i++) {
         const struct cell *cell = &r->plan.cells[i];
 
-        if (cell->group != group || cell == fill || !plan_kind_does(child->setup->kind, cell))
+        if (cell->group != group || cell == fill ||
+            !plan_kind_does(r->options, child->setup->kind, cell))
             continue;
         if (!cell_measure(r, child, round, cell->workload, cell->threads, cell))
             return false;
@@ -190,7 +191,7 @@ static void group_measure(struct runner *r, size_t group, enum memory_kind kind,
     }
     if (cells_measure(r, &child, group, round))
         child_ask(&child, &finish, &answer);
-    peak = kind == MANAGED ? answer.peak : peer_peak(r->peer);
+    peak = memory_kind_managed(kind) ? answer.peak : peer_peak(r->peer);
     if (peak > r->results.peak[kind])
         r->results.peak[kind] = peak;
     status_note(r, child_end(&child));
@@ -207,42 +208,60 @@ static void round_measure(struct runner *r, uint64_t round)
     size_t failures = r->failures;
 
     for (size_t group = 0; group < r->plan.group_count; group++)
-        for (unsigned k = 0; k < r->kind_count && runner_goes_on(r); k++)
-            group_measure(r, group, r->kinds[(k + group + round) % r->kind_count], round);
+        for (unsigned k = 0; k < r->kind_count && runner_goes_on(r); k++) {
+            enum memory_kind kind = r->kinds[(k + group + round) % r->kind_count];
+
+            if (plan_kind_has(&r->plan, r->options, kind, group))
+                group_measure(r, group, kind, round);
+        }
     r->results.rounds_done += runner_goes_on(r) && r->failures == failures;
 }
 
 /* ---- The disk ---- */
 
-static void disk_add(struct results *results, bool random, unsigned depth)
+static void disk_add(struct results *results, struct disk_figure figure)
 {
-    for (size_t i = 0; i < results->disk_count; i++)
-        if (results->disks[i].figure.random == random && results->disks[i].figure.depth == depth)
+    for (size_t i = 0; i < results->disk_count; i++) {
+        const struct disk_figure *other = &results->disks[i].figure;
+
+        if (other->random == figure.random && other->write == figure.write &&
+            other->depth == figure.depth)
             return;
-    results->disks[results->disk_count++].figure =
-        (struct disk_figure){.random = random,
-                             .block = random ? DISK_BLOCK_RANDOM : DISK_BLOCK_SEQUENTIAL,
-                             .depth = depth};
+    }
+    results->disks[results->disk_count++].figure = figure;
 }
 
 static void disks_plan(struct runner *r)
 {
+    struct disk_figure random = {.random = true, .block = VMSM_PAGE_SIZE, .depth = DISK_DEEP};
+    struct disk_figure sequential = {.block = DISK_BLOCK, .depth = DISK_DEPTH_SEQUENTIAL};
+
+    r->disk_file = -1;
     if (r->options->disk_seconds <= 0)
         return;
     for (size_t i = 0; i < r->options->threads.count; i++)
-        disk_add(&r->results, true, r->options->threads.values[i]);
-    disk_add(&r->results, true, DISK_DEEP);
-    disk_add(&r->results, false, DISK_DEPTH_SEQUENTIAL);
+        disk_add(&r->results, (struct disk_figure){.random = true,
+                                                   .block = VMSM_PAGE_SIZE,
+                                                   .depth = r->options->threads.values[i]});
+    disk_add(&r->results, random);
+    disk_add(&r->results, sequential);
+    sequential.write = true;
+    disk_add(&r->results, sequential);
 }
 
 /* If it cannot be done once, it is not tried again. */
 static void disks_measure(struct runner *r, uint64_t round)
 {
+    const struct options *o = r->options;
+
+    if (r->results.disk_count > 0 && r->disk_file < 0)
+        r->disk_file = disk_open(o->dir, o->region);
     for (size_t i = 0; i < r->results.disk_count && interrupted == 0; i++) {
         struct disk_series *d = &r->results.disks[i];
         char what[64];
-        int error =
-            disk_measure(r->options->dir, r->options->region, r->options->disk_seconds, &d->figure);
+        int error = r->disk_file < 0
+                        ? r->disk_file
+                        : disk_measure(r->disk_file, o->region, o->disk_seconds, &d->figure);
 
         if (error < 0) {
             if (error != -EINTR)
@@ -251,10 +270,8 @@ static void disks_measure(struct runner *r, uint64_t round)
         }
         if (!isnan(d->figure.bytes_per_second))
             d->samples[d->count++] = d->figure.bytes_per_second;
-        snprintf(what, sizeof(what), "%s reads of %zu KiB, depth %u",
-                 d->figure.random ? "random" : "sequential", d->figure.block / 1024,
-                 d->figure.depth);
-        progress_print(r, round, what, "disk", d->figure.bytes_per_second / MIB, "MiB/s");
+        progress_print(r, round, disk_describe(&d->figure, what, sizeof(what)), "disk",
+                       d->figure.bytes_per_second / MIB, "MiB/s");
     }
 }
 
@@ -268,7 +285,7 @@ static int kinds_choose(struct runner *r)
     const char *missing[MEMORY_KINDS] = {0};
     bool peers = false;
 
-    for (unsigned k = MANAGED + 1; k < MEMORY_KINDS; k++)
+    for (unsigned k = MEMORY_PEER; k < MEMORY_KINDS; k++)
         peers = peers || o->kinds[k];
     if (peers && peer_open(&r->peer, &options, missing) < 0) {
         fprintf(stderr, "bench: no memory to look for the peers\n");
@@ -305,14 +322,14 @@ static void total_count(struct runner *r)
 {
     for (size_t i = 0; i < r->plan.cell_count; i++)
         for (unsigned k = 0; k < r->kind_count; k++)
-            r->total += plan_kind_does(r->kinds[k], &r->plan.cells[i]);
+            r->total += plan_kind_does(r->options, r->kinds[k], &r->plan.cells[i]);
     r->total = (r->total + r->results.disk_count) * r->options->rounds;
 }
 
 static void announce(const struct runner *r)
 {
     const struct options *o = r->options;
-    double seconds = plan_duration(&r->plan, o);
+    double seconds = plan_duration(&r->plan, o, r->kinds, r->kind_count);
 
     fprintf(stderr,
             "bench: %s form: %zu cell%s, %u kind%s of memory, %llu round%s, %.0f MiB; about %.0f %s"
@@ -360,6 +377,8 @@ int main(int argc, char **argv)
                 break; /* nor would it go in another round */
         }
     }
+    if (r.disk_file >= 0)
+        close(r.disk_file);
     peers_close(&r);
     unlink(r.file);
     r.results.interrupted = interrupted != 0;

@@ -54,7 +54,7 @@ static int worksite_open(struct worksite *s)
     int error;
 
     s->pages = o->region / VMSM_PAGE_SIZE;
-    if (s->setup->kind != MANAGED) {
+    if (!memory_kind_managed(s->setup->kind)) {
         error = peer_enter(s->setup->peer);
         if (error < 0) {
             fprintf(stderr, "bench: cannot enter the control group: %s\n", strerror(-error));
@@ -82,7 +82,7 @@ static void page_corrupt(struct worksite *s, uint64_t page)
 static void counters_read(struct worksite *s, struct vmsm_counters *out)
 {
     memset(out, 0, sizeof(*out));
-    if (s->setup->kind == MANAGED)
+    if (memory_kind_managed(s->setup->kind))
         vmsm_get_counters(s->memory.vmsm, out);
 }
 
@@ -110,7 +110,7 @@ static void cell_do(struct worksite *s, const struct command *command, struct an
     struct usage from, to;
     struct vmsm_counters before;
 
-    if (command->warm_up > 0 && command->workload->pattern != FILL) {
+    if (command->warm_up > 0) {
         run.seconds = command->warm_up;
         run.seed = ~command->seed;
         answer->status = workload_run(&run, &answer->result);
@@ -267,7 +267,7 @@ static void death_explain(const struct child *c, int number)
 
     if (number == SIGBUS)
         why = ": a page could not be read back";
-    else if (number == SIGKILL && c->setup->kind != MANAGED)
+    else if (number == SIGKILL && !memory_kind_managed(c->setup->kind))
         why =
             ": the control group ran out of memory (try a larger --region), or somebody killed it";
     fprintf(stderr, "bench: %s ended by signal %d (%s)%s\n", memory_kind_names[c->setup->kind],

@@ -180,25 +180,40 @@ out:
     return error;
 }
 
-int disk_measure(const char *dir, size_t length, double seconds, struct disk_figure *figure)
+int disk_open(const char *dir, size_t length)
 {
     int file = file_make(dir);
     int error = file < 0 ? file : file_fill(file, length);
 
-    figure->bytes_per_second = NAN;
-    if (error != 0 && error != -EINTR)
+    if (error == 0)
+        return file;
+    if (error != -EINTR)
         fprintf(stderr, "%s: cannot make a file of %zu bytes in %s for fio: %s\n",
                 program_invocation_short_name, length, dir, strerror(-error));
-    else if (error = fio_run(figure, length, seconds, file, &figure->bytes_per_second),
-             error != 0 && error != -EINTR)
-        fprintf(stderr, "%s: fio cannot measure %s %s of %zu bytes in %s: %s\n",
-                program_invocation_short_name, figure->random ? "random" : "sequential",
-                figure->write ? "writes" : "reads", figure->block, dir,
-                error == -ENOENT ? "it is not installed (scripts/install-deps.sh bench)"
-                                 : strerror(-error));
-    if (error != 0)
-        figure->bytes_per_second = NAN;
     if (file >= 0)
         close(file);
+    return error;
+}
+
+const char *disk_describe(const struct disk_figure *figure, char *text, size_t size)
+{
+    snprintf(text, size, "%s %s of %zu KiB, depth %u", figure->random ? "random" : "sequential",
+             figure->write ? "writes" : "reads", figure->block / 1024, figure->depth);
+    return text;
+}
+
+int disk_measure(int file, size_t length, double seconds, struct disk_figure *figure)
+{
+    int error = fio_run(figure, length, seconds, file, &figure->bytes_per_second);
+    char text[64];
+
+    if (error == 0)
+        return 0;
+    figure->bytes_per_second = NAN;
+    if (error != -EINTR)
+        fprintf(stderr, "%s: fio cannot measure %s: %s\n", program_invocation_short_name,
+                disk_describe(figure, text, sizeof(text)),
+                error == -ENOENT ? "it is not installed (scripts/install-deps.sh bench)"
+                                 : strerror(-error));
     return error;
 }

@@ -9,7 +9,7 @@
 #include "memory.h"
 #include "vmsm.h"
 
-const char *const memory_kind_names[MEMORY_KINDS] = {"managed", "swap", "zram", "mapped"};
+const char *const memory_kind_names[MEMORY_KINDS] = {"managed", "sigbus", "swap", "zram", "mapped"};
 
 static int managed_open(struct memory *memory, const struct memory_options *options)
 {
@@ -17,8 +17,9 @@ static int managed_open(struct memory *memory, const struct memory_options *opti
     char *conf = NULL;
     int error;
 
-    if (asprintf(&conf, "memory:%zuK,pagefile:%s,pagefile_size:%zuK%s", options->budget >> 10,
-                 options->file, options->length >> 9, options->settings) < 0)
+    if (asprintf(&conf, "memory:%zuK,pagefile:%s,pagefile_size:%zuK%s%s", options->budget >> 10,
+                 options->file, options->length >> 9, options->settings,
+                 memory->kind == MANAGED_SIGBUS ? ",trap:sigbus" : "") < 0)
         return -ENOMEM;
     error = vmsm_create(&memory->vmsm, conf);
     if (error == 0)
@@ -78,6 +79,7 @@ int memory_open(struct memory *memory, enum memory_kind kind, const struct memor
     *memory = (struct memory){.kind = kind, .length = options->length, .fd = -1};
     switch (kind) {
     case MANAGED:
+    case MANAGED_SIGBUS:
         return managed_open(memory, options);
     case SWAP:
     case ZRAM:
@@ -94,7 +96,7 @@ int memory_close(struct memory *memory)
 {
     int error = 0;
 
-    if (memory->kind == MANAGED) {
+    if (memory_kind_managed(memory->kind)) {
         error = vmsm_check(memory->vmsm);
         if (error != 0)
             fprintf(stderr, "%s: the books do not balance: %s\n", program_invocation_short_name,

@@ -1,8 +1,9 @@
 /*
- * The four kinds of memory that the benchmark measures, behind one face: a child process opens one
+ * The kinds of memory that the benchmark measures, behind one face: a child process opens one
  * of them, runs the workload through plain pointers into it, and closes it.
  *
  *   managed   libvmsm: vmsm_create(), vmsm_map()
+ *   sigbus    the same with the trap sigbus: faults are resolved in the thread that has them
  *   swap      anonymous memory in a control group whose limit is the budget; swap file on the disk
  *   zram      the same with a compressed device in memory as swap
  *   mapped    a shared mapping of a file on the disk, in such a group
@@ -21,9 +22,15 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum memory_kind { MANAGED, SWAP, ZRAM, MAPPED, MEMORY_KINDS };
+enum memory_kind { MANAGED, MANAGED_SIGBUS, SWAP, ZRAM, MAPPED, MEMORY_KINDS };
+#define MEMORY_PEER SWAP /* the first of those that are not managed */
 
 extern const char *const memory_kind_names[MEMORY_KINDS];
+
+static inline bool memory_kind_managed(enum memory_kind kind)
+{
+    return kind == MANAGED || kind == MANAGED_SIGBUS;
+}
 
 struct memory {
     enum memory_kind kind;

@@ -138,6 +138,21 @@ static void workloads_take(struct options *o, const struct option_row *row, cons
         workload_add(o, row, workload_table[i].name);
 }
 
+/* The same for all kinds, unless the option for those at the side comes after it. */
+static void threads_take(struct options *o, const struct option_row *row, const char *value)
+{
+    o->threads.count = 0;
+    list_walk(o, row, value, count_add);
+    o->side_threads = o->threads;
+}
+
+static void shares_take(struct options *o, const struct option_row *row, const char *value)
+{
+    o->shares.count = 0;
+    list_walk(o, row, value, count_add);
+    o->side_shares = o->shares;
+}
+
 static void kind_add(struct options *o, const struct option_row *row, const char *word)
 {
     for (unsigned k = 0; k < MEMORY_KINDS; k++)
@@ -194,15 +209,20 @@ static void help_show(struct options *o, const struct option_row *row, const cha
 #define FIELD(name) offsetof(struct options, name)
 
 static const struct option_row rows[] = {
-    {"full", NULL, "the full form: hours; without it the short one", FLAG, FIELD(full), 0, 0, NULL},
+    {"full", NULL, "the full form: an hour; without it the short one", FLAG, FIELD(full), 0, 0,
+     NULL},
     {"cells", "LIST", "workloads, or all (see below); the fill is always done", CALL, 0, 0, 0,
      workloads_take},
-    {"threads", "LIST", "numbers of threads", COUNTS, FIELD(threads), 1, 256, NULL},
-    {"memory-share", "LIST", "memory in percent of the region; from 110 on all of it fits", COUNTS,
-     FIELD(shares), 1, 400, NULL},
+    {"threads", "LIST", "numbers of threads", CALL, FIELD(threads), 1, 256, threads_take},
+    {"memory-share", "LIST", "memory in percent of the region; from 110 on all of it fits", CALL,
+     FIELD(shares), 1, 400, shares_take},
+    {"side-threads", "LIST", "of these, the ones for zram and mapped", COUNTS, FIELD(side_threads),
+     1, 256, NULL},
+    {"side-share", "LIST", "and the shares for sigbus, zram and mapped", COUNTS, FIELD(side_shares),
+     1, 400, NULL},
     {"plan", "star|cross", "star: all workloads with 2 threads, some with other numbers", CALL, 0,
      0, 0, plan_take},
-    {"kinds", "LIST", "of managed, swap, zram, mapped", CALL, 0, 0, 0, kinds_take},
+    {"kinds", "LIST", "of managed, sigbus, swap, zram, mapped", CALL, 0, 0, 0, kinds_take},
     {"only", "KIND", "the same", CALL, 0, 0, 0, kinds_take},
     {"rounds", "N", "rounds, each with new processes", COUNT, FIELD(rounds), 1, ROUNDS_MAX, NULL},
     {"seconds", "S", "length of a cell, but for fills", NUMBER, FIELD(seconds), 0.01, 600, NULL},
@@ -327,16 +347,18 @@ static void arguments_parse(struct options *o, int argc, char **argv)
 
 /* What an option is by default, in the short form and in the full one. */
 static const char *const defaults[][3] = {
-    {"region", "256M", "1G"},
-    {"cells", "fill,scan,rand,run32w50,zipf0.9,prefault", "all"},
+    {"region", "512M", "1G"},
+    {"cells", "fill,scan,rand,run32w50,zipf0.9,prefault,hits", "all"},
     {"threads", "2", "1,2,4,8,16"},
-    {"memory-share", "25", "10,25,50,75,100,150"},
-    {"kinds", "managed,swap,zram,mapped", "managed,swap,zram,mapped"},
+    {"side-threads", "2", "2"},
+    {"memory-share", "25,150", "10,25,50,75,100,150"},
+    {"side-share", "25", "25,50"},
+    {"kinds", "managed,sigbus,swap,zram,mapped", "managed,sigbus,swap,zram,mapped"},
     {"rounds", "3", "5"},
-    {"seconds", "1", "1.5"},
-    {"warm-up", "0.3", "0.5"},
-    {"settle", "0.2", "0.3"},
-    {"disk-seconds", "1", "1"},
+    {"seconds", "0.5", "0.5"},
+    {"warm-up", "0.3", "0.3"},
+    {"settle", "0.1", "0.1"},
+    {"disk-seconds", "0.5", "1"},
     {"seed", "1", "1"},
 };
 

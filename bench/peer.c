@@ -129,7 +129,7 @@ static bool remains_clear(struct peer *peer)
 static void missing_all(struct peer *peer, const char *reason)
 {
     for (unsigned kind = 0; kind < MEMORY_KINDS; kind++) {
-        if (kind != MANAGED)
+        if (!memory_kind_managed(kind))
             snprintf(peer->missing[kind].text, sizeof(peer->missing[kind].text), "%s", reason);
     }
 }
@@ -386,7 +386,7 @@ int peer_prepare(struct peer *peer, enum memory_kind kind, size_t limit)
         return -ENOTSUP;
     }
     error = round_end(peer);
-    if (error != 0 || kind == MANAGED)
+    if (error != 0 || memory_kind_managed(kind))
         return error;
     error = group_make(&peer->group, limit, kind != MAPPED, &why);
     if (error != 0) {

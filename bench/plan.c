@@ -5,13 +5,51 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Guesses for plan_duration(). */
-#define FILL_SECONDS_A_PAGE 20e-6
-#define GROUP_SECONDS 1.5 /* start, swap on and off, end */
+#define GATHER_TIMES 3 /* as long to warm up where what is hot must gather */
 
-bool plan_kind_does(enum memory_kind kind, const struct cell *cell)
+/* Guesses for plan_duration(): what a group and a cell take beside the time that is measured. */
+static const struct {
+    double group, page; /* seconds: to start and end; to fill a page that does not fit */
+} guesses[MEMORY_KINDS] = {[MANAGED] = {0.4, 4e-6},
+                           [MANAGED_SIGBUS] = {0.4, 4e-6},
+                           [SWAP] = {0.6, 9e-6},
+                           [ZRAM] = {0.6, 9e-6},
+                           [MAPPED] = {0.6, 6e-6}};
+#define CELL_SECONDS 0.1 /* the sync, and a process that hears of it */
+#define FIO_SECONDS 0.5  /* to start */
+#define DISK_BYTES 0.8e9 /* a second, to make fio's file */
+#define FIT_SECONDS 3e-6 /* to fill a page that fits */
+
+static bool list_has(const struct unsigned_list *list, unsigned value)
 {
-    return kind == MANAGED || !cell->workload->managed_only;
+    for (size_t i = 0; i < list->count; i++)
+        if (list->values[i] == value)
+            return true;
+    return false;
+}
+
+bool plan_kind_does(const struct options *o, enum memory_kind kind, const struct cell *cell)
+{
+    if (cell->workload->managed_only && !memory_kind_managed(kind))
+        return false;
+    if (kind == MANAGED || kind == SWAP)
+        return true;
+    return list_has(&o->side_shares, cell->share) &&
+           (kind == MANAGED_SIGBUS || list_has(&o->side_threads, cell->threads));
+}
+
+bool plan_kind_has(const struct plan *p, const struct options *o, enum memory_kind kind,
+                   size_t group)
+{
+    for (size_t i = 0; i < p->cell_count; i++)
+        if (p->cells[i].group == group && plan_kind_does(o, kind, &p->cells[i]))
+            return true;
+    return false;
+}
+
+double plan_warm_up(const struct options *o, const struct workload *w)
+{
+    return w->pattern == FILL ? 0 : o->warm_up * (w->gathers ? GATHER_TIMES : 1);
 }
 
 uint64_t plan_budget(const struct options *o, unsigned share)
@@ -41,6 +79,8 @@ static bool cell_belongs(const struct options *o, const struct workload *w, unsi
         return false;
     if (w->threads != 0)
         return threads == o->base_threads;
+    if (w->compressible && !o->cross && share != o->base_share)
+        return false;
     return o->cross || threads == o->base_threads || (w->sweeps && share == o->base_share);
 }
 
@@ -91,20 +131,34 @@ void plan_free(struct plan *p)
     memset(p, 0, sizeof(*p));
 }
 
-double plan_duration(const struct plan *p, const struct options *o)
+/* Of one kind, one round. */
+static double kind_duration(const struct plan *p, const struct options *o, enum memory_kind kind)
 {
-    double cells = 0, groups = 0, kinds = 0;
-    double fill = (double)(o->region / VMSM_PAGE_SIZE) * FILL_SECONDS_A_PAGE + GROUP_SECONDS;
+    double pages = (double)(o->region / VMSM_PAGE_SIZE), seconds = 0;
 
-    for (unsigned k = 0; k < MEMORY_KINDS; k++) {
-        if (!o->kinds[k])
-            continue;
-        kinds++;
-        for (size_t i = 0; i < p->cell_count; i++)
-            if (p->cells[i].workload->pattern != FILL && plan_kind_does(k, &p->cells[i]))
-                cells++;
+    for (size_t g = 0; g < p->group_count; g++)
+        if (plan_kind_has(p, o, kind, g))
+            seconds +=
+                guesses[kind].group + o->settle + CELL_SECONDS +
+                pages * (p->groups[g].share >= SHARE_FITS ? FIT_SECONDS : guesses[kind].page);
+    for (size_t i = 0; i < p->cell_count; i++)
+        if (p->cells[i].workload->pattern != FILL && plan_kind_does(o, kind, &p->cells[i]))
+            seconds +=
+                o->seconds + plan_warm_up(o, p->cells[i].workload) + o->settle + CELL_SECONDS;
+    return seconds;
+}
+
+double plan_duration(const struct plan *p, const struct options *o, const enum memory_kind *kinds,
+                     unsigned kind_count)
+{
+    double round = 0, begin = 0;
+
+    for (unsigned k = 0; k < kind_count; k++)
+        round += kind_duration(p, o, kinds[k]);
+    if (o->disk_seconds > 0) {
+        /* Reads of one page by so many threads, and by 32; reads and writes one after another. */
+        round += (o->disk_seconds + FIO_SECONDS) * (double)(o->threads.count + 3);
+        begin = (double)o->region / DISK_BYTES;
     }
-    groups = kinds * (double)p->group_count;
-    return (double)o->rounds * (groups * fill + cells * (o->seconds + o->warm_up + o->settle) +
-                                o->disk_seconds * (double)(o->threads.count + 2));
+    return begin + (double)o->rounds * round;
 }

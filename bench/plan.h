@@ -8,7 +8,9 @@
  *
  * The plan "star" takes all workloads at all shares with the base number of threads (2, or the
  * first asked for), and those that sweep also at the other numbers of threads with the base share
- * (25 %, or the first); the plan "cross" takes all there is.
+ * (25 %, or the first), and compressible content at the base share only; the plan "cross" takes all
+ * there is. Of that, managed memory and swap do everything. The others are at the side: sigbus at
+ * fewer shares, zram and mapped files at fewer shares and threads.
  */
 #ifndef VMSM_BENCH_PLAN_H
 #define VMSM_BENCH_PLAN_H
@@ -38,6 +40,7 @@ struct unsigned_list {
 struct options {
     uint64_t region; /* bytes */
     struct unsigned_list threads, shares;
+    struct unsigned_list side_threads, side_shares;
     unsigned base_threads, base_share; /* of the plan */
     const struct workload *workloads[LIST_MAX];
     size_t workload_count;
@@ -77,10 +80,16 @@ struct plan {
 int plan_make(struct plan *plan, const struct options *options);
 void plan_free(struct plan *plan);
 
-bool plan_kind_does(enum memory_kind kind, const struct cell *cell);
+bool plan_kind_does(const struct options *options, enum memory_kind kind, const struct cell *cell);
+/* Does the kind do any cell of the group? */
+bool plan_kind_has(const struct plan *plan, const struct options *options, enum memory_kind kind,
+                   size_t group);
+/* Seconds that a workload runs before it counts: longer where what is hot must first gather. */
+double plan_warm_up(const struct options *options, const struct workload *workload);
 /* Bytes of the budget that a share is. */
 uint64_t plan_budget(const struct options *options, unsigned share);
-/* A guess, in seconds. */
-double plan_duration(const struct plan *plan, const struct options *options);
+/* A guess, in seconds, with these kinds. */
+double plan_duration(const struct plan *plan, const struct options *options,
+                     const enum memory_kind *kinds, unsigned kind_count);
 
 #endif

@@ -30,10 +30,11 @@ static void heading_print(const struct results *r)
     const struct options *o = r->options;
 
     printf("\n%s form%s: %.0f MiB region, %llu of %llu rounds whole, %g s a cell after %g s of "
-           "warming up\n",
+           "warming up (%g s where what is hot must gather)\n",
            o->full ? "Full" : "Short", r->interrupted ? ", INTERRUPTED" : "",
            (double)o->region / MIB, (unsigned long long)r->rounds_done,
-           (unsigned long long)o->rounds, o->seconds, o->warm_up);
+           (unsigned long long)o->rounds, o->seconds, o->warm_up,
+           plan_warm_up(o, workload_find("hot")));
     for (unsigned k = 0; k < MEMORY_KINDS; k++)
         if (o->kinds[k] && r->missing[k] != NULL)
             printf("%s is left out: %s\n", memory_kind_names[k], r->missing[k]);
@@ -54,7 +55,7 @@ static void rates_print(const struct results *r)
             if (rate.count == 0)
                 continue;
             if (k != MANAGED)
-                ratio = results_ratio(r, k, i);
+                ratio = results_ratio(r, MANAGED, k, i);
             cell_print(&r->plan->cells[i], k);
             number_print(12, 0, rate.median);
             number_print(12, 0, rate.least);
@@ -106,13 +107,13 @@ static void costs_print(const struct results *r)
 static void disk_print(const struct results *r)
 {
     if (r->disk_count > 0)
-        printf("\nThe disk, by fio: reads, medians over rounds\n");
+        printf("\nThe disk, by fio: medians over rounds\n");
     for (size_t i = 0; i < r->disk_count; i++) {
         const struct disk_series *d = &r->disks[i];
         struct summary s = disk_summary(d);
+        char text[64];
 
-        printf("%-10s %5zu KiB, depth %2u", d->figure.random ? "random" : "sequential",
-               d->figure.block / 1024, d->figure.depth);
+        printf("%-39s", disk_describe(&d->figure, text, sizeof(text)));
         number_print(9, 1, s.median / MIB);
         printf(" MiB/s");
         number_print(9, 0, s.median / (double)d->figure.block);
@@ -127,9 +128,9 @@ static void peaks_print(const struct results *r)
     for (unsigned k = 0; k < MEMORY_KINDS; k++)
         if (r->peak[k] > 0)
             printf("%-8s most memory ever %s: %.1f MiB\n", memory_kind_names[k],
-                   k == MANAGED ? "resident, tables and program too"
-                   : k == ZRAM  ? "charged to the group, and in zram"
-                                : "charged to the group",
+                   memory_kind_managed(k) ? "resident, tables and program too"
+                   : k == ZRAM            ? "charged to the group, and in zram"
+                                          : "charged to the group",
                    (double)r->peak[k] / MIB);
 }
 

@@ -55,7 +55,7 @@ static json_t *sample_json(enum memory_kind kind, uint64_t round, const struct a
                                number(w->p50), "p99", number(w->p99), "p999", number(w->p999),
                                "worst", number(w->worst), "usage", usage_json(&a->usage));
 
-    if (kind == MANAGED)
+    if (memory_kind_managed(kind))
         json_object_set_new(object, "counters", counters_json(&a->counters));
     return object;
 }
@@ -99,7 +99,7 @@ static json_t *cell_json(const struct results *r, size_t cell)
         json_object_set_new(kinds, memory_kind_names[k], kind_json(r, k, cell));
         if (k != MANAGED)
             json_object_set_new(ratios, memory_kind_names[k],
-                                summary_json(results_ratio(r, k, cell)));
+                                summary_json(results_ratio(r, MANAGED, k, cell)));
     }
     return json_pack("{s:s, s:o, s:o, s:o, s:o}", "workload", c->workload->name, "threads",
                      integer(c->threads), "memory_share", integer(c->share), "kinds", kinds,
@@ -113,9 +113,9 @@ static json_t *disks_json(const struct results *r)
     for (size_t i = 0; i < r->disk_count; i++) {
         const struct disk_figure *f = &r->disks[i].figure;
 
-        json_array_append_new(array, json_pack("{s:b, s:o, s:o, s:o}", "random", f->random, "block",
-                                               integer(f->block), "depth", integer(f->depth),
-                                               "bytes_a_second",
+        json_array_append_new(array, json_pack("{s:b, s:b, s:o, s:o, s:o}", "write", f->write,
+                                               "random", f->random, "block", integer(f->block),
+                                               "depth", integer(f->depth), "bytes_a_second",
                                                summary_json(disk_summary(&r->disks[i]))));
     }
     return array;

@@ -96,8 +96,8 @@ static int ratios_draw(const struct results *r, const char *dir)
 
         if (cell == r->plan->cell_count || o->workloads[w]->managed_only)
             continue;
-        for (unsigned k = MANAGED + 1; k < MEMORY_KINDS; k++)
-            board_put(&b, k, b.count, results_ratio(r, k, cell));
+        for (unsigned k = MEMORY_PEER; k < MEMORY_KINDS; k++)
+            board_put(&b, k, b.count, results_ratio(r, MANAGED, k, cell));
         b.categories[b.count++] = o->workloads[w]->name;
     }
     return board_draw(&b, &plot, true, dir, "ratio");

@@ -75,14 +75,15 @@ struct summary results_rate(const struct results *r, enum memory_kind kind, size
     return summary_make(values, count);
 }
 
-struct summary results_ratio(const struct results *r, enum memory_kind kind, size_t cell)
+struct summary results_ratio(const struct results *r, enum memory_kind kind, enum memory_kind other,
+                             size_t cell)
 {
     double values[ROUNDS_MAX];
     size_t count = 0;
 
     for (uint64_t i = 0; i < r->options->rounds; i++) {
-        const struct sample *ours = results_sample(r, MANAGED, cell, i);
-        const struct sample *theirs = results_sample(r, kind, cell, i);
+        const struct sample *ours = results_sample(r, kind, cell, i);
+        const struct sample *theirs = results_sample(r, other, cell, i);
 
         if (ours->done && theirs->done && theirs->answer.result.touches > 0)
             values[count++] = sample_rate(ours) / sample_rate(theirs);
@@ -121,6 +122,7 @@ static struct cost sample_cost(const struct answer *a)
         .p99 = a->result.p99,
         .p999 = a->result.p999,
         .pages_in = counted(u->pages_in) / a->result.seconds,
+        .pages_out = counted(u->pages_out) / a->result.seconds,
     };
 }
 
@@ -158,15 +160,18 @@ struct summary disk_summary(const struct disk_series *series)
     return summary_make(values, series->count);
 }
 
-double results_disk(const struct results *r, bool random, unsigned depth)
+double results_disk(const struct results *r, bool write, bool random, unsigned depth)
 {
-    for (size_t i = 0; i < r->disk_count; i++)
-        if (r->disks[i].figure.random == random && (!random || r->disks[i].figure.depth == depth))
+    for (size_t i = 0; i < r->disk_count; i++) {
+        const struct disk_figure *f = &r->disks[i].figure;
+
+        if (f->write == write && f->random == random && (!random || f->depth == depth))
             return disk_summary(&r->disks[i]).median;
+    }
     return NAN;
 }
 
-/* Does the workload read single pages at random, or all one after another? */
+/* Does the workload read single pages at random, or read or write all one after another? */
 static bool disk_fits(const struct workload *w)
 {
     switch (w->pattern) {
@@ -174,6 +179,7 @@ static bool disk_fits(const struct workload *w)
         return w->run_max == 1 && !w->fits;
     case SCAN:
         return (w->step == 1 || w->step == -1) && w->write_percent == 0;
+    case FILL:
     case ZIPF:
     case HOT:
     case CHASE:
@@ -188,10 +194,14 @@ double results_disk_part(const struct results *r, enum memory_kind kind, size_t 
 {
     const struct cell *c = &r->plan->cells[cell];
     const struct workload *w = c->workload;
-    double rate = results_rate(r, kind, cell).median, pages = results_cost(r, kind, cell).pages_in;
+    double rate = results_rate(r, kind, cell).median, pages;
     unsigned depth = w->pattern == PREFAULT ? DISK_DEEP : c->threads;
+    bool write = w->pattern == FILL;
+    struct cost cost = results_cost(r, kind, cell);
 
-    if (kind == ZRAM || isnan(pages) || !disk_fits(w))
+    pages = write ? cost.pages_out : cost.pages_in;
+    if (kind == ZRAM || isnan(pages) || !disk_fits(w) || (write && c->share >= SHARE_FITS))
         return NAN;
-    return (pages < rate ? pages : rate) * VMSM_PAGE_SIZE / results_disk(r, w->random, depth);
+    return (pages < rate ? pages : rate) * VMSM_PAGE_SIZE /
+           results_disk(r, write, w->random, depth);
 }

@@ -13,8 +13,10 @@
 #include "disk.h"
 #include "plan.h"
 
-#define DISKS_MAX (LIST_MAX + 2)
+#define DISKS_MAX (LIST_MAX + 3)
 #define DISK_DEEP 32 /* requests in flight */
+#define DISK_BLOCK 1048576
+#define DISK_DEPTH_SEQUENTIAL 4
 
 struct sample {
     bool done;
@@ -55,7 +57,7 @@ struct cost {
     double ios, io_bytes;                   /* a touch; mean size of one */
     double hits;                            /* part of the touches without a fault */
     double p50, p99, p999;                  /* seconds */
-    double pages_in;                        /* a second */
+    double pages_in, pages_out;             /* a second */
 };
 
 int results_open(struct results *results, const struct options *options, const struct plan *plan);
@@ -65,14 +67,15 @@ struct sample *results_sample(const struct results *results, enum memory_kind ki
                               uint64_t round);
 /* Touches a second. */
 struct summary results_rate(const struct results *results, enum memory_kind kind, size_t cell);
-/* Of managed to another kind, round by round. */
-struct summary results_ratio(const struct results *results, enum memory_kind kind, size_t cell);
+/* Of one kind to another, round by round. */
+struct summary results_ratio(const struct results *results, enum memory_kind ours,
+                             enum memory_kind theirs, size_t cell);
 struct cost results_cost(const struct results *results, enum memory_kind kind, size_t cell);
 struct summary disk_summary(const struct disk_series *series);
-/* Bytes a second that fio read, in blocks of so many bytes; NAN. */
-double results_disk(const struct results *results, bool random, unsigned depth);
-/* What a cell that waits for the disk reads, as a part of what fio does (pages that no touch asked
- * for are not counted). NAN for others. */
+/* Bytes a second that fio moved, at random with so many requests in flight, or in sequence; NAN. */
+double results_disk(const struct results *results, bool write, bool random, unsigned depth);
+/* What a cell that waits for the disk reads, or a fill writes, as a part of what fio does (no more
+ * pages than were touched are counted). NAN for others. */
 double results_disk_part(const struct results *results, enum memory_kind kind, size_t cell);
 
 #endif

@@ -52,7 +52,7 @@ static double figure_of(const struct results *r, const struct target *t, size_t 
     switch (t->metric) {
     case TARGET_RATIO:
     case TARGET_EQUAL:
-        return results_ratio(r, t->peer, cell).median;
+        return results_ratio(r, MANAGED, t->peer, cell).median;
     case TARGET_DISK:
         return results_disk_part(r, MANAGED, cell);
     case TARGET_CPU:

@@ -287,7 +287,8 @@ static uint64_t cpu_read(struct usage_source *source)
 
     clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
     sum = (uint64_t)time.tv_sec * UINT64_C(1000000000) + (uint64_t)time.tv_nsec;
-    for (unsigned i = 0; source->memory->kind != MANAGED && i < source->kswapd_count; i++)
+    for (unsigned i = 0; !memory_kind_managed(source->memory->kind) && i < source->kswapd_count;
+         i++)
         sum += strtoull(file_text(source, source->kswapd[i]), NULL, 10);
     return sum;
 }
@@ -346,7 +347,7 @@ int usage_open(struct usage_source **out, const struct memory *memory, const cha
     source->interrupts = file_open("/proc/interrupts");
     source->io = file_open("/proc/self/io");
     disk_open(source, dir);
-    if (memory->kind != MANAGED)
+    if (!memory_kind_managed(memory->kind))
         kswapd_open(source);
     syscalls_open(source);
     return 0;
@@ -361,7 +362,7 @@ void usage_read(struct usage_source *source, struct usage *usage)
 {
     disk_read(source, usage);
     usage->tlb_flushes = tlb_flushes_read(source);
-    if (source->memory->kind == MANAGED)
+    if (memory_kind_managed(source->memory->kind))
         managed_read(source->memory, usage);
     else
         peer_read(source, usage);

@@ -40,8 +40,9 @@ struct workload {
     bool compressible; /* content */
     bool fits;         /* only where all of it fits in memory */
     bool managed_only;
-    bool sweeps; /* measured at all numbers of threads */
-    bool random; /* single pages or short runs at random: waits for the disk's latency */
+    bool sweeps;  /* measured at all numbers of threads */
+    bool gathers; /* some pages are hot: they must gather in memory before it counts */
+    bool random;  /* single pages or short runs at random: waits for the disk's latency */
     unsigned run_max;
     int step;
     double skew;

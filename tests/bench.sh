@@ -69,6 +69,11 @@ call --cells chase,rmw,flood --threads 1,5 --plan cross --set mapper=copy --memo
 [ "$status" -eq 0 ] && grep -q '^rmw  *5  *10%' "$dir/out" && grep -q '^chase  *1  *10%' "$dir/out"
 ok $? "narrowed to cells, threads and a memory share"
 
+call --kinds managed,sigbus --cells fill,rand --memory-share 10,25 --side-share 25
+[ "$status" -eq 0 ] && grep -q '^rand  *2  *10% managed' "$dir/out" &&
+    grep -q '^rand  *2  *25% sigbus' "$dir/out" && ! grep -q '^rand  *2  *10% sigbus' "$dir/out"
+ok $? "faults resolved in the thread that has them, where the plan wants it"
+
 call --cells scan --corrupt-page 0
 [ "$status" -eq 1 ] && grep -q 'WRONG DATA in page 0,' "$dir/err"
 ok $? "a word that changed is noticed: status 1"
@@ -132,7 +137,7 @@ refused 'did you mean --rounds' --round 3
 refused 'not an option' sideways
 refused 'did you mean "scan"' --cells scam
 refused 'one of fill, scan, ' --cells nothing-like-it
-refused 'one of managed, swap, zram, mapped' --kinds paper
+refused 'one of managed, sigbus, swap, zram, mapped' --kinds paper
 refused 'whole number from 1 to 256' --threads 0
 refused 'whole number from 1 to 256' --threads 2,many
 refused 'whole number from 1 to 400' --memory-share 0

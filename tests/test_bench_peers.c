@@ -236,7 +236,7 @@ static void usage_test(const char *name, enum memory_kind kind, const struct usa
         skip("%s: pages written are not counted here", name);
     else
         ok(usage->pages_out > 0, "%s: pages written are counted", name);
-    ok((usage->bytes_copied == USAGE_NONE) == (kind != MANAGED),
+    ok((usage->bytes_copied == USAGE_NONE) == !memory_kind_managed(kind),
        "%s: bytes copied are the manager's", name);
 }
 
@@ -255,7 +255,7 @@ static void kind_test(struct peer *peer, enum memory_kind kind)
         usage_test(name, kind, &report.usage);
         if (kind == ZRAM)
             ok(limit_is_shared(peer), "%s: what it stores comes off the group's limit", name);
-        else if (kind != MANAGED)
+        else if (!memory_kind_managed(kind))
             ok(peer_peak(peer) > BUDGET / 2 && peer_peak(peer) <= limit_of(),
                "%s: it used its limit, and no more", name);
     }
@@ -404,7 +404,7 @@ static void without_root_test(void)
             peers_open(&peer, missing) != 0)
             _exit(2);
         for (unsigned kind = 0; kind < MEMORY_KINDS; kind++)
-            right = right && (kind == MANAGED
+            right = right && (memory_kind_managed(kind)
                                   ? missing[kind] == NULL
                                   : missing[kind] != NULL && strstr(missing[kind], "root") != NULL);
         right = right && peer_prepare(peer, MANAGED, 0) == 0 && peer_enter(peer) == 0 &&

@@ -35,8 +35,8 @@ static size_t cell_of(const char *name, unsigned threads, unsigned share)
 
 static void plans_check(void)
 {
-    plan_take(3, ARGUMENTS(A("--cells"), A("fill,rand,chase,hits")));
-    is(plan.cell_count, 3, "the short form's shares leave hits out");
+    plan_take(5, ARGUMENTS(A("--cells"), A("fill,rand,chase,hits"), A("--memory-share"), A("25")));
+    is(plan.cell_count, 3, "hits is left out where not all of it fits");
     is(plan.group_count, 1, "one process does them all");
     plan_take(4, ARGUMENTS(A("--full"), A("--cells"), A("fill,rand,chase,hits,prefault,rand-c")));
     ok(cell_of("rand", 16, 25) != SIZE_MAX && cell_of("rand", 2, 75) != SIZE_MAX &&
@@ -51,6 +51,19 @@ static void plans_check(void)
            plan.cells[cell_of("fill", 16, 25)].group != plan.cells[cell_of("fill", 2, 25)].group &&
            plan.cells[cell_of("rand-c", 2, 25)].group != plan.cells[cell_of("rand", 2, 25)].group,
        "other fills and other contents have processes of their own");
+    ok(plan_kind_does(&options, SWAP, &plan.cells[cell_of("rand", 16, 25)]) &&
+           plan_kind_does(&options, MANAGED_SIGBUS, &plan.cells[cell_of("rand", 16, 25)]) &&
+           !plan_kind_does(&options, ZRAM, &plan.cells[cell_of("rand", 16, 25)]) &&
+           !plan_kind_does(&options, MANAGED_SIGBUS, &plan.cells[cell_of("rand", 2, 75)]) &&
+           !plan_kind_does(&options, SWAP, &plan.cells[cell_of("prefault", 1, 25)]),
+       "the kinds at the side do less");
+    ok(!plan_kind_has(&plan, &options, MAPPED, plan.cells[cell_of("hits", 2, 150)].group) &&
+           plan_kind_has(&plan, &options, MAPPED, plan.cells[cell_of("rand", 2, 50)].group),
+       "and have no process where they do nothing");
+    ok(plan_warm_up(&options, workload_find("hot")) > options.warm_up &&
+           plan_warm_up(&options, workload_find("rand")) == options.warm_up &&
+           plan_warm_up(&options, workload_find("fill")) == 0,
+       "what is hot gathers first");
     plan_take(8, ARGUMENTS(A("--cells"), A("rand,chase"), A("--threads"), A("1,4"), A("--plan"),
                            A("cross"), A("--memory-share=10,50")));
     is(plan.cell_count, 8, "cross: all of them");
@@ -100,7 +113,7 @@ static void statistics_check(void)
     s = results_rate(&r, MANAGED, 0);
     ok(s.count == 3 && s.median == 200 && s.least == 100 && s.most == 300,
        "median, least and most of the rounds that were done");
-    s = results_ratio(&r, SWAP, 0);
+    s = results_ratio(&r, MANAGED, SWAP, 0);
     ok(s.count == 2 && s.least == 1 && s.most == 2 && s.median == 1.5,
        "ratios are of pairs of a round; a round without its pair does not count");
     cost = results_cost(&r, MANAGED, 0);
