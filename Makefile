@@ -207,13 +207,16 @@ check: ## install what is missing (as root), build, and run all tests
 	$(Q)$(MAKE) $(PARALLEL) all tests
 	$(Q)tests/run $(BUILD) all $(WRAP_thread)
 
+# Each run has a directory of its own, and `latest` is the last.
 BENCH_RESULTS ?= $(BUILD)/bench-results
-bench: ## measure beside swap, zram and a mapped file (as root): 3 minutes; FULL=1: hours
+bench: ## measure beside swap, zram and a mapped file (as root): 3 minutes; FULL=1: an hour
 	$(Q)scripts/install-deps.sh bench || scripts/install-deps.sh build
 	$(Q)$(MAKE) $(PARALLEL) benches
 	$(Q)mkdir -p $(BENCH_RESULTS)
-	$(BUILD)/bench/bench $(if $(FULL),--full) --targets --json $(BENCH_RESULTS)/bench.json \
-		--plots $(BENCH_RESULTS) $(BENCH_OPTIONS)
+	run=$(BENCH_RESULTS)/$$(date +%Y%m%d-%H%M%S) && mkdir $$run && \
+		ln -sfn $${run##*/} $(BENCH_RESULTS)/latest && $(BUILD)/bench/bench \
+		$(if $(FULL),--full) --targets --json $$run/bench.json --markdown $$run/bench.md \
+		--plots $$run $(BENCH_OPTIONS)
 
 MINUTES ?= 3
 torture: ## real faults on real memory for MINUTES=3 (as root): see tests/torture/README.md

@@ -238,6 +238,8 @@ static const struct option_row rows[] = {
     {"seed", "N", "repeat the places", COUNT, FIELD(seed), 0, UINT32_MAX, NULL},
     {"json", "FILE", "write all of it, each round with all counters", STRING, FIELD(json), 0, 0,
      NULL},
+    {"markdown", "FILE", "write a table with a row for each cell", STRING, FIELD(markdown), 0, 0,
+     NULL},
     {"plots", "DIR", "draw SVG plots there", STRING, FIELD(plots), 0, 0, NULL},
     {"targets", NULL, "say which of the aims are reached", FLAG, FIELD(targets), 0, 0, NULL},
     {"corrupt-page", "N", "test: change a word of page N behind the check's back", COUNT,

@@ -52,7 +52,7 @@ struct options {
     uint64_t corrupt_page; /* for a test of the verification, or CORRUPT_NONE */
     bool full, cross, targets;
     char settings[SETTINGS_MAX]; /* ",name:value…" */
-    const char *dir, *json, *plots;
+    const char *dir, *json, *markdown, *plots;
 };
 
 /* Exits after a message if something is wrong, and after --help. */

@@ -206,17 +206,19 @@ int report_prepare(const struct options *o)
 {
     int error = o->json != NULL ? file_try(o->json) : 0;
 
+    if (error == 0 && o->markdown != NULL)
+        error = file_try(o->markdown);
     return error == 0 && o->plots != NULL ? report_directory(o->plots) : error;
 }
 
 int report_all(const struct results *r)
 {
-    int error = 0, plots = 0;
+    const struct options *o = r->options;
+    int json, markdown, plots;
 
     report_text(r);
-    if (r->options->json != NULL)
-        error = report_json(r, r->options->json);
-    if (r->options->plots != NULL)
-        plots = report_plots(r, r->options->plots);
-    return error < 0 ? error : plots;
+    json = o->json != NULL ? report_json(r, o->json) : 0;
+    markdown = o->markdown != NULL ? report_markdown(r, o->markdown) : 0;
+    plots = o->plots != NULL ? report_plots(r, o->plots) : 0;
+    return json < 0 ? json : markdown < 0 ? markdown : plots;
 }

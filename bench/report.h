@@ -14,6 +14,7 @@ int report_all(const struct results *results);
 
 void report_text(const struct results *results);
 int report_json(const struct results *results, const char *path);
+int report_markdown(const struct results *results, const char *path);
 int report_plots(const struct results *results, const char *dir);
 int report_directory(const char *dir);
 
@@ -25,6 +26,8 @@ enum target_metric {
     TARGET_CPU,     /* processor seconds a page moved to the peer's, at most */
     TARGET_TAIL,    /* p99.9 of a touch to the peer's, at most */
     TARGET_SCALING, /* touches a second to those with 2 threads, at least */
+    TARGET_TABLES,  /* tables of the memory to the budget, at most */
+    TARGET_PAGES,   /* tables of the pages to the region, at most */
 };
 
 struct target {

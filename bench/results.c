@@ -205,3 +205,34 @@ double results_disk_part(const struct results *r, enum memory_kind kind, size_t 
     return (pages < rate ? pages : rate) * VMSM_PAGE_SIZE /
            results_disk(r, write, w->random, depth);
 }
+
+/* Tables are never given back, so the most is the last. */
+static struct vmsm_counters counters_last(const struct results *r, enum memory_kind kind,
+                                          size_t cell)
+{
+    struct vmsm_counters last = {0};
+
+    for (uint64_t i = 0; i < r->options->rounds; i++) {
+        const struct sample *s = results_sample(r, kind, cell, i);
+
+        if (s->done && s->answer.counters.metadata_bytes >= last.metadata_bytes)
+            last = s->answer.counters;
+    }
+    return last;
+}
+
+double results_tables(const struct results *r, enum memory_kind kind, size_t cell)
+{
+    struct vmsm_counters c = counters_last(r, kind, cell);
+
+    return c.metadata_bytes == 0 ? NAN
+                                 : (double)(c.metadata_bytes - c.metadata_page_bytes) /
+                                       (double)plan_budget(r->options, r->plan->cells[cell].share);
+}
+
+double results_page_tables(const struct results *r, enum memory_kind kind, size_t cell)
+{
+    struct vmsm_counters c = counters_last(r, kind, cell);
+
+    return c.metadata_bytes == 0 ? NAN : (double)c.metadata_page_bytes / (double)r->options->region;
+}

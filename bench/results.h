@@ -74,6 +74,10 @@ struct cost results_cost(const struct results *results, enum memory_kind kind, s
 struct summary disk_summary(const struct disk_series *series);
 /* Bytes a second that fio moved, at random with so many requests in flight, or in sequence; NAN. */
 double results_disk(const struct results *results, bool write, bool random, unsigned depth);
+/* The most that managed memory's tables took in a cell: those of the memory as a part of the
+ * budget, those of the pages as a part of the region, all of which has been touched. NAN. */
+double results_tables(const struct results *results, enum memory_kind kind, size_t cell);
+double results_page_tables(const struct results *results, enum memory_kind kind, size_t cell);
 /* What a cell that waits for the disk reads, or a fill writes, as a part of what fio does (no more
  * pages than were touched are counted). NAN for others. */
 double results_disk_part(const struct results *results, enum memory_kind kind, size_t cell);

@@ -22,7 +22,8 @@ const struct target target_table[] = {
     {NULL, 0, 0, MAPPED, TARGET_RATIO, 1},        {"prefault", 1, 25, MANAGED, TARGET_DISK, 0.8},
     {"scan", 2, 25, MANAGED, TARGET_DISK, 0.6},   {NULL, 0, 0, SWAP, TARGET_CPU, 1},
     {NULL, 0, 0, SWAP, TARGET_TAIL, 1},           {"rand", 16, 25, MANAGED, TARGET_SCALING, 1},
-    {"rmw", 16, 25, MANAGED, TARGET_SCALING, 1},
+    {"rmw", 16, 25, MANAGED, TARGET_SCALING, 1},  {NULL, 0, 0, MANAGED, TARGET_TABLES, 0.02},
+    {NULL, 0, 0, MANAGED, TARGET_PAGES, 0.007},
 };
 
 const size_t target_count = sizeof(target_table) / sizeof(target_table[0]);
@@ -59,24 +60,28 @@ static double figure_of(const struct results *r, const struct target *t, size_t 
         return results_cost(r, MANAGED, cell).cpu_moved / results_cost(r, t->peer, cell).cpu_moved;
     case TARGET_TAIL:
         return results_cost(r, MANAGED, cell).p999 / results_cost(r, t->peer, cell).p999;
+    case TARGET_TABLES:
+        return results_tables(r, MANAGED, cell);
+    case TARGET_PAGES:
+        return results_page_tables(r, MANAGED, cell);
     case TARGET_SCALING:
         return results_rate(r, MANAGED, cell).median / cell_with_two(r, &r->plan->cells[cell]);
     }
     return NAN;
 }
 
+static bool at_most(const struct target *t)
+{
+    return t->metric == TARGET_CPU || t->metric == TARGET_TAIL || t->metric == TARGET_TABLES ||
+           t->metric == TARGET_PAGES;
+}
+
 /* How far on the good side of the bound. */
 static double margin_of(const struct target *t, double figure)
 {
-    switch (t->metric) {
-    case TARGET_CPU:
-    case TARGET_TAIL:
-        return t->bound - figure;
-    case TARGET_EQUAL:
+    if (t->metric == TARGET_EQUAL)
         return EQUAL_WITHIN - fabs(figure - t->bound);
-    default:
-        return figure - t->bound;
-    }
+    return at_most(t) ? t->bound - figure : figure - t->bound;
 }
 
 void target_judge(const struct results *r, const struct target *t, struct target_result *out)
@@ -107,11 +112,14 @@ void target_judge(const struct results *r, const struct target *t, struct target
 
 const char *target_describe(const struct target *t, char *text, size_t size)
 {
-    static const char *const words[] = {
-        [TARGET_RATIO] = "ratio to",        [TARGET_EQUAL] = "within 2 % of",
-        [TARGET_DISK] = "part of the disk", [TARGET_CPU] = "CPU a page moved to that of",
-        [TARGET_TAIL] = "p99.9 to that of", [TARGET_SCALING] = "ratio to 2 threads"};
-    bool at_most = t->metric == TARGET_CPU || t->metric == TARGET_TAIL;
+    static const char *const words[] = {[TARGET_RATIO] = "ratio to",
+                                        [TARGET_EQUAL] = "within 2 % of",
+                                        [TARGET_DISK] = "part of the disk",
+                                        [TARGET_CPU] = "CPU a page moved to that of",
+                                        [TARGET_TAIL] = "p99.9 to that of",
+                                        [TARGET_SCALING] = "ratio to 2 threads",
+                                        [TARGET_TABLES] = "tables of memory to the budget",
+                                        [TARGET_PAGES] = "tables of pages to the pages"};
     char where[48];
 
     if (t->workload != NULL)
@@ -124,7 +132,7 @@ const char *target_describe(const struct target *t, char *text, size_t size)
     if (t->metric != TARGET_EQUAL) {
         size_t used = strnlen(text, size);
 
-        snprintf(text + used, size - used, ", at %s %g", at_most ? "most" : "least", t->bound);
+        snprintf(text + used, size - used, ", at %s %g", at_most(t) ? "most" : "least", t->bound);
     }
     return text;
 }

@@ -124,7 +124,9 @@ struct vmsm; /* a manager; opaque */
     X(commit_limit, GAUGE, "pages that can be promised")                                           \
     X(mapped_pages, GAUGE, "pages of all regions")                                                 \
     X(pinned_pages, GAUGE, "pages pinned")                                                         \
-    X(touched_pages, GAUGE, "pages with content, in a frame or a slot")
+    X(touched_pages, GAUGE, "pages with content, in a frame or a slot")                            \
+    X(metadata_bytes, GAUGE, "memory of the core's tables, as far as they are populated")          \
+    X(metadata_page_bytes, GAUGE, "of that, what grows with the pages: page tables, slots")
 
 struct vmsm_counters {
 #define VMSM_COUNTER_FIELD(name, kind, help) uint64_t name;

@@ -45,7 +45,8 @@ json_has() {
     grep -q -e "$1" "$dir/bench.json"
 }
 
-call --cells all --memory-share 25,150 --json "$dir/bench.json" --plots "$dir/plots/deep" --targets
+call --cells all --memory-share 25,150 --json "$dir/bench.json" --markdown "$dir/bench.md" \
+    --plots "$dir/plots/deep" --targets
 [ "$status" -eq 0 ]
 ok $? "all workloads, managed memory: every read right, the books balance"
 missing=0
@@ -58,6 +59,9 @@ json_has '"workload": "prefault"' && json_has '"counters": {' && json_has '"inte
     [ "$(head -c 1 "$dir/bench.json")" = "{" ] && perl -MJSON::PP -e \
     'local $/; my $r = decode_json(<STDIN>); exit(@{$r->{cells}} > 20 ? 0 : 1)' <"$dir/bench.json"
 ok $? "the JSON parses and has all cells"
+grep -q '^| rand | 2 | 25 % | [0-9]' "$dir/bench.md" && grep -q '^| rand, 2 thread' "$dir/bench.md" &&
+    [ "$(grep '^| rand\b.* % |' "$dir/bench.md" | tr -cd '|\n' | sort -u)" = '|||||||||||||||||' ]
+ok $? "the Markdown has a row for each cell, of as many columns as the heading"
 grep -q '</svg>' "$dir/plots/deep/share-fill.svg"
 ok $? "a plot is drawn, its directory made"
 grep -q '^Short form' "$dir/out" && grep -q 'short form: .*--full' "$dir/err"
@@ -153,6 +157,9 @@ refused 'without a value' --full=yes
 refused 'needs a value: LIST' --cells
 refused 'given as --set trap=VALUE' --trap sigbus
 refused 'a directory that is there' --dir "$dir/nothing"
+call --cells fill --markdown "$dir/nothing/bench.md"
+[ "$status" -eq 3 ] && grep -q 'cannot write' "$dir/err" && [ ! -s "$dir/out" ]
+ok $? "nor where the Markdown cannot be written"
 call --cells fill --json "$dir/nothing/bench.json"
 [ "$status" -eq 3 ] && grep -q 'cannot write' "$dir/err" && [ ! -s "$dir/out" ]
 ok $? "where the JSON cannot be written nothing is measured: status 3"

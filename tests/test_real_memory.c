@@ -96,6 +96,8 @@ static void check_counters(const struct real *r, const char *stage, bool protect
         ok(c.faults_protect > 0, "%s: first writes to protected pages", what);
     ok(c.pages_first_touch >= PAGES, "%s: each page was touched first", what);
     is(c.touched_pages, PAGES, "%s: each page has content", what);
+    ok(c.metadata_page_bytes >= PAGES * 8 && c.metadata_bytes > c.metadata_page_bytes,
+       "%s: tables are counted", what);
     ok(c.pages_trimmed >= PAGES / 2 && c.pages_written >= PAGES / 2 && c.pages_read >= PAGES / 2,
        "%s: pages were trimmed, written and read", what);
     if (!basic)

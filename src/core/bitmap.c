@@ -42,6 +42,15 @@ void bitmap_fini(struct bitmap *map)
     map->block_used = NULL;
 }
 
+/* Nothing beyond the limit has been touched. */
+uint64_t bitmap_resident(const struct bitmap *map)
+{
+    uint64_t blocks = blocks_of(atomic_load(&map->limit));
+
+    return map->platform->resident(map->words, blocks * BITMAP_BLOCK / 8) +
+           map->platform->resident(map->block_used, blocks * sizeof(*map->block_used));
+}
+
 void bitmap_grow(struct bitmap *map, uint64_t limit)
 {
     check_always(limit <= map->capacity && limit >= atomic_load(&map->limit));

@@ -39,6 +39,9 @@ int bitmap_init(struct bitmap *map, const struct platform *platform, struct sync
                 uint64_t capacity, uint64_t limit);
 void bitmap_fini(struct bitmap *map);
 
+/* Bytes of its tables that are populated. */
+uint64_t bitmap_resident(const struct bitmap *map);
+
 /* Allow bits up to limit (never less than before). */
 void bitmap_grow(struct bitmap *map, uint64_t limit);
 

@@ -79,6 +79,8 @@ struct fault_queue {
 
 int fault_queue_open(struct machine *m, struct fault_queue *queue);
 void fault_queue_close(struct machine *m, struct fault_queue *queue);
+/* Bytes of its tables that are populated. */
+uint64_t fault_queue_bytes(const struct machine *m, const struct fault_queue *queue);
 
 /* The machine's gate: entered before a first fault is begun, left when none is in flight. */
 void fault_queue_enter(struct machine *m, struct fault_queue *queue);

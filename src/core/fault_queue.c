@@ -29,6 +29,11 @@ int fault_queue_open(struct machine *m, struct fault_queue *queue)
     return 0;
 }
 
+uint64_t fault_queue_bytes(const struct machine *m, const struct fault_queue *queue)
+{
+    return table_bytes(m, queue->faults, FAULT_QUEUE_DEPTH_MAX * sizeof(struct fault));
+}
+
 void fault_queue_close(struct machine *m, struct fault_queue *queue)
 {
     if (queue->faults == NULL)

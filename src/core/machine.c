@@ -350,6 +350,21 @@ void machine_destroy(struct machine *m)
 
 /* ---- counters ---- */
 
+/* What is neither frames, nor buffers for what pages contain. regions_lock held shared. */
+static void metadata_count(struct machine *m, struct vmsm_counters *now)
+{
+    uint64_t fixed = table_bytes(m, m, sizeof(*m)) + trim_bytes(m) + writer_bytes(m);
+
+    fixed += table_bytes(m, m->counters, sizeof(*m->counters));
+    fixed += table_bytes(m, m->frames, (m->frame_count + LIST_COUNT) * sizeof(struct frame));
+    if (m->mapper->has_cache)
+        fixed += bitmap_resident(&m->buffers);
+    for (unsigned i = 0; i < m->pool_count; i++)
+        fixed += fault_queue_bytes(m, &m->pool[i]);
+    now->metadata_page_bytes = region_table_bytes(m) + pagefile_bytes(m);
+    now->metadata_bytes = fixed + now->metadata_page_bytes;
+}
+
 void machine_get_counters(struct machine *m, struct vmsm_counters *out)
 {
     int64_t available = atomic_load(&m->available), touched = atomic_load(&m->touched);
@@ -377,6 +392,7 @@ void machine_get_counters(struct machine *m, struct vmsm_counters *out)
     sync_rwlock_read(&m->sync, &m->regions_lock, SYNC_REGIONS);
     for (unsigned r = 0; r < m->region_count; r++)
         now.mapped_pages += (m->regions[r]->end - m->regions[r]->start) >> PAGE_SHIFT;
+    metadata_count(m, &now);
     sync_rwlock_unread(&m->sync, &m->regions_lock, SYNC_REGIONS);
     *out = now;
 }

@@ -223,11 +223,18 @@ static inline int64_t frames_at_hand(struct machine *m)
     return m->mapper->has_cache ? have : have + standby_count(m);
 }
 
+/* Bytes of a table that are populated. NULL is allowed. */
+static inline uint64_t table_bytes(const struct machine *m, void *table, size_t length)
+{
+    return table != NULL ? m->platform->resident(table, length) : 0;
+}
+
 /* trim.c */
 /* Trim about `want` pages; returns how many left their address. One thread at a time. */
 unsigned trim_pages(struct machine *m, unsigned want);
 int trim_init(struct machine *m);
 void trim_fini(struct machine *m);
+uint64_t trim_bytes(const struct machine *m); /* of its tables */
 bool trim_step(struct machine *m);
 /* How many more frames the trimmer should make available now; 0: enough. */
 unsigned trim_need(struct machine *m);
@@ -243,6 +250,7 @@ void age_range(struct machine *m, uintptr_t start, size_t length, unsigned age);
 /* writer.c */
 int writer_init(struct machine *m);
 void writer_fini(struct machine *m);
+uint64_t writer_bytes(const struct machine *m); /* of its tables, without the buffers */
 bool writer_step(struct machine *m);
 bool writer_needed(struct machine *m);
 /* Nothing of the writer's is in flight. */

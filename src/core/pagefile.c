@@ -70,6 +70,14 @@ void pagefile_fini(struct machine *m)
     pf->hashes = NULL;
 }
 
+uint64_t pagefile_bytes(const struct machine *m)
+{
+    const struct pagefile *pf = &m->pagefile;
+    uint64_t slots = atomic_load(&pf->slots.limit);
+
+    return bitmap_resident(&pf->slots) + table_bytes(m, pf->hashes, slots * sizeof(*pf->hashes));
+}
+
 /* Frames that may be counted on for commit: a quarter stays out, so that pages can always move. */
 static uint64_t frames_for_commit(const struct machine *m)
 {

@@ -49,6 +49,9 @@ struct machine;
 int pagefile_init(struct machine *m, struct store *store);
 void pagefile_fini(struct machine *m);
 
+/* Bytes of its tables that are populated. */
+uint64_t pagefile_bytes(const struct machine *m);
+
 /* Charge pages; grows the store where it may. -ENOMEM, -ENOSPC with words. */
 int pagefile_commit(struct machine *m, uint64_t pages);
 void pagefile_uncommit(struct machine *m, uint64_t pages);

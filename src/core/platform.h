@@ -18,6 +18,8 @@ struct platform {
      * for I/O and for what pages contain, which a child does not have. */
     void *(*buffer)(size_t length);
     void (*release)(void *base, size_t length);
+    /* Bytes of a range of what reserve() gave that are populated, in whole pages. */
+    size_t (*resident)(void *base, size_t length);
     /* Any 64 bits that an outsider cannot guess. */
     unsigned long (*secret)(void);
 };

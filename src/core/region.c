@@ -90,6 +90,27 @@ static struct pagetable *pagetable_new(struct machine *m, size_t pages)
     return NULL;
 }
 
+/* Regions that share a table are looked at each for its own part. */
+uint64_t region_table_bytes(const struct machine *m)
+{
+    uint64_t bytes = 0;
+
+    for (unsigned r = 0; r < m->region_count; r++) {
+        const struct region *region = m->regions[r];
+        const struct pagetable *table = region->table;
+        size_t first = pagetable_index(table, region->start);
+        size_t pages = (region->end - region->start) >> PAGE_SHIFT;
+        size_t section = first / SECTION_PAGES, word = section / 64;
+        size_t sections = (first + pages - 1) / SECTION_PAGES + 1 - section;
+
+        bytes += table_bytes(m, &table->ptes[first], pages * sizeof(pte_t));
+        bytes += table_bytes(m, &table->sections[section], sections * sizeof(struct section));
+        bytes += table_bytes(m, &table->populated[word],
+                             ((section + sections - 1) / 64 + 1 - word) * sizeof(uint64_t));
+    }
+    return bytes;
+}
+
 /* ---- mapping ---- */
 
 /* Insert in order. regions_lock held exclusive; there is room. */

@@ -115,6 +115,9 @@ int region_unmap(struct machine *m, uintptr_t start, size_t length);
 int region_decommit(struct machine *m, uintptr_t start, size_t length);
 void region_unmap_all(struct machine *m);
 
+/* Bytes of the page tables that are populated. regions_lock held. */
+uint64_t region_table_bytes(const struct machine *m);
+
 /* Is [start, start + length) wholly mapped? regions_lock held. */
 bool region_covers(struct machine *m, uintptr_t start, size_t length);
 

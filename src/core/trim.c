@@ -562,6 +562,11 @@ unsigned trim_need(struct machine *m)
     return have < high ? (unsigned)(high - have) : 0;
 }
 
+uint64_t trim_bytes(const struct machine *m)
+{
+    return table_bytes(m, m->trimmer.victims, sizeof(struct trim_victims));
+}
+
 bool trim_step(struct machine *m)
 {
     uint64_t started = sync_now(&m->sync);

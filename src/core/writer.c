@@ -65,6 +65,12 @@ int writer_init(struct machine *m)
                                               &w->queue);
 }
 
+uint64_t writer_bytes(const struct machine *m)
+{
+    return table_bytes(m, m->writer.batches,
+                       (size_t)m->tunables.write_depth * sizeof(*m->writer.batches));
+}
+
 void writer_fini(struct machine *m)
 {
     struct writer *w = &m->writer;

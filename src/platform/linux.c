@@ -209,6 +209,25 @@ static void linux_release(void *base, size_t length)
         munmap(base, length);
 }
 
+static size_t linux_resident(void *base, size_t length)
+{
+    enum { PAGE = 4096, PAGES = 1024 }; /* pages looked at by a call */
+    unsigned char present[PAGES];
+    uintptr_t at = (uintptr_t)base / PAGE * PAGE;
+    uintptr_t end = ((uintptr_t)base + length + PAGE - 1) / PAGE * PAGE;
+    size_t resident = 0;
+
+    for (; at < end; at += PAGES * PAGE) {
+        size_t pages = end - at < PAGES * PAGE ? (end - at) / PAGE : PAGES;
+
+        if (mincore((void *)at, pages * PAGE, present) < 0)
+            return resident + (end - at); /* it cannot be seen: no less than there is */
+        for (size_t i = 0; i < pages; i++)
+            resident += (size_t)(present[i] & 1) * PAGE;
+    }
+    return resident;
+}
+
 static unsigned long linux_secret(void)
 {
     unsigned long secret = 0;
@@ -222,6 +241,7 @@ const struct platform platform_linux = {
     .reserve = linux_reserve,
     .buffer = linux_buffer,
     .release = linux_release,
+    .resident = linux_resident,
     .secret = linux_secret,
 };
 
