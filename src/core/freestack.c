@@ -41,6 +41,11 @@ void freestack_fini(struct freestack *stack)
     stack->next = NULL;
 }
 
+uint64_t freestack_resident(const struct freestack *stack)
+{
+    return stack->platform->resident(stack->next, stack->capacity * sizeof(*stack->next));
+}
+
 unsigned freestack_take(struct freestack *stack, unsigned want, uint32_t *numbers)
 {
     uint64_t head = atomic_load_explicit(&stack->head, memory_order_acquire);

@@ -28,6 +28,9 @@ int freestack_init(struct freestack *stack, const struct platform *platform, str
                    uint32_t capacity);
 void freestack_fini(struct freestack *stack);
 
+/* Bytes of its table that are populated. */
+uint64_t freestack_resident(const struct freestack *stack);
+
 /* Take up to `want` numbers; returns how many there were. */
 unsigned freestack_take(struct freestack *stack, unsigned want, uint32_t *numbers);
 /* Give numbers back; each must have been taken. */

@@ -358,7 +358,7 @@ static void metadata_count(struct machine *m, struct vmsm_counters *now)
     fixed += table_bytes(m, m->counters, sizeof(*m->counters));
     fixed += table_bytes(m, m->frames, (m->frame_count + LIST_COUNT) * sizeof(struct frame));
     if (m->mapper->has_cache)
-        fixed += bitmap_resident(&m->buffers);
+        fixed += freestack_resident(&m->buffers);
     for (unsigned i = 0; i < m->pool_count; i++)
         fixed += fault_queue_bytes(m, &m->pool[i]);
     now->metadata_page_bytes = region_table_bytes(m) + pagefile_bytes(m);
