@@ -74,9 +74,9 @@ static void due(void)
     put_all(&f, base, 10, 1);
     age_step(f.m);
     is(counted(&f, COUNTER_ageing_passes), 0, "few frames consumed: no pass is due");
-    put_all(&f, base, f.m->active_max / 4 + 1, 1);
+    put_all(&f, base, f.m->active_max / AGE_PART + 1, 1);
     age_step(f.m);
-    is(counted(&f, COUNTER_ageing_passes), 1, "a quarter consumed: it is");
+    is(counted(&f, COUNTER_ageing_passes), 1, "an eighth consumed: it is");
     age_step(f.m);
     is(counted(&f, COUNTER_ageing_passes), 1, "once");
     tear_down(&f);
@@ -106,9 +106,46 @@ static void advice(void)
     tear_down(&f);
 }
 
+/* So many frames are consumed, in eighths of them all. */
+static void consume(struct fixture *f, unsigned eighths)
+{
+    atomic_fetch_add(&f->m->consumed, (uint64_t)f->m->active_max * eighths / 8);
+}
+
+/* A page that is wanted soon after its trim rises and grows old more slowly; a late one sinks. */
+static void levels(void)
+{
+    static const unsigned away[] = {1, 1, 6, 1, 12, 50, 50}, level[] = {2, 4, 5, 7, 6, 4, 2};
+    struct fixture f;
+    uintptr_t base;
+
+    set_up(&f, "memory:4M,touch_window:1,read_window:4");
+    base = map_pages(&f, 20);
+    put_all(&f, base, 20, 1);
+    page_out(&f);
+    for (unsigned i = 0; i < sizeof(away) / sizeof(away[0]); i++) {
+        trim_all(&f);
+        consume(&f, away[i]);
+        holds(&f, base, 0, 1);
+        is(pte_level(word_at(&f, base, 0)), level[i], "back after %u/8: level %u", away[i],
+           level[i]);
+    }
+    age_pass(&f);
+    for (unsigned pass = 0; pass < 8; pass++)
+        age_pass(&f);
+    is(age_of(&f, base, 0), 2, "at level 2 it grows older in one pass of four");
+    page_out(&f);
+    consume(&f, 50);
+    holds(&f, base, 0, 1);
+    is(pte_level(word_at(&f, base, 0)), 0, "its history has been in the pagefile");
+    is(wrong_of(&f, base, 20, 1), 0, "as has its content");
+    tear_down(&f);
+}
+
 int main(void)
 {
     ages();
+    levels();
     others();
     due();
     advice();

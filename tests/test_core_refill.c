@@ -10,13 +10,13 @@ static uintptr_t on_standby(struct fixture *f)
     uintptr_t base = map_pages(f, 10 * STANDBY_PRIORITIES);
 
     put_all(f, base, 10 * STANDBY_PRIORITIES, 1);
-    for (size_t p = 0; p < 10 * STANDBY_PRIORITIES; p++)
-        frame_at(f, base, p)->rescued = (uint8_t)(p / 10);
     machine_advise(f->m, base, 10 * PAGE, VMSM_DONTNEED);
-    for (size_t p = 10; p < 20; p++)
-        frame_at(f, base, p)->rescued = 0;
-    for (size_t p = 20; p < 30; p++)
-        frame_at(f, base, p)->rescued = 1;
+    for (size_t p = 20; p < 10 * STANDBY_PRIORITIES; p++) {
+        uint64_t word = word_at(f, base, p);
+
+        pte_cas(&f->m->sync, pte_at(f, base, p), &word,
+                word | (uint64_t)(p / 10 - 1) << PTE_LEVEL_SHIFT);
+    }
     trim_all(f);
     write_all(f);
     return base;

@@ -1,18 +1,31 @@
 /*
  * The ager: how long ago was each valid page known to be used?
  *
- * A pass goes over all valid pages each time a quarter of the frames has been consumed: a page with
- * its access bit set becomes age 0 and loses the bit; any other grows a step older, up to 7.
+ * A pass goes over all valid pages each time an eighth of the frames has been consumed: a page with
+ * its access bit set becomes age 0 and loses the bit; any other grows a step older, up to 7, or, at
+ * level n, does so in one pass of 2^n only.
  * The soft mapper sets the bit at each access; with the others it means that the page was mapped on
  * demand, rescued, written while protected, passed by a stream that goes on, or found in use by a
  * trim (docs/ageing.md). The pass counts pages by age, which is how the trimmer knows how old its
  * victims must be.
+ *
+ * Levels. Nobody sees a page being hit, but when it is wanted after it was trimmed is seen, and how
+ * long that took says how often it is used: a page that is back before the frames have been
+ * consumed once is worth more frames' time than it had. So a trim stamps the PTE with what has been
+ * consumed by then; a page that returns soon rises by a level or two, a late one sinks. The level
+ * stays in the PTE wherever the page goes.
  */
 #include "core/machine.h"
 
+/* A stamp's unit is so many parts of the frames consumed. */
+#define STAMP_PART 16u
+/* With fewer frames than this a page's return says nothing. */
+#define HISTORY_FRAMES 64u
+
 /* Ages one page; returns its new age, or -1 if it is not valid or somebody is busy with it. */
-static int age_page(struct machine *m, pte_t *pte, uint64_t word)
+static int age_page(struct machine *m, pte_t *pte, uint64_t word, size_t turn)
 {
+    unsigned level = word & PTE_READAHEAD ? 0 : pte_level(word);
     unsigned age = pte_age(word);
     uint64_t aged;
 
@@ -20,7 +33,7 @@ static int age_page(struct machine *m, pte_t *pte, uint64_t word)
         return -1;
     if (word & PTE_ACCESSED)
         age = 0;
-    else if (age < PTE_AGE_MAX)
+    else if (age < PTE_AGE_MAX && turn % (1u << level) == 0)
         age++;
     aged = pte_with_age(word & ~PTE_ACCESSED, age);
     if (aged != word && !pte_cas(&m->sync, pte, &word, aged))
@@ -37,7 +50,7 @@ static void age_section(struct machine *m, const struct region *region, size_t n
 
     for (size_t i = first > low ? first : low; i < last && i < high && left > 0; i++) {
         uint64_t word = pte_load(&table->ptes[i]);
-        int age = age_page(m, &table->ptes[i], word);
+        int age = age_page(m, &table->ptes[i], word, i + m->trimmer.passes);
 
         left -= (word & PTE_VALID) != 0;
         if (age >= 0)
@@ -45,13 +58,19 @@ static void age_section(struct machine *m, const struct region *region, size_t n
     }
 }
 
+bool age_due(struct machine *m)
+{
+    return atomic_load(&m->consumed) - atomic_load(&m->trimmer.aged_at) > m->active_max / AGE_PART;
+}
+
 bool age_step(struct machine *m)
 {
     uint32_t ages[PTE_AGE_MAX + 1] = {0};
     uint64_t consumed = atomic_load(&m->consumed);
 
-    if (consumed - atomic_load(&m->trimmer.aged_at) < m->active_max / 4 + 1)
+    if (!age_due(m))
         return false;
+    m->trimmer.passes++;
     sync_rwlock_read(&m->sync, &m->regions_lock, SYNC_REGIONS);
     for (unsigned r = 0; r < m->region_count; r++) {
         const struct region *region = m->regions[r];
@@ -68,6 +87,34 @@ bool age_step(struct machine *m)
     atomic_store(&m->trimmer.aged_at, consumed);
     count(m, COUNTER_ageing_passes, 1);
     return false;
+}
+
+static uint64_t stamp_now(struct machine *m)
+{
+    uint64_t consumed = atomic_load_explicit(&m->consumed, memory_order_relaxed);
+
+    return m->active_max < HISTORY_FRAMES ? 0
+                                          : consumed * STAMP_PART / m->active_max & PTE_STAMP_MAX;
+}
+
+uint64_t age_trimmed(struct machine *m, uint64_t word)
+{
+    return (word & PTE_LEVEL) | stamp_now(m) << PTE_STAMP_SHIFT;
+}
+
+uint64_t age_returned(struct machine *m, uint64_t word, bool wanted)
+{
+    uint64_t away = (stamp_now(m) - (word >> PTE_STAMP_SHIFT)) & PTE_STAMP_MAX;
+    unsigned level = pte_level(word),
+             step = away < STAMP_PART / 4 || away >= STAMP_PART * 4 ? 2 : 1;
+
+    if (!wanted || m->active_max < HISTORY_FRAMES)
+        return word & PTE_LEVEL;
+    if (away < STAMP_PART)
+        level = level + step < PTE_LEVEL_MAX ? level + step : (unsigned)PTE_LEVEL_MAX;
+    else
+        level = level > step ? level - step : 0;
+    return (uint64_t)level << PTE_LEVEL_SHIFT;
 }
 
 static void age_pages(struct machine *m, const struct pagetable *table, size_t low, size_t high,

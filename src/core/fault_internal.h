@@ -31,8 +31,8 @@ void frame_attach(struct machine *m, uint32_t number, pte_t *pte, uintptr_t va, 
 /* So many pages from va on have become valid: their sections count them. */
 void section_add_valid(struct pagetable *table, uintptr_t va, unsigned pages);
 
-/* The word of a page that has just been mapped: by demand, or on speculation. */
-uint64_t mapped_word(uint32_t frame, bool wanted, bool protected);
+/* The word of a page that has just been mapped, by demand or on speculation, and read `was`. */
+uint64_t mapped_word(struct machine *m, uint64_t was, uint32_t frame, bool wanted, bool protected);
 
 /* Ask the thread's stream how many pages to map with va, and do what it says of those passed. */
 void plan_window(struct machine *m, const struct region *region, uintptr_t va, uint32_t thread,

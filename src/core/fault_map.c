@@ -31,10 +31,12 @@ void section_add_valid(struct pagetable *table, uintptr_t va, unsigned pages)
                                   memory_order_relaxed);
 }
 
-uint64_t mapped_word(uint32_t frame, bool wanted, bool protected)
+uint64_t mapped_word(struct machine *m, uint64_t was, uint32_t frame, bool wanted, bool protected)
 {
     uint64_t word = pte_make(PTE_VALID, frame);
 
+    if (was & PTE_FORMAT)
+        word |= age_returned(m, was, wanted);
     word |= wanted ? PTE_ACCESSED : PTE_READAHEAD;
     return protected ? word | PTE_PROTECTED : word;
 }
@@ -138,7 +140,7 @@ static enum fault_result touch_run(struct machine *m, struct region *region, uin
         uintptr_t at = first + i * PAGE_SIZE;
 
         frame_attach(m, frames[i], pagetable_pte(table, at), at, 0);
-        pte_release(m, pagetable_pte(table, at), at, mapped_word(frames[i], at == va, false));
+        pte_release(m, pagetable_pte(table, at), at, mapped_word(m, 0, frames[i], at == va, false));
     }
     atomic_fetch_add(&m->touched, done);
     count(m, COUNTER_pages_first_touch, done);
@@ -210,7 +212,7 @@ static void count_rescue(struct machine *m, enum frame_state from, uint64_t star
 }
 
 /* The kernel had no page for us: the frame goes back to where its content is safe. */
-static void rescue_undo(struct machine *m, uint32_t number, pte_t *pte, uintptr_t va)
+static void rescue_undo(struct machine *m, uint32_t number, pte_t *pte, uintptr_t va, uint64_t word)
 {
     struct frame *frame = &m->frames[number];
 
@@ -218,7 +220,7 @@ static void rescue_undo(struct machine *m, uint32_t number, pte_t *pte, uintptr_
         framelist_push(m, LIST_STANDBY + STANDBY_PRIORITIES - 1, FRAME_STANDBY, 1, &number);
     else
         framelist_push(m, LIST_MODIFIED, FRAME_MODIFIED, 1, &number);
-    pte_release(m, pte, va, pte_make(PTE_TRANSITION, number));
+    pte_release(m, pte, va, pte_make(PTE_TRANSITION, number) | (word & PTE_HISTORY));
 }
 
 /* Does the page keep its slot now that it is valid again? Not if it may be written unnoticed. */
@@ -264,7 +266,7 @@ enum fault_result fault_rescue(struct machine *m, struct region *region, uintptr
     m->mapper->ops->map(m->mapper, va, 1, &number, &content, protected ? MAP_PROTECTED : 0, &done);
     count(m, COUNTER_map_calls, 1);
     if (done == 0) {
-        rescue_undo(m, number, pte, va);
+        rescue_undo(m, number, pte, va, word);
         if (cached)
             frame_unreserve(m, 1);
         return FAULT_NO_FRAME;
@@ -276,12 +278,10 @@ enum fault_result fault_rescue(struct machine *m, struct region *region, uintptr
     frame_activated(m, frame);
     sync_mutex_lock(&m->sync, &frame->lock, SYNC_FRAME);
     frame_set_state(frame, FRAME_ACTIVE);
-    if (frame->rescued < UINT8_MAX)
-        frame->rescued++;
     frame_assert_state(m, frame);
     sync_mutex_unlock(&m->sync, &frame->lock, SYNC_FRAME);
     section_add_valid(region->table, va, 1);
-    pte_release(m, pte, va, mapped_word(number, true, protected));
+    pte_release(m, pte, va, mapped_word(m, word, number, true, protected));
     count_rescue(m, from, started);
     return FAULT_DONE;
 }

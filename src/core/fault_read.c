@@ -57,13 +57,21 @@ static void add_reads(struct machine *m, struct fault_queue *queue, struct fault
     }
 }
 
+/* Page i of the run, BUSY by us, as it was but for its flags. */
+static uint64_t page_word(struct fault *f, unsigned i)
+{
+    pte_t *pte = pagetable_pte(f->table, f->va + i * PAGE_SIZE);
+
+    return pte_make(PTE_PAGEFILE, f->slots[i]) | (pte_load(pte) & PTE_HISTORY);
+}
+
 /* Give up the pages of the run from `from` on: they stay in the pagefile. */
 static void give_up_pages(struct machine *m, struct fault *f, unsigned from, unsigned to)
 {
     for (unsigned i = from; i < to; i++) {
         uintptr_t va = f->va + i * PAGE_SIZE;
 
-        pte_release(m, pagetable_pte(f->table, va), va, pte_make(PTE_PAGEFILE, f->slots[i]));
+        pte_release(m, pagetable_pte(f->table, va), va, page_word(f, i));
     }
 }
 
@@ -229,7 +237,7 @@ static const char *read_error_words(int result)
 static bool read_failed(struct machine *m, struct fault *f, unsigned i)
 {
     uintptr_t va = f->va + i * PAGE_SIZE;
-    uint64_t word = pte_make(PTE_PAGEFILE, f->slots[i]);
+    uint64_t word = page_word(f, i);
     int result = 0;
 
     for (unsigned p = 0; p < f->pieces; p++) {
@@ -271,7 +279,8 @@ static unsigned read_map(struct machine *m, struct fault *f, unsigned from, unsi
 
         frame_attach(m, f->frames[i], pagetable_pte(f->table, at), at, keep ? f->slots[i] : 0);
         pte_release(m, pagetable_pte(f->table, at), at,
-                    mapped_word(f->frames[i], i == f->wanted || f->wanted == RUN_MAX, protect));
+                    mapped_word(m, page_word(f, i), f->frames[i],
+                                i == f->wanted || f->wanted == RUN_MAX, protect));
         if (!keep)
             slot_release(m, f->slots[i]);
     }

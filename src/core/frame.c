@@ -208,7 +208,6 @@ void frame_free(struct machine *m, unsigned count, const uint32_t *frames, bool 
         frame->pte = NULL;
         frame->va = 0;
         frame->slot = 0;
-        frame->rescued = 0;
         if (frame->state == FRAME_ACTIVE)
             frame_set_state(frame, FRAME_TRANSIT);
         check_always(frame->state == FRAME_TRANSIT);

@@ -70,7 +70,6 @@ struct frame {
     uint8_t state;         /* (f) enum frame_state; changed by frame_set_state() */
     _Atomic uint8_t list;  /* (f) framelist_id it is on, or LIST_NONE; without lock: a hint */
     uint8_t priority;      /* (b) standby list to go to: 0 is repurposed first */
-    uint8_t rescued;       /* (b) rescues since it was read, saturating: it is worth keeping */
     _Atomic uint32_t next; /* (l) frame numbers */
     _Atomic uint32_t prev; /* (l) */
     uint32_t slot;         /* (b) 0: none */

@@ -87,7 +87,7 @@ void machine_balance(struct machine *m, const struct worker *self)
         kick_other(&m->write_worker, self);
     if (atomic_load_explicit(&m->zero_worker.running, memory_order_relaxed) && zero_needed(m))
         worker_kick(&m->zero_worker);
-    if (atomic_load(&m->consumed) - atomic_load(&m->trimmer.aged_at) > m->active_max / 4)
+    if (age_due(m))
         worker_kick(&m->age_worker);
 }
 

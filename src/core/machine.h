@@ -20,7 +20,7 @@
  *   refiller  stock (cache_room, or available) under its mark, and standby is not empty
  *   writer    modified has a batch, or stock is short and modified is all there is
  *   zeroer    real frames, zero list short, free list not
- *   ager      a quarter of the frames has been consumed since the last pass
+ *   ager      AGE_PART of the frames have been consumed since the last pass
  * low and high follow the measured rate of consumption and the time that a trim takes.
  *
  * Who may read and write a field:
@@ -110,6 +110,7 @@ struct trimmer {
     _Atomic uint32_t ages[PTE_AGE_MAX + 1]; /* (a) valid pages by age at the last pass, less */
                                             /* those trimmed since */
     _Atomic uint64_t aged_at;               /* (a) consumed, at the last ageing pass */
+    uint32_t passes;                        /* ageing passes so far; the ager's */
     struct trim_victims *victims;           /* (t) */
     uint64_t rate_at;                       /* (t) ns: when the rate was last taken, */
     uint64_t rate_consumed;                 /* (t) and `consumed` then */
@@ -243,7 +244,12 @@ void trim_behind_add(struct machine *m, uintptr_t va, unsigned pages);
 void trim_offer(struct machine *m, uintptr_t va, unsigned pages, unsigned min_age);
 
 /* age.c */
+#define AGE_PART 8u /* a pass is made when the frames, divided by this, have been consumed */
 bool age_step(struct machine *m);
+bool age_due(struct machine *m);
+/* The history of a page that is trimmed now, or that is mapped again: wanted, or ahead of need. */
+uint64_t age_trimmed(struct machine *m, uint64_t word);
+uint64_t age_returned(struct machine *m, uint64_t word, bool wanted);
 /* Make the pages of a range the oldest (advice, trim-behind). regions_lock held shared. */
 void age_range(struct machine *m, uintptr_t start, size_t length, unsigned age);
 

@@ -1,8 +1,8 @@
 /*
  * The page-table entry: one 64-bit word for each virtual page, changed only by compare-and-swap.
  *
- *   63                16 15     14  13 12   11  10 9..7  6   5      4      3  2  1  0
- *   frame or slot        UNREAD BAD -  PROT PIN RA AGE   ACC W-PARK W-TRAP B  P  T  V
+ *   63..51 50..48 47..16        15     14  13 12   11  10 9..7  6   5      4      3  2  1  0
+ *   STAMP  LEVEL  frame or slot UNREAD BAD -  PROT PIN RA AGE   ACC W-PARK W-TRAP B  P  T  V
  *
  * Formats (exactly one of V, T, P, or none of them):
  *   untouched   0                   never had content, or was given back: reads as zeroes
@@ -25,6 +25,9 @@
  * Who finds BUSY set and needs the page leaves a mark and is woken by the release:
  *   WANTED_TRAP  a thread sleeps in its fault; a handler has seen it and gone on
  *   WANTED_PARK  a thread sleeps on the low half of the word
+ *
+ * STAMP and LEVEL are the page's history, which outlives its frame: how slowly it is to grow old,
+ * and, while it is not valid, when it was trimmed (age.c). An untouched page has none.
  *
  * Which format may follow which, and who sets and clears BUSY for it: transitions.h.
  */
@@ -61,6 +64,12 @@ typedef _Atomic uint64_t pte_t;
 #define PTE_UNREAD                                                                                 \
     UINT64_C(0x8000) /* BAD, since its slot could not be read: never use that again */
 #define PTE_NUMBER_SHIFT 16
+#define PTE_LEVEL_SHIFT 48
+#define PTE_LEVEL_MAX UINT64_C(7)
+#define PTE_LEVEL (PTE_LEVEL_MAX << PTE_LEVEL_SHIFT)
+#define PTE_STAMP_SHIFT 51
+#define PTE_STAMP_MAX UINT64_C(0x1fff)
+#define PTE_HISTORY (PTE_LEVEL | PTE_STAMP_MAX << PTE_STAMP_SHIFT)
 
 static inline uint32_t pte_number(uint64_t word)
 {
@@ -75,6 +84,11 @@ static inline uint64_t pte_make(uint64_t format, uint32_t number)
 static inline unsigned pte_age(uint64_t word)
 {
     return (unsigned)((word & PTE_AGE) >> PTE_AGE_SHIFT);
+}
+
+static inline unsigned pte_level(uint64_t word)
+{
+    return (unsigned)((word & PTE_LEVEL) >> PTE_LEVEL_SHIFT);
 }
 
 static inline uint64_t pte_with_age(uint64_t word, unsigned age)
@@ -99,6 +113,7 @@ static inline void pte_assert_state(uint64_t word)
     check_debug(!(word & PTE_UNREAD) || (format == PTE_PAGEFILE && (word & PTE_BAD)));
     check_debug((word & PTE_BUSY) || !(word & PTE_WANTED));
     check_debug(format != PTE_PAGEFILE || pte_number(word) != 0);
+    check_debug(format != PTE_VALID || (word & PTE_HISTORY & ~PTE_LEVEL) == 0);
 }
 
 /* A bit for each pair of formats that a row of PTE_TRANSITIONS allows. */

@@ -54,7 +54,8 @@ static void repurpose(struct machine *m, unsigned count, const uint32_t *frames)
      * the page may have been given up: SIGBUS stays due. */
     for (unsigned i = 0; i < count; i++)
         pte_release(m, ptes[i], vas[i],
-                    pte_make(PTE_PAGEFILE, slots[i]) | (pte_load(ptes[i]) & PTE_BAD));
+                    pte_make(PTE_PAGEFILE, slots[i]) |
+                        (pte_load(ptes[i]) & (PTE_BAD | PTE_HISTORY)));
     frame_free(m, count, frames, false);
 }
 

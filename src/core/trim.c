@@ -196,12 +196,13 @@ static void trim_drop(struct machine *m, struct trim_victims *v)
         let_off(m, v, error);
 }
 
-static uint8_t standby_priority(const struct frame *frame, uint64_t word)
+static uint8_t standby_priority(uint64_t word)
 {
-    if ((word & PTE_READAHEAD) || pte_age(word) == PTE_AGE_MAX)
+    unsigned level = pte_level(word);
+
+    if ((word & PTE_READAHEAD) || (level == 0 && pte_age(word) == PTE_AGE_MAX))
         return 0;
-    return frame->rescued < STANDBY_PRIORITIES - 1 ? (uint8_t)(frame->rescued + 1)
-                                                   : STANDBY_PRIORITIES - 1;
+    return level < STANDBY_PRIORITIES - 1 ? (uint8_t)(level + 1) : STANDBY_PRIORITIES - 1;
 }
 
 /* Frames of a clean or modified verdict lose their address: slot and priority are set here. */
@@ -215,7 +216,7 @@ static void detach(struct machine *m, struct trim_victims *v)
                 buffer_give(m, frame);
             continue;
         }
-        frame->priority = standby_priority(frame, v->word[i]);
+        frame->priority = standby_priority(v->word[i]);
         if (v->verdict[i] == TRIM_CLEAN)
             continue;
         if (frame->slot != 0)
@@ -242,7 +243,7 @@ static void push_clean(struct machine *m, struct trim_victims *v)
 static void trim_release(struct machine *m, struct trim_victims *v)
 {
     for (unsigned i = 0; i < v->count; i++) {
-        uint64_t word = pte_make(PTE_TRANSITION, v->frames[i]);
+        uint64_t word = pte_make(PTE_TRANSITION, v->frames[i]) | age_trimmed(m, v->word[i]);
 
         if (v->verdict[i] == TRIM_ZERO)
             word = 0;

@@ -132,10 +132,7 @@ static void forget_statistics(struct search *e)
     forget_signals(&m->writer.idle);
     atomic_store(&m->trimmer.aged_at, 0);
     atomic_store(&m->consumed, consumed < m->active_max + 1 ? consumed : m->active_max + 1);
-    for (uint32_t n = 0; n < m->frame_count; n++) {
-        if (m->frames[n].rescued > STANDBY_PRIORITIES)
-            m->frames[n].rescued = STANDBY_PRIORITIES;
-    }
+    m->trimmer.passes = 0;
     for (size_t n = 0; n < SMALL_PAGES; n++) /* trap sigbus: nobody sleeps on a page */
         atomic_store(&mmu_of(m)->pages[n].wakes, 0);
 
