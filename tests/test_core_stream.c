@@ -12,22 +12,23 @@ static struct stream_plan step(struct fixture *f, size_t p, uint32_t thread, uns
     struct stream_plan plan;
 
     stream_plan(f->m, BASE + p * PAGE, thread, false, most, &plan);
-    stream_mapped(f->m, BASE + p * PAGE, thread, plan.window);
+    stream_covered(f->m, BASE + p * PAGE, thread, plan.window,
+                   BASE + p * PAGE + plan.window * (uintptr_t)plan.stride * PAGE);
     return plan;
 }
 
 static void forward(struct fixture *f)
 {
-    static const unsigned expected[] = {4, 8, 16, 32, 32};
+    static const unsigned expected[] = {4, 4, 8, 16, 32, 32};
     struct stream_plan plan = {0};
     size_t p = 1000, last = 0;
 
-    for (unsigned i = 0; i < 5; i++) {
+    for (unsigned i = 0; i < 6; i++) {
         unsigned before = plan.window;
 
         plan = step(f, p, 1, 32);
         is(plan.window, expected[i], "forward, fault %u maps %u pages", i, plan.window);
-        ok(plan.direction > 0, "forward");
+        is(plan.stride, 1, "forward");
         if (i > 0)
             ok(plan.passed_from == BASE + (last + 1) * PAGE && plan.passed_pages == before - 1,
                "what the last one mapped ahead is known to be used");
@@ -46,7 +47,7 @@ static void backward(struct fixture *f)
     is(plan.window, 4, "a first fault");
     for (unsigned i = 0; i < 3; i++) {
         plan = step(f, p, 2, 32);
-        ok(plan.direction < 0 && plan.window == 8u << i, "backward, %u pages", plan.window);
+        ok(plan.stride == -1 && plan.window == 4u << i, "backward, %u pages", plan.window);
         p -= plan.window;
     }
 }
@@ -58,12 +59,12 @@ static void several(struct fixture *f)
     unsigned least = 32;
 
     memcpy(p, at, sizeof(p));
-    for (unsigned round = 0; round < 4; round++) {
+    for (unsigned round = 0; round < 5; round++) {
         for (unsigned i = 0; i < 3; i++) {
             struct stream_plan plan = step(f, p[i], 3, 32);
 
             p[i] += plan.window;
-            if (round == 3)
+            if (round == 4)
                 least = plan.window < least ? plan.window : least;
         }
     }
@@ -72,41 +73,61 @@ static void several(struct fixture *f)
     is(step(f, p[1], 3, 1).window, 1, "one page is all that is allowed");
 }
 
-/* Lone faults teach that a first fault is not worth more than its page, and the other way round. */
-static void follow(struct fixture *f)
+/* Runs of `length` pages in random places, each fault of which maps what is planned: the window of
+ * their first faults, once it is learned. */
+static unsigned first_window(struct fixture *f, uint32_t thread, unsigned length)
 {
-    size_t p = 100000;
+    unsigned count[2 * RUN_MAX + 1] = {0}, best = 0;
+    size_t start = 100000;
 
-    for (unsigned i = 0; i < 200; i++)
-        step(f, p += 100, 5, 32);
-    is(step(f, p += 100, 5, 32).window, 1, "faults that nobody follows read one page");
-    for (unsigned i = 0; i < 200; i++) {
-        unsigned window = step(f, p += 100, 5, 32).window;
+    for (unsigned run = 0; run < 2000; run++) {
+        unsigned window = 0;
 
-        step(f, p + window, 5, 32);
+        start += 1000 + run % 7;
+        for (unsigned done = 0; done < length; done += window) {
+            window = step(f, start + done, thread, WINDOW_MAX).window;
+            if (done == 0 && run >= 1800)
+                count[window]++;
+        }
     }
-    is(step(f, p += 200, 5, 32).window, 8, "when all are followed the first reads eight");
+    for (unsigned i = 1; i <= 2 * RUN_MAX; i++)
+        best = count[i] > count[best] ? i : best;
+    return best;
 }
 
-static void waste(struct fixture *f)
+/* First faults read as much as runs are long, as far as that is worth it. */
+static void first(struct fixture *f)
 {
-    uint64_t before = counted(f, COUNTER_readahead_waste);
+    is(first_window(f, 5, 1), 1, "faults that nobody follows read one page");
+    is(first_window(f, 5, 16), 16, "runs of 16 pages are read at once");
+    is(first_window(f, 5, 40), 64, "those of 40 too");
+    is(first_window(f, 5, 1), 1, "and what has been learned can be unlearned");
+    is(first_window(f, 6, 2), 2, "it is each thread's own");
+}
 
-    streams_init(&f->m->streams);
-    for (unsigned i = 0; i < 10; i++)
-        stream_waste(f->m, 1024);
-    is(counted(f, COUNTER_readahead_waste) - before, 10240, "waste is counted");
-    is(f->m->streams.cap_eighths, 1, "and caps windows");
-    for (size_t i = 0, p = 200000; i < 6; i++) {
-        unsigned window = step(f, p, 6, 32).window;
+/* Pages in equal steps. */
+static void steps(struct fixture *f)
+{
+    static const unsigned expected[] = {1, 1, 4, 4, 8, 16, 32, 32};
+    struct stream_plan plan = {.stride = 1};
+    size_t p = 3000000;
 
-        p += window;
-        if (i == 5)
-            is(window, 4, "to an eighth");
+    first_window(f, 7, 1);
+    for (unsigned i = 0; i < 8; i++) {
+        unsigned before = plan.window;
+        size_t at = p;
+
+        plan = step(f, p, 7, 512);
+        is(plan.window, expected[i], "steps, fault %u maps %u pages", i, plan.window);
+        if (i >= 2)
+            is(plan.stride, -16, "the step is known");
+        if (i >= 3)
+            ok(plan.passed_from == BASE + (at + 16 * (before - 1)) * PAGE &&
+                   plan.passed_pages == before - 1,
+               "what has been passed is used");
+        p -= 16 * plan.window;
     }
-    for (size_t i = 0, p = 300000; i < 4000; i++)
-        p += step(f, p, 7, 32).window;
-    is(f->m->streams.cap_eighths, 8, "until hits lift the cap");
+    is(step(f, p - 16 * 4, 7, 512).stride, 1, "a gap of four steps ends it");
 }
 
 static void behind(struct fixture *f)
@@ -184,7 +205,7 @@ static void machine_level(void)
     machine_advise(f.m, base, 400 * PAGE, VMSM_RANDOM);
     is(walk(&f, base, 100, 1), 100, "random: nothing is read ahead");
     machine_advise(f.m, base, 400 * PAGE, VMSM_SEQUENTIAL);
-    is(walk(&f, base + 200 * PAGE, 66, 1), 2 + 2 - 1, "sequential: windows are full at once");
+    is(walk(&f, base + 200 * PAGE, 66, 1), 2, "sequential: windows are full at once");
     tear_down(&f);
 }
 
@@ -196,8 +217,8 @@ int main(void)
     forward(&f);
     backward(&f);
     several(&f);
-    follow(&f);
-    waste(&f);
+    first(&f);
+    steps(&f);
     behind(&f);
     tear_down(&f);
     machine_level();

@@ -181,6 +181,9 @@ static void audit_rights(struct machine *m, struct audit *a)
     if (m->mapper->has_cache && (int64_t)freestack_taken(&m->buffers) != cached)
         wrong(a, "%u buffers are taken, should be %lld", freestack_taken(&m->buffers),
               (long long)cached);
+    if (atomic_load(&m->ahead_room) != (int64_t)ahead_most(m))
+        wrong(a, "%lld pages may be read ahead, should be %u",
+              (long long)atomic_load(&m->ahead_room), ahead_most(m));
     if (a->valid != a->by_state[FRAME_ACTIVE])
         wrong(a, "%llu pages are valid, but %llu frames active", (unsigned long long)a->valid,
               (unsigned long long)a->by_state[FRAME_ACTIVE]);

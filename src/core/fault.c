@@ -68,7 +68,7 @@ static enum fault_result fault_dispatch(struct machine *m, struct fault_queue *q
         else if ((word & PTE_BAD) && !(flags & FAULT_EXPLICIT))
             return fault_bad(va);
         else if (word & PTE_TRANSITION)
-            result = fault_rescue(m, region, va, word, flags, started);
+            result = fault_rescue(m, queue, region, va, word, flags, thread, started);
         else if (word & PTE_PAGEFILE)
             result = fault_read_begin(m, queue, region, va, word, flags, thread, started);
         else
@@ -132,6 +132,8 @@ enum fault_result fault_resolve(struct machine *m, uintptr_t va, unsigned flags,
             result = FAULT_FAILED;
         }
     } while (result == FAULT_BUSY || result == FAULT_NO_FRAME);
+    while (queue->in_flight > 0) /* ahead of a rescue */
+        fault_reap(m, queue, true, NULL);
     if (result == FAULT_FAILED && !(flags & FAULT_EXPLICIT))
         count(m, COUNTER_faults_failed, 1);
     fault_queue_leave(m, queue);

@@ -28,9 +28,10 @@ struct pagetable;
 
 enum fault_flags {
     FAULT_WRITE = 1,
-    FAULT_PROTECT = 2, /* the page is mapped, but protected against writes */
-    FAULT_TRAP = 4,    /* a thread sleeps in the fault: a busy page is marked WANTED_TRAP */
-    FAULT_EXPLICIT = 8 /* retry pages that could not be read before (BAD) */
+    FAULT_PROTECT = 2,  /* the page is mapped, but protected against writes */
+    FAULT_TRAP = 4,     /* a thread sleeps in the fault: a busy page is marked WANTED_TRAP */
+    FAULT_EXPLICIT = 8, /* retry pages that could not be read before (BAD) */
+    FAULT_AHEAD = 16    /* nobody has asked for any of the pages yet */
 };
 
 enum fault_result {
@@ -47,7 +48,7 @@ struct fault {
     struct pagetable *table;
     uintptr_t va;    /* first page of the run */
     unsigned count;  /* pages of the run, all BUSY by us */
-    unsigned wanted; /* index of the page that was asked for; RUN_MAX: none (prefault) */
+    unsigned wanted; /* index of the page that was asked for; RUN_MAX: none (prefault, ahead) */
     unsigned flags;
     uint32_t thread;
     unsigned pending; /* reads not yet reaped */
@@ -72,7 +73,8 @@ struct fault_queue {
     struct fault *free;
     struct store_io *unsent[FAULT_UNSENT_MAX];
     unsigned unsent_count;    /* reads prepared and not yet with the store */
-    unsigned in_flight;       /* faults begun and not finished */
+    unsigned in_flight;       /* faults begun and not finished, */
+    unsigned ahead;           /* and of those, read-ahead */
     bool gate_held;           /* the machine's gate is held shared while anything is in flight */
     struct fault_queue *next; /* in the machine's pool */
 };
@@ -82,6 +84,12 @@ void fault_queue_close(struct machine *m, struct fault_queue *queue);
 /* Bytes of its tables that are populated. */
 uint64_t fault_queue_bytes(const struct machine *m, const struct fault_queue *queue);
 
+/* May another fault be begun, so that no more than `depth` of those asked for are in flight? */
+static inline bool fault_queue_room(const struct fault_queue *queue, unsigned depth)
+{
+    return queue->free != NULL && queue->in_flight - queue->ahead < depth;
+}
+
 /* The machine's gate: entered before a first fault is begun, left when none is in flight. */
 void fault_queue_enter(struct machine *m, struct fault_queue *queue);
 void fault_queue_leave(struct machine *m, struct fault_queue *queue);
@@ -89,6 +97,7 @@ void fault_queue_leave(struct machine *m, struct fault_queue *queue);
 /*
  * Begin the fault of `thread` at va, which was met at `started` (ns): tried again, it goes on
  * counting from there. The queue must have a free struct fault. Never sleeps but for locks.
+ * Whatever the result, reads ahead may be in flight after it.
  * Without fine_locks the section's lock is held while it looks at the PTE and maps.
  */
 enum fault_result fault_begin(struct machine *m, struct fault_queue *queue, uintptr_t va,

@@ -1,6 +1,7 @@
 /*
  * What the files of fault resolution share: fault.c (the entrance), fault_queue.c (queues),
- * fault_map.c (first touch, rescue, helpers) and fault_read.c (reading from the pagefile).
+ * fault_map.c (first touch, rescue, helpers), fault_read.c (reading from the pagefile) and
+ * fault_ahead.c (speculation).
  *
  * All are called with regions_lock held shared, or with the page BUSY by the caller.
  */
@@ -34,10 +35,6 @@ void section_add_valid(struct pagetable *table, uintptr_t va, unsigned pages);
 /* The word of a page that has just been mapped, by demand or on speculation, and read `was`. */
 uint64_t mapped_word(struct machine *m, uint64_t was, uint32_t frame, bool wanted, bool protected);
 
-/* Ask the thread's stream how many pages to map with va, and do what it says of those passed. */
-void plan_window(struct machine *m, const struct region *region, uintptr_t va, uint32_t thread,
-                 bool touching, struct stream_plan *plan);
-
 /*
  * Own pages next to va, which is BUSY by us already, while they are of the wanted format, up to
  * count in all. *first becomes the lowest address. Returns how many, va included.
@@ -48,8 +45,12 @@ unsigned extend_run(struct machine *m, const struct region *region, uintptr_t va
 /* The page at va reads `word`. FAULT_BUSY: it does not any more, look again. */
 enum fault_result fault_touch(struct machine *m, struct region *region, uintptr_t va, uint64_t word,
                               uint32_t thread, uint64_t started);
-enum fault_result fault_rescue(struct machine *m, struct region *region, uintptr_t va,
-                               uint64_t word, unsigned flags, uint64_t started);
+enum fault_result fault_rescue(struct machine *m, struct fault_queue *queue, struct region *region,
+                               uintptr_t va, uint64_t word, unsigned flags, uint32_t thread,
+                               uint64_t started);
+
+/* Rescue the page at va if that needs no waiting; returns how many pages that were (0 or 1). */
+unsigned rescue_ahead(struct machine *m, struct region *region, uintptr_t va, uint64_t word);
 
 /* fault.c: who touches the page, which is BUSY by us, gets SIGBUS; what cannot be arranged is
  * logged. */
@@ -59,5 +60,28 @@ void fault_fail_page(struct machine *m, uintptr_t va);
 enum fault_result fault_read_begin(struct machine *m, struct fault_queue *queue,
                                    struct region *region, uintptr_t va, uint64_t word,
                                    unsigned flags, uint32_t thread, uint64_t started);
+
+/*
+ * Begin reading up to `most` pages from va on in the direction, which nobody has asked for yet.
+ * Returns how many pages that are, or 0: there is no room for more, or somebody else has the page.
+ */
+unsigned read_ahead(struct machine *m, struct fault_queue *queue, struct region *region,
+                    uintptr_t va, int direction, unsigned most);
+
+/* fault_ahead.c */
+
+/* Ask the thread's stream how many pages to map with va, and do what it says of those passed. */
+void plan_window(struct machine *m, const struct region *region, uintptr_t va, uint32_t thread,
+                 bool touching, struct stream_plan *plan);
+
+/* Of the window's pages, how many lie side by side and may be one run? */
+unsigned plan_run(const struct stream_plan *plan);
+
+/*
+ * va and `covered` pages in all of the window have been dealt with; deal with the others, as far
+ * as there is room, and tell the stream where it goes on.
+ */
+void window_read(struct machine *m, struct fault_queue *queue, struct region *region, uintptr_t va,
+                 uint32_t thread, const struct stream_plan *plan, unsigned covered);
 
 #endif

@@ -41,48 +41,6 @@ uint64_t mapped_word(struct machine *m, uint64_t was, uint32_t frame, bool wante
     return protected ? word | PTE_PROTECTED : word;
 }
 
-/* Pages mapped ahead that the stream has passed: used, as far as anybody can know. */
-static void mark_used(struct machine *m, struct pagetable *table, uintptr_t from, unsigned pages)
-{
-    unsigned hits = 0;
-
-    for (unsigned i = 0; i < pages; i++) {
-        uintptr_t va = from + i * PAGE_SIZE;
-        pte_t *pte;
-        uint64_t word;
-
-        if (va < table->base || pagetable_index(table, va) >= table->pages)
-            continue;
-        pte = pagetable_pte(table, va);
-        word = pte_load(pte);
-        if ((word & (PTE_VALID | PTE_BUSY | PTE_READAHEAD)) == (PTE_VALID | PTE_READAHEAD))
-            hits +=
-                pte_cas(&m->sync, pte, &word, (word & ~(PTE_READAHEAD | PTE_AGE)) | PTE_ACCESSED);
-    }
-    count(m, COUNTER_readahead_hits, hits);
-}
-
-void plan_window(struct machine *m, const struct region *region, uintptr_t va, uint32_t thread,
-                 bool touching, struct stream_plan *plan)
-{
-    unsigned most = (unsigned)(touching ? m->tunables.touch_window : m->tunables.read_window);
-    unsigned advice = pagetable_advice(region->table, va);
-    /* A window is never more than a small share of what the machine has. */
-    unsigned share = m->active_max / 16 > 0 ? m->active_max / 16 : 1;
-
-    if (!m->tunables.batching || advice == VMSM_RANDOM || thread == 0)
-        most = 1;
-    if (most > share)
-        most = share;
-    stream_plan(m, va, thread, touching, most, plan);
-    if (advice == VMSM_SEQUENTIAL && plan->direction > 0)
-        plan->window = most;
-    if (plan->passed_pages > 0)
-        mark_used(m, region->table, plan->passed_from, plan->passed_pages);
-    if (plan->trim_pages > 0 && m->tunables.deferred)
-        trim_behind_add(m, plan->trim_from, plan->trim_pages);
-}
-
 unsigned extend_run(struct machine *m, const struct region *region, uintptr_t va, int direction,
                     unsigned count, uint64_t format, uintptr_t *first)
 {
@@ -146,8 +104,7 @@ static enum fault_result touch_run(struct machine *m, struct region *region, uin
     count(m, COUNTER_pages_first_touch, done);
     count(m, COUNTER_map_calls, 1);
     batch_stats_add(&m->counters->touches, done);
-    if (done > 1)
-        count(m, COUNTER_readahead_pages, done - 1);
+    count(m, COUNTER_readahead_pages, done - (va >= first && va < first + done * PAGE_SIZE));
     if (done == pages)
         return FAULT_DONE;
     frame_free(m, pages - done, frames + done, true);
@@ -155,6 +112,38 @@ static enum fault_result touch_run(struct machine *m, struct region *region, uin
     for (unsigned i = done; i < pages; i++)
         pte_release(m, pagetable_pte(table, first + i * PAGE_SIZE), first + i * PAGE_SIZE, 0);
     return va < first + done * PAGE_SIZE ? FAULT_DONE : FAULT_NO_FRAME;
+}
+
+/* The runs of the window after the first `covered` pages. Returns how many pages were mapped. */
+static unsigned touch_ahead(struct machine *m, struct region *region, uintptr_t va,
+                            const struct stream_plan *plan, unsigned covered)
+{
+    unsigned before = covered;
+
+    while (covered < plan->window) {
+        uintptr_t next = va + covered * (uintptr_t)plan->stride * PAGE_SIZE, first;
+        unsigned left = plan->window - covered, got, pages;
+
+        if (next < region->start || next >= region->end ||
+            pte_load(pagetable_pte(region->table, next)) != PTE_UNTOUCHED)
+            break;
+        got = frame_reserve(m, left < RUN_MAX ? left : RUN_MAX);
+        pages = charge_touch(m, region, got);
+        frame_unreserve(m, got - pages);
+        if (pages == 0)
+            break;
+        pagetable_populate(region->table, next);
+        got = pages;
+        pages = pte_try_busy(&m->sync, pagetable_pte(region->table, next), PTE_UNTOUCHED)
+                    ? extend_run(m, region, next, plan->stride, got, 0, &first)
+                    : 0;
+        frame_unreserve(m, got - pages);
+        uncharge_touch(m, region, got - pages);
+        if (pages == 0 || touch_run(m, region, first, pages, 0) != FAULT_DONE)
+            break;
+        covered += pages;
+    }
+    return covered - before;
 }
 
 enum fault_result fault_touch(struct machine *m, struct region *region, uintptr_t va, uint64_t word,
@@ -167,7 +156,7 @@ enum fault_result fault_touch(struct machine *m, struct region *region, uintptr_
     uintptr_t first;
 
     plan_window(m, region, va, thread, true, &plan);
-    got = frame_reserve(m, plan.window);
+    got = frame_reserve(m, plan_run(&plan));
     if (got == 0)
         return FAULT_NO_FRAME;
     pages = charge_touch(m, region, got);
@@ -183,12 +172,13 @@ enum fault_result fault_touch(struct machine *m, struct region *region, uintptr_
     if (word & PTE_BAD)
         m->mapper->ops->unfail(m->mapper, va);
     got = pages;
-    pages = extend_run(m, region, va, plan.direction, got, 0, &first);
+    pages = extend_run(m, region, va, plan.stride, got, 0, &first);
     frame_unreserve(m, got - pages);
     uncharge_touch(m, region, got - pages);
     result = touch_run(m, region, first, pages, va);
     if (result == FAULT_DONE) {
-        stream_mapped(m, va, thread, pages);
+        pages += touch_ahead(m, region, va, &plan, pages);
+        stream_covered(m, va, thread, pages, va + pages * (uintptr_t)plan.stride * PAGE_SIZE);
         count(m, COUNTER_faults_first_touch, 1);
         fault_timed(m, FAULT_KIND_FIRST_TOUCH, started);
     }
@@ -231,18 +221,26 @@ static bool keeps_slot(const struct machine *m, const struct frame *frame, unsig
     return frame->slot != 0 && m->tunables.preserve && !unnoticed;
 }
 
-enum fault_result fault_rescue(struct machine *m, struct region *region, uintptr_t va,
-                               uint64_t word, unsigned flags, uint64_t started)
+/* A right to rescue a page: with a cache it becomes Active only now. */
+static bool rescue_reserve(struct machine *m, bool wanted)
+{
+    if (!m->mapper->has_cache)
+        return true;
+    return wanted ? frame_reserve_rescue(m) : frame_reserve(m, 1) > 0;
+}
+
+/* The page reads `word`; *from becomes the state of its frame. */
+static enum fault_result rescue(struct machine *m, struct region *region, uintptr_t va,
+                                uint64_t word, unsigned flags, enum frame_state *from)
 {
     pte_t *pte = pagetable_pte(region->table, va);
     uint32_t number = pte_number(word);
     struct frame *frame = &m->frames[number];
-    bool cached = m->mapper->has_cache, keep, protected;
-    enum frame_state from;
+    bool cached = m->mapper->has_cache, wanted = !(flags & FAULT_AHEAD), keep, protected;
     unsigned done = 0;
     void *content;
 
-    if (cached && !frame_reserve_rescue(m))
+    if (!rescue_reserve(m, wanted))
         return FAULT_NO_FRAME;
     if (!pte_try_busy(&m->sync, pte, word)) {
         if (cached)
@@ -250,10 +248,10 @@ enum fault_result fault_rescue(struct machine *m, struct region *region, uintptr
         return FAULT_BUSY;
     }
     framelist_remove(m, frame);
-    from = frame->state;
+    *from = frame->state;
     check_always(frame->pte == pte &&
-                 (from == FRAME_STANDBY || from == FRAME_MODIFIED || from == FRAME_WRITING));
-    if (from == FRAME_WRITING)
+                 (*from == FRAME_STANDBY || *from == FRAME_MODIFIED || *from == FRAME_WRITING));
+    if (*from == FRAME_WRITING)
         frame->slot = 0; /* the writer gives it back */
     frame_set_state(frame, FRAME_TRANSIT);
     sync_mutex_unlock(&m->sync, &frame->lock, SYNC_FRAME);
@@ -281,7 +279,32 @@ enum fault_result fault_rescue(struct machine *m, struct region *region, uintptr
     frame_assert_state(m, frame);
     sync_mutex_unlock(&m->sync, &frame->lock, SYNC_FRAME);
     section_add_valid(region->table, va, 1);
-    pte_release(m, pte, va, mapped_word(m, word, number, true, protected));
-    count_rescue(m, from, started);
+    pte_release(m, pte, va, mapped_word(m, word, number, wanted, protected));
     return FAULT_DONE;
+}
+
+enum fault_result fault_rescue(struct machine *m, struct fault_queue *queue, struct region *region,
+                               uintptr_t va, uint64_t word, unsigned flags, uint32_t thread,
+                               uint64_t started)
+{
+    enum frame_state from = FRAME_STANDBY;
+    enum fault_result result = rescue(m, region, va, word, flags, &from);
+    struct stream_plan plan;
+
+    if (result != FAULT_DONE)
+        return result;
+    count_rescue(m, from, started);
+    plan_window(m, region, va, thread, false, &plan);
+    window_read(m, queue, region, va, thread, &plan, 1);
+    return FAULT_DONE;
+}
+
+unsigned rescue_ahead(struct machine *m, struct region *region, uintptr_t va, uint64_t word)
+{
+    enum frame_state from;
+
+    if ((word & PTE_BAD) || rescue(m, region, va, word, FAULT_AHEAD, &from) != FAULT_DONE)
+        return 0;
+    count(m, COUNTER_readahead_pages, 1);
+    return 1;
 }

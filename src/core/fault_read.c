@@ -75,10 +75,10 @@ static void give_up_pages(struct machine *m, struct fault *f, unsigned from, uns
     }
 }
 
-/* How many slots, from page `wanted` outwards, can be read in FAULT_PIECES pieces. */
-static void limit_pieces(struct machine *m, struct fault *f)
+/* How many slots, from page `from` outwards, can be read in FAULT_PIECES pieces. */
+static void limit_pieces(struct machine *m, struct fault *f, unsigned from)
 {
-    unsigned low = f->wanted < f->count ? f->wanted : 0, high = low, pieces = 1;
+    unsigned low = from, high = from, pieces = 1;
 
     while (high + 1 < f->count) {
         pieces += f->slots[high + 1] != f->slots[high] + 1;
@@ -102,11 +102,10 @@ static void limit_pieces(struct machine *m, struct fault *f)
         f->wanted -= low;
 }
 
-/* There is staging for `room` pages only: give up the others, and of the page that is wanted last.
- */
-static void keep_pages(struct machine *m, struct fault *f, unsigned room)
+/* There is staging for `room` pages only: give up the others, and of page `from` last. */
+static void keep_pages(struct machine *m, struct fault *f, unsigned from, unsigned room)
 {
-    unsigned front = f->wanted < RUN_MAX && f->wanted >= room ? f->count - room : 0;
+    unsigned front = from >= room ? f->count - room : 0;
 
     give_up_pages(m, f, 0, front);
     give_up_pages(m, f, front + room, f->count);
@@ -121,21 +120,23 @@ static void keep_pages(struct machine *m, struct fault *f, unsigned room)
 
 /*
  * The run f->va, f->count is BUSY by us and `rights` frames have been reserved for it: find out the
- * slots, get frames and staging, prepare the reads. What there is no room for is given up.
+ * slots, get frames and staging, prepare the reads. What there is no room for is given up, of what
+ * is next to page `from` last.
  */
 static enum fault_result read_run(struct machine *m, struct fault_queue *queue, struct fault *f,
-                                  unsigned rights)
+                                  unsigned rights, unsigned from)
 {
+    uintptr_t va = f->va + from * PAGE_SIZE;
     unsigned room, iovs = 0;
 
     for (unsigned i = 0; i < f->count; i++)
         f->slots[i] = pte_number(pte_load(pagetable_pte(f->table, f->va + i * PAGE_SIZE)));
-    limit_pieces(m, f);
+    limit_pieces(m, f, from);
     frame_unreserve(m, rights - f->count);
     frame_take(m, f->count, f->frames, false);
     room = m->mapper->ops->stage_take(m->mapper, f->count, f->frames, &f->stage, f->content);
     if (room < f->count) {
-        keep_pages(m, f, room);
+        keep_pages(m, f, (unsigned)((va - f->va) >> PAGE_SHIFT), room);
         if (room == 0) {
             m->mapper->ops->stage_give(m->mapper, &f->stage);
             fault_put(queue, f);
@@ -162,7 +163,7 @@ enum fault_result fault_read_begin(struct machine *m, struct fault_queue *queue,
     unsigned rights;
 
     plan_window(m, region, va, thread, false, &plan);
-    rights = frame_reserve(m, plan.window);
+    rights = frame_reserve(m, plan_run(&plan));
     if (rights == 0)
         return FAULT_NO_FRAME;
     if (!pte_try_busy(&m->sync, pagetable_pte(region->table, va), word)) {
@@ -176,9 +177,47 @@ enum fault_result fault_read_begin(struct machine *m, struct fault_queue *queue,
     f->flags = flags;
     f->thread = thread;
     f->started = started;
-    f->count = extend_run(m, region, va, plan.direction, rights, PTE_PAGEFILE, &f->va);
+    f->count = extend_run(m, region, va, plan.stride, rights, PTE_PAGEFILE, &f->va);
     f->wanted = (unsigned)((va - f->va) >> PAGE_SHIFT);
-    return read_run(m, queue, f, rights);
+    if (read_run(m, queue, f, rights, f->wanted) != FAULT_PENDING)
+        return FAULT_NO_FRAME;
+    window_read(m, queue, region, va, thread, &plan,
+                plan.stride > 0 ? f->count - f->wanted : f->wanted + 1);
+    return FAULT_PENDING;
+}
+
+unsigned read_ahead(struct machine *m, struct fault_queue *queue, struct region *region,
+                    uintptr_t va, int direction, unsigned most)
+{
+    pte_t *pte = pagetable_pte(region->table, va);
+    uint64_t word = pte_load(pte);
+    unsigned rights;
+    struct fault *f;
+
+    if ((word & (PTE_BUSY | PTE_PAGEFILE | PTE_BAD)) != PTE_PAGEFILE || queue->free == NULL)
+        return 0;
+    rights = frame_reserve_ahead(m, most < RUN_MAX ? most : RUN_MAX);
+    if (rights == 0)
+        return 0;
+    if (!pte_try_busy(&m->sync, pte, word)) {
+        frame_unreserve(m, rights);
+        frame_ahead_done(m, rights);
+        return 0;
+    }
+    f = fault_get(queue);
+    f->table = region->table;
+    f->flags = FAULT_AHEAD;
+    f->thread = 0;
+    f->wanted = RUN_MAX;
+    f->started = 0;
+    f->count = extend_run(m, region, va, direction, rights, PTE_PAGEFILE, &f->va);
+    if (read_run(m, queue, f, rights, direction > 0 ? 0 : f->count - 1) != FAULT_PENDING) {
+        frame_ahead_done(m, rights);
+        return 0;
+    }
+    frame_ahead_done(m, rights - f->count);
+    queue->ahead++;
+    return f->count;
 }
 
 /* Note which pages of a finished round of reads are not what was written. */
@@ -260,6 +299,11 @@ static bool read_failed(struct machine *m, struct fault *f, unsigned i)
     return i == f->wanted;
 }
 
+static bool asked_for_all(const struct fault *f)
+{
+    return f->wanted == RUN_MAX && !(f->flags & FAULT_AHEAD);
+}
+
 /* Map pages [from, to) of the run, all read well. Returns how many were mapped. */
 static unsigned read_map(struct machine *m, struct fault *f, unsigned from, unsigned to)
 {
@@ -280,7 +324,7 @@ static unsigned read_map(struct machine *m, struct fault *f, unsigned from, unsi
         frame_attach(m, f->frames[i], pagetable_pte(f->table, at), at, keep ? f->slots[i] : 0);
         pte_release(m, pagetable_pte(f->table, at), at,
                     mapped_word(m, page_word(f, i), f->frames[i],
-                                i == f->wanted || f->wanted == RUN_MAX, protect));
+                                i == f->wanted || asked_for_all(f), protect));
         if (!keep)
             slot_release(m, f->slots[i]);
     }
@@ -316,7 +360,7 @@ static bool fault_read_finish(struct machine *m, struct fault_queue *queue, stru
             continue;
         }
         frame_free(m, 1, f->frames + i, true);
-        if (read_failed(m, f, i) || f->wanted == RUN_MAX)
+        if (read_failed(m, f, i) || asked_for_all(f))
             ++*failed;
         i++;
     }
@@ -328,8 +372,11 @@ static bool fault_read_finish(struct machine *m, struct fault_queue *queue, stru
         count(m, COUNTER_faults_hard, 1);
         if (mapped > 1)
             count(m, COUNTER_readahead_pages, mapped - 1);
-        stream_mapped(m, f->va + f->wanted * PAGE_SIZE, f->thread, f->count);
         fault_timed(m, FAULT_KIND_HARD, f->started);
+    } else if (f->flags & FAULT_AHEAD) {
+        count(m, COUNTER_readahead_pages, mapped);
+        frame_ahead_done(m, f->count);
+        queue->ahead--;
     }
     return true;
 }
@@ -399,7 +446,7 @@ enum fault_result fault_begin_run(struct machine *m, struct fault_queue *queue, 
     f->wanted = RUN_MAX;
     f->started = sync_now(&m->sync);
     f->count = extend_run(m, region, va, 1, rights, PTE_PAGEFILE, &f->va);
-    result = read_run(m, queue, f, rights);
+    result = read_run(m, queue, f, rights, 0);
     if (result == FAULT_PENDING)
         *passed = f->count;
 out:

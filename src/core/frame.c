@@ -95,6 +95,20 @@ unsigned frame_reserve(struct machine *m, unsigned want)
     return got;
 }
 
+unsigned frame_reserve_ahead(struct machine *m, unsigned want)
+{
+    unsigned room = take_rights(m, &m->ahead_room, want);
+    unsigned got = room > 0 ? frame_reserve(m, room) : 0;
+
+    give_rights(m, &m->ahead_room, room - got);
+    return got;
+}
+
+void frame_ahead_done(struct machine *m, unsigned count)
+{
+    give_rights(m, &m->ahead_room, count);
+}
+
 bool frame_reserve_rescue(struct machine *m)
 {
     int64_t most = m->active_max / 16 < OVERDRAFT_MAX ? m->active_max / 16 : OVERDRAFT_MAX;

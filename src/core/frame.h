@@ -120,6 +120,12 @@ unsigned frame_reserve(struct machine *m, unsigned want);
 bool frame_reserve_rescue(struct machine *m);
 void frame_unreserve(struct machine *m, unsigned count);
 /*
+ * Rights for pages that nobody has asked for yet: of these no more than a part of staging may be in
+ * flight. With frame_ahead_done() they cease to count, be they used or given back.
+ */
+unsigned frame_reserve_ahead(struct machine *m, unsigned want);
+void frame_ahead_done(struct machine *m, unsigned count);
+/*
  * Sleep until a frame may be had. -ENOSPC / -EIO after `patience` without one. No lock may be held
  * but the gate, shared, and no page BUSY by the caller.
  */

@@ -191,6 +191,11 @@ static int divide_budget(struct machine *m, bool cached, struct mapper_options *
     return 0;
 }
 
+uint32_t ahead_most(const struct machine *m)
+{
+    return m->mapper->has_cache ? m->stage_pages / 2 : m->active_max / STAGE_SHARE;
+}
+
 static int frames_init(struct machine *m)
 {
     size_t entries = m->frame_count + LIST_COUNT;
@@ -215,6 +220,7 @@ static int frames_init(struct machine *m)
     m->platform->release(all, m->frame_count * sizeof(*all));
     atomic_init(&m->available, m->active_max);
     atomic_init(&m->cache_room, m->buffer_count);
+    atomic_init(&m->ahead_room, ahead_most(m));
     atomic_init(&m->low, (int32_t)(m->active_max / 64 + 2));
     atomic_init(&m->high, (int32_t)(m->active_max / 32 + 4));
     if (!m->mapper->has_cache ||

@@ -136,6 +136,7 @@ struct machine {
     struct framelist lists[LIST_COUNT]; /* (o) */
     _Atomic int64_t available;          /* (a) */
     _Atomic int64_t cache_room;         /* (a) */
+    _Atomic int64_t ahead_room;         /* (a) pages that may still be read ahead at a time */
     _Atomic int64_t active;             /* (a) frames ACTIVE, or taken by a fault */
     _Atomic int64_t writing;            /* (a) frames WRITING, and those rescued from it */
     _Atomic int64_t pinned;             /* (a) pins on all pages */
@@ -215,6 +216,8 @@ static inline uint32_t list_count(struct machine *m, enum framelist_id id)
 }
 
 uint32_t standby_count(struct machine *m);
+/* Pages that may be read ahead at a time: what was asked for is to find staging too. */
+uint32_t ahead_most(const struct machine *m);
 
 /* What `low` and `high` are marks for. Without a cache what is on standby is as good as free. */
 static inline int64_t frames_at_hand(struct machine *m)

@@ -1,115 +1,150 @@
 #include "core/stream.h"
 
+#include <stdlib.h>
+
 #include "core/machine.h"
 
-#define FIRST_WINDOW 4u /* pages, once a stream is seen to go on */
-#define GAP_PAGES 3u    /* a fault that skips so few pages still continues its stream */
-#define FOLLOW_ONE 1024u
-#define FOLLOW_SHIFT 5    /* the average moves by 1/32 */
+#define SECOND_WINDOW 4u  /* pages at least, once a stream is seen to go on */
+#define GAP_PAGES 3u      /* a fault that skips so few pages still continues its stream */
+#define STEP_MAX 512      /* pages between two faults of a stream with steps, at most */
+#define STEPS_MAX 32u     /* and pages of its window */
+#define ONE 1024u         /* scale of averages */
+#define AVERAGE_SHIFT 5   /* they move by 1/32 */
+#define TRIAL_EVERY 8u    /* a first window of so many is half as long as the others */
+#define FIRST_WINDOW 4u   /* pages, before anything is learned */
+#define FAULT_WORTH 6u    /* pages read in vain that cost what a fault saved costs */
 #define BEHIND_AFTER 512u /* pages: a stream this long is a scan; shorter runs may come back */
-#define WASTE_PER_HIT 8u  /* a page read in vain costs so much less than a fault saved */
-#define CAP_PERIOD 1024u  /* pages of hits and waste between two moves of the cap */
+
+/* ---- windows of first faults ---- */
+
+/* Of 1024 windows of so many pages, how many must be followed for twice as many to be worth it? */
+static uint32_t worth_doubling(uint32_t window)
+{
+    return ONE * window / (window + FAULT_WORTH);
+}
+
+static uint32_t worth_keeping(uint32_t window)
+{
+    return worth_doubling(window) * 3 / 4;
+}
+
+static void average(uint32_t *mean, bool followed)
+{
+    int32_t target = followed ? (int32_t)ONE : 0;
+
+    *mean = (uint32_t)((int32_t)*mean + (target - (int32_t)*mean) / (1 << AVERAGE_SHIFT));
+}
+
+/* A first window was followed or was not: what is the best one now? */
+static void learn(struct stream_set *set, const struct stream *s, bool followed)
+{
+    struct stream_first *first = &set->first[s->touching];
+
+    if (s->opening == OPENING_WHOLE)
+        average(&first->whole, followed);
+    else
+        average(&first->half, followed);
+    if (first->window < RUN_MAX && first->whole > worth_doubling(first->window)) {
+        first->window *= 2;
+        first->half = first->whole;
+        first->whole = worth_keeping(first->window);
+    } else if (first->window > 1 && first->half < worth_keeping(first->window / 2)) {
+        first->window /= 2;
+        first->whole = first->half;
+        first->half = worth_doubling(first->window / 2);
+    }
+}
 
 void streams_init(struct streams *streams)
 {
-    atomic_init(&streams->follow, FOLLOW_ONE / 2);
-    atomic_init(&streams->cap_eighths, 8);
+    for (unsigned i = 0; i < 2 * STREAM_SETS; i++)
+        streams->sets[i / 2].first[i % 2] =
+            (struct stream_first){.window = FIRST_WINDOW,
+                                  .whole = worth_keeping(FIRST_WINDOW),
+                                  .half = worth_doubling(FIRST_WINDOW / 2)};
 }
+
+/* ---- streams ---- */
 
 static struct stream_set *set_of(struct streams *streams, uint32_t thread)
 {
     return &streams->sets[thread * 2654435761u >> 16 & (STREAM_SETS - 1)];
 }
 
-static void learn_follow(struct streams *streams, bool followed)
+/* Does a fault at va continue the stream? Its stride, or 0. */
+static int32_t continues(const struct stream *s, uintptr_t va)
 {
-    uint32_t old = atomic_load_explicit(&streams->follow, memory_order_relaxed);
-    uint32_t target = followed ? FOLLOW_ONE : 0;
-    int32_t step = ((int32_t)target - (int32_t)old) / (1 << FOLLOW_SHIFT);
+    intptr_t pages = (intptr_t)(va - s->next) / (intptr_t)PAGE_SIZE;
 
-    atomic_store_explicit(&streams->follow, (uint32_t)((int32_t)old + step), memory_order_relaxed);
-}
-
-/* Does a fault at va continue the stream? Its direction, or 0. */
-static int8_t continues(const struct stream *s, uintptr_t va)
-{
-    uintptr_t gap = (GAP_PAGES + 1) * PAGE_SIZE;
-
-    if (s->direction >= 0 && va >= s->next && va - s->next < gap)
-        return 1;
-    if (s->direction < 0 && va <= s->next && s->next - va < gap)
+    if (s->stride == 0 && va + PAGE_SIZE == s->last)
         return -1;
-    if (s->direction == 0 && va + PAGE_SIZE == s->last)
-        return -1;
-    return 0;
-}
-
-/* Count hits or waste, and now and then move the cap on read windows. */
-static void learn_worth(struct streams *streams, uint32_t hits, uint32_t waste)
-{
-    uint32_t all_hits =
-        atomic_fetch_add_explicit(&streams->hits, hits, memory_order_relaxed) + hits;
-    uint32_t all_waste =
-        atomic_fetch_add_explicit(&streams->waste, waste, memory_order_relaxed) + waste;
-    uint32_t cap = atomic_load_explicit(&streams->cap_eighths, memory_order_relaxed);
-
-    if (all_hits + all_waste < CAP_PERIOD)
-        return;
-    atomic_store_explicit(&streams->hits, 0, memory_order_relaxed);
-    atomic_store_explicit(&streams->waste, 0, memory_order_relaxed);
-    if (all_waste > all_hits * WASTE_PER_HIT) {
-        if (cap > 1)
-            atomic_store_explicit(&streams->cap_eighths, cap - 1, memory_order_relaxed);
-    } else if (cap < 8) {
-        atomic_store_explicit(&streams->cap_eighths, cap + 1, memory_order_relaxed);
-    }
+    if (s->stride == 0)
+        return pages >= 0 && pages <= (intptr_t)GAP_PAGES ? 1 : 0;
+    if (pages % s->stride != 0)
+        return 0;
+    pages /= s->stride;
+    return pages >= 0 && pages <= (intptr_t)GAP_PAGES ? s->stride : 0;
 }
 
 /* The stream goes on at va: what was mapped ahead has been used, what is far behind is done with.
  */
-static void advance(struct machine *m, struct stream *s, int8_t direction, unsigned most,
+static void advance(struct stream_set *set, struct stream *s, int32_t stride, unsigned most,
                     struct stream_plan *plan)
 {
-    uintptr_t ahead = (uintptr_t)(s->window - 1) * PAGE_SIZE;
-    unsigned window = s->window < FIRST_WINDOW ? FIRST_WINDOW : 2u * s->window;
+    uint32_t window = 2u * s->window < s->length ? 2u * s->window : s->length;
 
-    if (s->direction == 0)
-        learn_follow(&m->streams, true);
+    if (s->opening != OPENING_FOLLOWED)
+        learn(set, s, true);
+    s->opening = OPENING_FOLLOWED;
     /* While the direction is not known, a window lies forward. */
-    if (ahead > 0 && direction == (s->direction != 0 ? s->direction : 1)) {
+    if (stride == (s->stride != 0 ? s->stride : 1)) {
         plan->passed_pages = s->window - 1u;
-        plan->passed_from = direction > 0 ? s->last + PAGE_SIZE : s->last - ahead;
-        learn_worth(&m->streams, plan->passed_pages, 0);
+        plan->passed_from = s->last + (uintptr_t)stride * PAGE_SIZE;
     }
-    if (s->direction == 0)
+    if (s->stride == 0)
         s->behind = s->last;
-    if (direction > 0 && s->length >= BEHIND_AFTER && s->last > s->behind) {
+    if (stride == 1 && s->length >= BEHIND_AFTER && s->last > s->behind) {
         plan->trim_from = s->behind;
         plan->trim_pages = (uint32_t)((s->last - s->behind) >> PAGE_SHIFT);
         s->behind = s->last;
     }
-    s->direction = direction;
-    plan->direction = direction;
+    if (window < SECOND_WINDOW)
+        window = SECOND_WINDOW;
+    if (abs(stride) > 1 && window > STEPS_MAX)
+        window = STEPS_MAX;
+    s->stride = stride;
+    plan->stride = stride;
     plan->window = window < most ? window : most;
 }
 
 static struct stream *find(struct stream_set *set, uintptr_t va, uint32_t thread, bool touching,
-                           int8_t *direction)
+                           int32_t *stride)
 {
     for (unsigned i = 0; i < STREAMS_PER_SET; i++) {
         struct stream *s = &set->streams[i];
 
         if (s->last == 0 || s->thread != thread || s->touching != touching)
             continue;
-        *direction = continues(s, va);
-        if (*direction != 0)
+        *stride = continues(s, va);
+        if (*stride != 0)
             return s;
     }
     return NULL;
 }
 
-static struct stream *replace(struct machine *m, struct stream_set *set, uint32_t thread,
-                              bool touching)
+/* A fault that fits no stream: does it make the second step of the same length? Or 0. */
+static int32_t note_alone(struct stream_set *set, uintptr_t va, uint32_t thread)
+{
+    intptr_t step = (intptr_t)(va - set->alone) / (intptr_t)PAGE_SIZE;
+    bool again = thread == set->alone_thread && step == set->alone_step;
+
+    set->alone_step = labs(step) <= STEP_MAX && thread == set->alone_thread ? (int32_t)step : 0;
+    set->alone = va;
+    set->alone_thread = thread;
+    return again ? set->alone_step : 0;
+}
+
+static struct stream *replace(struct stream_set *set, uint32_t thread, bool touching)
 {
     struct stream *oldest = &set->streams[0];
 
@@ -119,20 +154,32 @@ static struct stream *replace(struct machine *m, struct stream_set *set, uint32_
         if (s->last == 0 || (oldest->last != 0 && (int32_t)(s->used - oldest->used) < 0))
             oldest = s;
     }
-    if (oldest->last != 0 && oldest->direction == 0)
-        learn_follow(&m->streams, false);
+    if (oldest->last != 0 && oldest->opening != OPENING_FOLLOWED)
+        learn(set, oldest, false);
     *oldest = (struct stream){.thread = thread, .touching = touching};
     return oldest;
 }
 
-/* The window of a first fault, by how often first faults were followed lately. */
-static unsigned first_window(struct streams *streams)
+/* A stream begins at va. */
+static struct stream *begin(struct stream_set *set, uintptr_t va, uint32_t thread, bool touching,
+                            unsigned most, struct stream_plan *plan)
 {
-    uint32_t follow = atomic_load_explicit(&streams->follow, memory_order_relaxed);
+    struct stream *s = replace(set, thread, touching);
+    int32_t stride = touching ? 0 : note_alone(set, va, thread);
+    struct stream_first *first = &set->first[touching];
+    uint32_t window = first->window;
 
-    if (follow > FOLLOW_ONE * 6 / 10)
-        return 2 * FIRST_WINDOW;
-    return follow > FOLLOW_ONE * 4 / 10 ? FIRST_WINDOW : 1;
+    s->opening = OPENING_WHOLE;
+    if (stride != 0) {
+        s->opening = OPENING_FOLLOWED;
+        s->stride = plan->stride = stride;
+        window = SECOND_WINDOW;
+    } else if (++first->begun % TRIAL_EVERY == 0 && window > 1) {
+        s->opening = OPENING_HALF;
+        window /= 2;
+    }
+    plan->window = window < most ? window : most;
+    return s;
 }
 
 void stream_plan(struct machine *m, uintptr_t va, uint32_t thread, bool touching, unsigned most,
@@ -140,33 +187,25 @@ void stream_plan(struct machine *m, uintptr_t va, uint32_t thread, bool touching
 {
     struct stream_set *set = set_of(&m->streams, thread);
     struct stream *s;
-    int8_t direction = 0;
+    int32_t stride = 0;
 
-    *plan = (struct stream_plan){.window = 1, .direction = 1};
-    if (!touching) {
-        unsigned cap = m->streams.cap_eighths;
-
-        most = most * cap / 8 > 0 ? most * cap / 8 : 1;
-    }
+    *plan = (struct stream_plan){.window = 1, .stride = 1};
     if (most <= 1 || !sync_mutex_trylock(&m->sync, &set->lock, SYNC_STREAMS))
         return;
-    s = find(set, va, thread, touching, &direction);
-    if (s != NULL) {
-        advance(m, s, direction, most, plan);
-    } else {
-        unsigned window = first_window(&m->streams);
-
-        s = replace(m, set, thread, touching);
-        plan->window = window < most ? window : most;
-    }
+    s = find(set, va, thread, touching, &stride);
+    if (s != NULL)
+        advance(set, s, stride, most, plan);
+    else
+        s = begin(set, va, thread, touching, most, plan);
     s->last = va;
-    s->next = va + (plan->direction > 0 ? PAGE_SIZE : -PAGE_SIZE);
+    s->next = va + (uintptr_t)plan->stride * PAGE_SIZE;
     s->window = 1;
     s->used = ++set->tick;
     sync_mutex_unlock(&m->sync, &set->lock, SYNC_STREAMS);
 }
 
-void stream_mapped(struct machine *m, uintptr_t va, uint32_t thread, unsigned pages)
+void stream_covered(struct machine *m, uintptr_t va, uint32_t thread, unsigned pages,
+                    uintptr_t next)
 {
     struct stream_set *set = set_of(&m->streams, thread);
 
@@ -174,21 +213,18 @@ void stream_mapped(struct machine *m, uintptr_t va, uint32_t thread, unsigned pa
         return;
     for (unsigned i = 0; i < STREAMS_PER_SET; i++) {
         struct stream *s = &set->streams[i];
-        uintptr_t length = (uintptr_t)pages * PAGE_SIZE;
 
         if (s->last != va || s->thread != thread)
             continue;
-        s->window = (uint8_t)pages;
+        s->window = (uint16_t)pages;
         s->length += pages;
-        s->next = s->direction < 0 ? va - length : va + length;
+        s->next = next;
     }
     sync_mutex_unlock(&m->sync, &set->lock, SYNC_STREAMS);
 }
 
 void stream_waste(struct machine *m, unsigned pages)
 {
-    if (pages == 0)
-        return;
-    count(m, COUNTER_readahead_waste, pages);
-    learn_worth(&m->streams, 0, pages);
+    if (pages > 0)
+        count(m, COUNTER_readahead_waste, pages);
 }

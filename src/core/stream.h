@@ -1,29 +1,30 @@
 /*
  * Speculation: who reads on, which way, and how far ahead is worth it.
  *
- * A stream is a sequence of faults that go forward or backward page by page.
+ * A stream is a sequence of faults that go forward or backward page by page, or in equal steps.
  * Each faulting thread (by its id, where the trap knows it) has a few streams; a fault that
- * lands just past what a stream mapped last continues it, and its window doubles, up to read_window
- * (touch_window for first touches). A fault that fits no stream starts one, in the place
- * of the least recently used.
+ * lands just past what a stream's window covered continues it, and its window doubles, up to
+ * read_window (touch_window for first touches), but never beyond what the stream has covered so
+ * far: where it ends, no more than half of all that it read was in vain. A fault that fits no
+ * stream starts one, in the place of the least recently used.
  *
- * The window of a stream's first fault is learned, too: `follow` is the share, lately, of first
- * faults that were followed by a second one next door. Where most are, the first
- * fault already reads a few pages.
+ * The window of a stream's first fault is learned, for each set of streams: W pages, 1 to 64, of
+ * which are known the share of first faults that were followed by one behind their window, and,
+ * by a trial with every eighth, the same for half a window. That a page was not followed is all
+ * that can be known of it: hits on mapped pages leave no trace. W doubles where so many are followed
+ * that the faults saved are worth the pages read in vain, and halves where half of it does as well.
  *
- * When the trimmer finds pages that were read ahead and show no sign of use, it says so
- * (stream_waste()), and the cap on windows shrinks; it grows back with hits.
- * What can't be known: whether a page that was mapped ahead has been touched,
- * since hits cost nothing and so leave no trace. A stream that goes on is taken as proof
- * for the pages behind it.
+ * Two faults that fit no stream, the same step apart as the second from one before, start a stream
+ * of that step: its window is single pages.
  *
- * Idea of windows by stream: Linux's readahead; of finding it by faults of one
- * thread: Leap (ATC'20). Waste-driven caps are ours.
+ * A stream that goes on is taken as proof that the pages behind it were used.
+ *
+ * Idea of windows by stream: Linux's readahead; of finding it by faults of one thread, and of
+ * steps: Leap (ATC'20).
  */
 #ifndef VMSM_CORE_STREAM_H
 #define VMSM_CORE_STREAM_H
 
-#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdint.h>
 
@@ -31,8 +32,15 @@
 
 #define STREAM_SETS 32u
 #define STREAMS_PER_SET 4u
+#define WINDOW_MAX 512u /* pages */
 
-/* (s) the lock of the stream's set; (a) atomic */
+/* (s) the lock of the stream's set */
+
+enum stream_opening {
+    OPENING_FOLLOWED, /* the stream has gone on after its first fault */
+    OPENING_WHOLE,    /* it has not, and its first window was W */
+    OPENING_HALF      /* or half of it */
+};
 
 struct stream {
     uintptr_t last;   /* (s) page that faulted last; 0: unused */
@@ -40,33 +48,43 @@ struct stream {
     uintptr_t behind; /* (s) sequential: first page not yet offered to trim-behind */
     uint32_t thread;  /* (s) */
     uint32_t used;    /* (s) tick of the last use */
-    int8_t direction; /* (s) 1 forward, -1 backward, 0 not known yet */
-    uint8_t window;   /* (s) pages mapped at the last fault, 1 to RUN_MAX */
+    uint32_t length;  /* (s) pages that its windows have covered so far */
+    int32_t stride;   /* (s) pages from one to the next: 1 forward, -1 backward; 0: not known yet */
+    uint16_t window;  /* (s) pages that the last window covered, the one that faulted included */
+    uint8_t opening;  /* (s) enum stream_opening */
     bool touching;    /* (s) a stream of first touches */
-    uint32_t length;  /* (s) pages that the stream has mapped so far */
+};
+
+/* What is known of first windows. */
+struct stream_first {
+    uint32_t window; /* (s) W, a power of two */
+    uint32_t whole;  /* (s) of 1024 of them, how many were followed, */
+    uint32_t half;   /* (s) and of those of half as many pages (moving averages) */
+    uint32_t begun;  /* (s) streams */
 };
 
 struct stream_set {
-    struct sync_mutex lock; /* class STREAMS; only tried for */
-    uint32_t tick;          /* (s) */
+    struct sync_mutex lock;       /* class STREAMS; only tried for */
+    uint32_t tick;                /* (s) */
+    struct stream_first first[2]; /* (s) of reads, and of first touches */
+    uintptr_t alone;              /* (s) the last read that fitted no stream, */
+    int32_t alone_step;           /* (s) how many pages it was from the one before, or 0, */
+    uint32_t alone_thread;        /* (s) and whose it was */
     struct stream streams[STREAMS_PER_SET];
 };
 
 struct streams {
     struct stream_set sets[STREAM_SETS];
-    _Atomic uint32_t follow;      /* (a) of 1024 first faults, how many were followed (average) */
-    _Atomic uint32_t cap_eighths; /* (a) cap on read windows, eighths of read_window, 1 to 8 */
-    _Atomic uint32_t hits, waste; /* (a) pages, since the cap last moved */
 };
 
-/* What a fault should map: `window` pages in all, va included, in `direction`. */
+/* What a fault should map: va and the next ones, `stride` pages apart, `window` in all. */
 struct stream_plan {
     uint32_t window;
-    int8_t direction;
+    int32_t stride;      /* not 0 */
     uintptr_t trim_from; /* trim-behind: pages [trim_from, trim_from + trim_pages) are done with */
     uint32_t trim_pages;
-    uintptr_t passed_from; /* [passed_from, + passed_pages): mapped ahead earlier, and used */
-    uint32_t passed_pages;
+    uintptr_t passed_from; /* passed_pages pages from here on, `stride` apart, were mapped ahead, */
+    uint32_t passed_pages; /* and have been used */
 };
 
 struct machine;
@@ -80,9 +98,12 @@ void streams_init(struct streams *streams);
 void stream_plan(struct machine *m, uintptr_t va, uint32_t thread, bool touching, unsigned most,
                  struct stream_plan *plan);
 
-/* How many pages were mapped in the end, va included: the stream's next fault is expected after
- * them. */
-void stream_mapped(struct machine *m, uintptr_t va, uint32_t thread, unsigned pages);
+/*
+ * How many pages the window covered in the end, va included, whether or not all of them had to be
+ * mapped: the stream's next fault is expected at `next`.
+ */
+void stream_covered(struct machine *m, uintptr_t va, uint32_t thread, unsigned pages,
+                    uintptr_t next);
 
 /* The trimmer met `pages` read-ahead pages without a sign of use. */
 void stream_waste(struct machine *m, unsigned pages);

@@ -57,8 +57,8 @@
     X(fault_poll, TIME, "200us", 0, TUNABLE_SECOND / 100,                                          \
       "how long a handler thread polls for more before it sleeps, while faults keep coming")       \
     X(cache, COUNT, "12", 2, 75, "mapper copy: percent of memory for trimmed pages")               \
-    X(read_window, COUNT, "32", 1, 64, "longest read-ahead, pages; 1: none")                       \
-    X(touch_window, COUNT, "64", 1, 64, "longest map-ahead of first touches, pages; 1: none")      \
+    X(read_window, COUNT, "512", 1, 512, "longest read-ahead, pages; 1: none")                     \
+    X(touch_window, COUNT, "512", 1, 512, "longest map-ahead of first touches, pages; 1: none")    \
     X(trim_batch, COUNT, "512", 1, 512, "most pages trimmed together")                             \
     X(write_batch, COUNT, "256", 1, 512, "most pages written together")                            \
     X(write_depth, COUNT, "2", 1, 8, "batches of writes in flight")                                \

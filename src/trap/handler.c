@@ -33,7 +33,8 @@ static bool begin_backlog(struct handler *h)
     unsigned done = 0;
     bool stuck = false;
 
-    while (done < h->backlog_count && h->queue.in_flight < h->m->tunables.fault_depth) {
+    while (done < h->backlog_count &&
+           fault_queue_room(&h->queue, (unsigned)h->m->tunables.fault_depth)) {
         stuck = !begin(h, &h->backlog[done]);
         if (stuck)
             break;

@@ -1,0 +1,121 @@
+/*
+ * Speculation: what a fault brings in beyond the page that was asked for.
+ *
+ * A window may be longer than a run: what lies side by side and is alike goes by runs, each with
+ * reads of its own, all sent together. Pages of it that are there already are passed over; trimmed
+ * ones that still have their frame are mapped, unless they are being written. The run with the page that was asked for is
+ * mapped as soon as its own reads are back, so that its thread goes on while the rest arrives.
+ */
+#include <stdlib.h>
+
+#include "core/fault_internal.h"
+#include "core/machine.h"
+
+#define RUNS_AHEAD 16u /* begun by one fault; pages that are apart are runs of their own */
+#define SKIP_MAX 64u /* valid pages after a window, through which its stream goes without a fault */
+
+/* Pages mapped ahead that the stream has passed: used, as far as anybody can know. */
+static void mark_used(struct machine *m, const struct region *region,
+                      const struct stream_plan *plan)
+{
+    unsigned hits = 0;
+
+    for (unsigned i = 0; i < plan->passed_pages; i++) {
+        uintptr_t va = plan->passed_from + i * (uintptr_t)plan->stride * PAGE_SIZE;
+        pte_t *pte;
+        uint64_t word;
+
+        if (va < region->start || va >= region->end)
+            continue;
+        pte = pagetable_pte(region->table, va);
+        word = pte_load(pte);
+        if ((word & (PTE_VALID | PTE_BUSY | PTE_READAHEAD)) == (PTE_VALID | PTE_READAHEAD))
+            hits +=
+                pte_cas(&m->sync, pte, &word, (word & ~(PTE_READAHEAD | PTE_AGE)) | PTE_ACCESSED);
+    }
+    count(m, COUNTER_readahead_hits, hits);
+}
+
+/* A window is never more than a small share of what the machine has, a long one less. */
+static unsigned window_share(const struct machine *m, unsigned most)
+{
+    unsigned share = m->active_max / 16 > 0 ? m->active_max / 16 : 1;
+    unsigned long_share = m->active_max / 64 > RUN_MAX ? m->active_max / 64 : RUN_MAX;
+
+    if (share > long_share)
+        share = long_share;
+    return most < share ? most : share;
+}
+
+void plan_window(struct machine *m, const struct region *region, uintptr_t va, uint32_t thread,
+                 bool touching, struct stream_plan *plan)
+{
+    unsigned most = (unsigned)(touching ? m->tunables.touch_window : m->tunables.read_window);
+    unsigned advice = pagetable_advice(region->table, va);
+
+    if (!m->tunables.batching || advice == VMSM_RANDOM || thread == 0)
+        most = 1;
+    most = window_share(m, most);
+    stream_plan(m, va, thread, touching, most, plan);
+    if (advice == VMSM_SEQUENTIAL && plan->stride == 1)
+        plan->window = most;
+    if (plan->passed_pages > 0)
+        mark_used(m, region, plan);
+    if (plan->trim_pages > 0 && m->tunables.deferred)
+        trim_behind_add(m, plan->trim_from, plan->trim_pages);
+}
+
+unsigned plan_run(const struct stream_plan *plan)
+{
+    if (abs(plan->stride) != 1)
+        return 1;
+    return plan->window < RUN_MAX ? plan->window : RUN_MAX;
+}
+
+/* The word of a page that could be mapped now, or one with BUSY where no page can. */
+static uint64_t look(const struct region *region, uintptr_t va)
+{
+    if (va < region->start || va >= region->end)
+        return PTE_BUSY;
+    return pte_load(pagetable_pte(region->table, va));
+}
+
+/* Is the trimmed page not being written just now? A rescue makes the write worth nothing. */
+static bool on_list(const struct machine *m, uint64_t word)
+{
+    return atomic_load_explicit(&m->frames[pte_number(word)].list, memory_order_relaxed) !=
+           LIST_NONE;
+}
+
+void window_read(struct machine *m, struct fault_queue *queue, struct region *region, uintptr_t va,
+                 uint32_t thread, const struct stream_plan *plan, unsigned covered)
+{
+    uintptr_t step = (uintptr_t)plan->stride * PAGE_SIZE, next;
+    unsigned runs = 0, skipped = 0;
+
+    while (covered < plan->window && runs < RUNS_AHEAD + 16u * (abs(plan->stride) > 1)) {
+        uint64_t word;
+        unsigned got = 1;
+
+        next = va + covered * step;
+        word = look(region, next);
+        if ((word & PTE_FORMAT) == 0 || (word & PTE_BAD))
+            break;
+        if ((word & (PTE_PAGEFILE | PTE_BUSY)) == PTE_PAGEFILE) {
+            got = read_ahead(m, queue, region, next, plan->stride,
+                             abs(plan->stride) == 1 ? plan->window - covered : 1);
+            runs++;
+        } else if ((word & (PTE_TRANSITION | PTE_BUSY)) == PTE_TRANSITION && on_list(m, word)) {
+            got = rescue_ahead(m, region, next, word);
+        }
+        if (got == 0)
+            break;
+        covered += got;
+    }
+    next = va + covered * step;
+    while (skipped < SKIP_MAX && (look(region, next) & PTE_VALID)) {
+        next += step;
+        skipped++;
+    }
+    stream_covered(m, va, thread, covered, next);
+}
