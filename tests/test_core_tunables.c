@@ -201,7 +201,7 @@ static void test_refusals(void)
     set_refuses("memory", "65T", -ERANGE, "memory: 65T is over the maximum of 64T");
     set_refuses("memory", "", -EINVAL, "memory: is empty; give a size such as 64K, 256M or 1.5G");
     set_refuses("store_delay", "61s", -ERANGE, "store_delay: 61s is over the maximum of 1m");
-    set_refuses("fault_threads", "0", -ERANGE, "fault_threads: 0 is under the minimum of 1");
+    set_refuses("fault_depth", "0", -ERANGE, "fault_depth: 0 is under the minimum of 1");
     set_refuses("cache", "76", -ERANGE, "cache: 76 is over the maximum of 75");
     set_refuses("batching", "maybe", -EINVAL,
                 "batching: \"maybe\" is neither on nor off (yes, no, true, false, 1 and 0 are "

@@ -9,6 +9,7 @@
 #define STAGE_SHARE 16u /* and staging */
 #define STAGE_MAX 2048u /* pages */
 #define SOME 8u         /* pages: the least of cache and staging, where the budget allows it */
+#define YIELD_ROUND 15u /* of sync_relax(): it gives the processor away */
 #define RECLAIM_PAUSE_NS UINT64_C(10000000)
 
 /* ---- workers ---- */
@@ -23,6 +24,13 @@ void worker_kick(struct worker *worker)
     if (atomic_exchange(&worker->kicked, 1) != 0)
         return;
     sync_event_signal(&m->sync, &worker->event);
+}
+
+void worker_pause(struct machine *m)
+{
+    if (m->tunables.workers && atomic_load(&m->waiting) == 0 &&
+        frames_at_hand(m) > atomic_load(&m->low) / 2)
+        sync_relax(&m->sync, YIELD_ROUND);
 }
 
 static void worker_main(void *argument)

@@ -203,6 +203,12 @@ void machine_enter(struct machine *m);
 /* Kick the workers that have something to do now, but the one that calls (NULL: none). */
 void machine_balance(struct machine *m, const struct worker *self);
 void worker_kick(struct worker *worker);
+/*
+ * A worker is between two pieces of its work: threads that are ready to run go first, unless what
+ * the worker makes is getting short. The scheduler by itself would let a worker go on for
+ * milliseconds while a thread whose page is there waits for the processor.
+ */
+void worker_pause(struct machine *m);
 
 /* Counting, in one line. */
 static inline void count(struct machine *m, enum counter_id id, uint64_t n)

@@ -342,14 +342,18 @@ static unsigned trim_span(struct machine *m, const struct span *span, unsigned m
     error =
         m->mapper->ops->protect(m->mapper, v->va[0], v->va[v->count - 1] + PAGE_SIZE - v->va[0]);
     sync_yield(&m->sync, SYNC_AT_STEP);
+    worker_pause(m);
     m->mapper->ops->take(m->mapper, v->count, v->va, v->buffers, v->status);
     for (unsigned i = 0; i < v->count && error != 0; i++)
         v->status[i] = error; /* not protected: a write now would be lost by the drop */
     sync_yield(&m->sync, SYNC_AT_STEP);
+    worker_pause(m);
     for (unsigned i = 0; i < v->count; i++)
         v->verdict[i] = (uint8_t)trim_judge(m, v, i);
     count(m, COUNTER_tlb_flushes, 1);
+    worker_pause(m);
     trim_drop(m, v);
+    worker_pause(m);
     gone = trim_publish(m, span, v);
     trim_lift(m, v, v->count - gone);
     trim_release(m, v);
@@ -383,6 +387,7 @@ static unsigned trim_section(struct machine *m, const struct region *region, siz
     if (!m->tunables.fine_locks)
         sync_mutex_unlock(&m->sync, &span.section->lock, SYNC_SECTION);
     atomic_store(&span.section->trimming, 0);
+    worker_pause(m);
     return gone;
 }
 

@@ -473,6 +473,7 @@ bool writer_step(struct machine *m)
         (!atomic_load(&m->gate_closing) || atomic_load(&m->waiting) > 0)) {
         atomic_store(&m->writer.tried_at, sync_now(&m->sync));
         if (write_begin(m, b)) {
+            worker_pause(m);
             reap(m, false);
             return true;
         }

@@ -2,6 +2,10 @@
  * Handler threads: the loop of handler.h, fed by the userfaultfd. Each sleeps in one epoll_wait()
  * for new faults, completed reads, and the end.
  *
+ * There are few of them, one for every two processors, for two reasons: faults that one handler
+ * finds together cost one wake-up of a handler and one call for all their reads; and what a handler
+ * does for a fault costs no more than what the faulting thread and the kernel do on their side.
+ *
  * A processor that goes idle is dear to wake, dearest in a virtual machine: a page-in has two such
  * wake-ups more here than in the kernel, the handler's for the fault and for the read. So a
  * handler polls for `fault_poll` before it sleeps, letting others run between two looks. It does
@@ -24,6 +28,7 @@
 #include "trap/trap.h"
 
 #define HANDLERS_MAX 64u
+#define HANDLERS_AUTOMATIC 8u /* at most, if their number is not given */
 #define POLL_READS_MAX 2u
 
 struct handler_thread {
@@ -180,9 +185,24 @@ static int handler_open(struct machine *m, struct trap_thread *trap, struct hand
     return m->sync.backend->thread_start(&m->sync, name, handler_main, h, &h->thread);
 }
 
+static unsigned handler_count(const struct machine *m)
+{
+    cpu_set_t allowed;
+    unsigned count = HANDLERS_AUTOMATIC;
+
+    if (m->tunables.fault_threads > 0)
+        return (unsigned)m->tunables.fault_threads;
+    if (sched_getaffinity(0, sizeof(allowed), &allowed) == 0) /* fails beyond 1024 processors */
+        count = (unsigned)CPU_COUNT(&allowed) / 2;
+    if (count > HANDLERS_AUTOMATIC)
+        return HANDLERS_AUTOMATIC;
+    return count > 0 ? count : 1;
+}
+
 int trap_thread_open(struct machine *m, struct trap_thread **out)
 {
     struct trap_thread *trap = m->platform->reserve(sizeof(*trap));
+    unsigned count = handler_count(m);
     int error = 0;
 
     if (trap == NULL)
@@ -192,7 +212,7 @@ int trap_thread_open(struct machine *m, struct trap_thread **out)
     trap->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (trap->stop_fd < 0)
         error = error_set(-errno, "too few file descriptors: raise `ulimit -n`");
-    while (error == 0 && trap->count < m->tunables.fault_threads) {
+    while (error == 0 && trap->count < count) {
         error = handler_open(m, trap, &trap->handlers[trap->count], trap->count);
         trap->count++;
     }
