@@ -84,6 +84,8 @@ struct vmsm; /* a manager; opaque */
     X(pages_written, COUNT, "pages written to the pagefile")                                       \
     X(pages_trimmed, COUNT, "pages taken from under their address")                                \
     X(pages_trimmed_clean, COUNT, "of those, equal to their slot: straight to standby")            \
+    X(pages_trimmed_joined, COUNT,                                                                 \
+      "equal to their slot, but written anew beside changed neighbours")                           \
     X(pages_trimmed_zero, COUNT, "of those, all zero: given back without a slot")                  \
     X(pages_trim_undone, COUNT, "trims given up, the page being in use or pinned")                 \
     X(pages_repurposed, COUNT, "standby frames taken for another use")                             \

@@ -83,6 +83,44 @@ static void verdicts(const char *stage)
     tear_down(&f);
 }
 
+/* Clean pages in a run with changed ones: written anew if their slots are not worth keeping. */
+static void joined(void)
+{
+    struct fixture f;
+    uintptr_t base;
+    bool together = true;
+
+    stage_up(&f, "full");
+    base = map_pages(&f, 16);
+    put_all(&f, base, 16, 1);
+    page_out(&f);
+    is(wrong_of(&f, base, 16, 1), 0, "a run is read back");
+    put(&f, base, 5, 2);
+    trim_all(&f);
+    is(pages_at(&f, base, 16, 's'), 15, "all but the one that was changed keep their slots");
+    is(counted(&f, COUNTER_pages_trimmed_joined), 0, "since they still lie in few places");
+    page_out(&f);
+    for (size_t p = 0; p < 16; p++)
+        together = together && holds(&f, base, p, p == 5 ? 2 : 1);
+    ok(together, "and are right");
+    for (size_t p = 1; p < 16; p += 3)
+        put(&f, base, p, 3);
+    trim_all(&f);
+    is(pages_at(&f, base, 16, 'm'), 16, "when more have changed, all are to be written");
+    is(counted(&f, COUNTER_pages_trimmed_joined), 11, "the clean ones too");
+    is(counted(&f, COUNTER_pages_trimmed_clean), 15, "which are not counted as clean");
+    is(machine_check(f.m), 0, "the books balance");
+    page_out(&f);
+    for (size_t p = 0; p + 1 < 16; p++)
+        together = together &&
+                   pte_number(word_at(&f, base, p)) + 1 == pte_number(word_at(&f, base, p + 1));
+    ok(together, "so that they are one run again");
+    for (size_t p = 0; p < 16; p++)
+        together = together && holds(&f, base, p, p % 3 == 1 ? 3 : p == 5 ? 2 : 1);
+    ok(together, "and all are right");
+    tear_down(&f);
+}
+
 static void pinned(const char *stage)
 {
     struct fixture f;
@@ -302,6 +340,7 @@ static void steps(void)
 
 int main(void)
 {
+    joined();
     for (size_t i = 0; i < STAGES; i++) {
         oldest_first(stages[i]);
         verdicts(stages[i]);

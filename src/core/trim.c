@@ -25,6 +25,9 @@
 /* Victims that make a section worth a TLB flush, as long as there are others. */
 #define BATCH_WORTH 32u
 
+#define JOIN_LEAST 8u /* neighbours that are likely to be wanted together again */
+#define JOIN_PAGES 4u /* pages that cost as much to write, in a run, as a request more to read */
+
 enum verdict { TRIM_UNDO, TRIM_ZERO, TRIM_CLEAN, TRIM_MODIFIED };
 
 struct trim_victims {
@@ -126,6 +129,46 @@ static enum verdict trim_judge(struct machine *m, struct trim_victims *v, unsign
     if (frame->slot != 0)
         changed = !hash_equal(frame->hash, m->pagefile.hashes[frame->slot]);
     return changed ? TRIM_MODIFIED : TRIM_CLEAN;
+}
+
+/* Will pages i and i + 1 still be read back by one request, if clean ones keep their slots? */
+static bool stay_together(const struct machine *m, const struct trim_victims *v, unsigned i)
+{
+    if (v->verdict[i] != v->verdict[i + 1])
+        return false;
+    return v->verdict[i] == TRIM_MODIFIED ||
+           m->frames[v->frames[i]].slot + 1 == m->frames[v->frames[i + 1]].slot;
+}
+
+/*
+ * Neighbours that leave together will be read back together, and a request costs what writing
+ * several pages does. If the slots of a run lie in too many places for its clean pages to be worth
+ * keeping where they are, these are written anew with the changed ones.
+ */
+static void join_runs(struct machine *m, struct trim_victims *v)
+{
+    if (atomic_load(&m->writer.failing_since) != 0)
+        return; /* a clean page can leave the cache without being written */
+    for (unsigned first = 0, end; first < v->count; first = end) {
+        unsigned clean = v->verdict[first] == TRIM_CLEAN, pieces = 1;
+
+        for (end = first + 1; end < v->count && v->va[end] == v->va[end - 1] + PAGE_SIZE &&
+                              v->verdict[end - 1] >= TRIM_CLEAN && v->verdict[end] >= TRIM_CLEAN;
+             end++) {
+            clean += v->verdict[end] == TRIM_CLEAN;
+            pieces += !stay_together(m, v, end - 1);
+        }
+        if (end - first < JOIN_LEAST || clean > (pieces - 1) * JOIN_PAGES)
+            continue;
+        for (unsigned i = first; i < end; i++) {
+            struct frame *frame = &m->frames[v->frames[i]];
+
+            if (v->verdict[i] == TRIM_CLEAN)
+                frame->hash = m->pagefile.hashes[frame->slot];
+            v->verdict[i] = TRIM_MODIFIED;
+        }
+        count(m, COUNTER_pages_trimmed_joined, clean);
+    }
 }
 
 /* Select the victims of a verdict into v->some. */
@@ -350,6 +393,7 @@ static unsigned trim_span(struct machine *m, const struct span *span, unsigned m
     worker_pause(m);
     for (unsigned i = 0; i < v->count; i++)
         v->verdict[i] = (uint8_t)trim_judge(m, v, i);
+    join_runs(m, v);
     count(m, COUNTER_tlb_flushes, 1);
     worker_pause(m);
     trim_drop(m, v);
