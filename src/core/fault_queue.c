@@ -60,23 +60,33 @@ void fault_queue_leave(struct machine *m, struct fault_queue *queue)
     sync_rwlock_unread(&m->sync, &m->gate, SYNC_GATE);
 }
 
+static struct fault_queue *pool_take(struct machine *m)
+{
+    struct fault_queue *queue;
+
+    sync_mutex_lock(&m->sync, &m->pool_lock, SYNC_QUEUES);
+    queue = m->pool_free;
+    if (queue != NULL)
+        m->pool_free = queue->next;
+    sync_mutex_unlock(&m->sync, &m->pool_lock, SYNC_QUEUES);
+    return queue;
+}
+
 struct fault_queue *fault_queue_get(struct machine *m)
 {
-    for (;;) {
-        uint32_t key = sync_event_prepare(&m->sync, &m->queues_event);
-        struct fault_queue *queue;
+    struct fault_queue *queue;
 
-        sync_mutex_lock(&m->sync, &m->pool_lock, SYNC_QUEUES);
-        queue = m->pool_free;
-        if (queue != NULL)
-            m->pool_free = queue->next;
-        sync_mutex_unlock(&m->sync, &m->pool_lock, SYNC_QUEUES);
+    while ((queue = pool_take(m)) == NULL) {
+        uint32_t key = sync_event_prepare(&m->sync, &m->queues_event);
+
+        queue = pool_take(m);
         if (queue != NULL) {
             sync_event_cancel(&m->queues_event);
             return queue;
         }
         sync_event_wait(&m->sync, &m->queues_event, key, 0);
     }
+    return queue;
 }
 
 void fault_queue_put(struct machine *m, struct fault_queue *queue)

@@ -282,6 +282,7 @@ static const struct store_ops file_ops = {
     .queue_close = file_queue_close,
     .submit = file_queue_submit,
     .reap = file_queue_reap,
+    .transfer = file_queue_transfer,
     .queue_fd = file_queue_fd,
     .close = file_close,
 };

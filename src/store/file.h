@@ -61,6 +61,7 @@ void file_queue_close(struct store_queue *queue);
 void file_queue_submit(struct store_queue *queue, struct store_io **ios, unsigned count);
 unsigned file_queue_reap(struct store_queue *queue, struct store_io **done, unsigned max,
                          bool wait);
+void file_queue_transfer(struct store_queue *queue, struct store_io *io);
 int file_queue_fd(struct store_queue *queue);
 
 #endif

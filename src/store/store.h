@@ -59,6 +59,12 @@ struct store_ops {
     unsigned (*reap)(struct store_queue *queue, struct store_io **done, unsigned max, bool wait);
 
     /*
+     * Do one request to its end, here and now; nothing else of the queue is under way. The result
+     * is in it as after reap(). NULL: there is no quicker way than submit() and reap().
+     */
+    void (*transfer)(struct store_queue *queue, struct store_io *io);
+
+    /*
      * A descriptor that polls readable when reap() has something to do (it may still return 0), or
      * -1: every request is complete when submit() returns, and reap() never has to wait.
      */
