@@ -397,7 +397,6 @@ static unsigned trim_span(struct machine *m, const struct span *span, unsigned m
     count(m, COUNTER_tlb_flushes, 1);
     worker_pause(m);
     trim_drop(m, v);
-    worker_pause(m);
     gone = trim_publish(m, span, v);
     trim_lift(m, v, v->count - gone);
     trim_release(m, v);
