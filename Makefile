@@ -96,14 +96,14 @@ benches: $(BENCHES)
 
 # Measurements that write tables and plots to RESULTS; MEASURE=--quick for a short look.
 RESULTS ?= $(BUILD)/results
-progression: ## measure what each stage and feature is worth (an hour; MEASURE=--quick: 2 minutes)
+progression: ## measure what each stage and feature is worth (15 minutes; MEASURE=--quick: 2 minutes)
 	$(Q)scripts/install-deps.sh build
 	$(Q)$(MAKE) $(PARALLEL) cli benches
 	$(Q)mkdir -p $(RESULTS)
 	$(BUILD)/bench/progression --plots $(RESULTS) --json $(RESULTS)/progression.json \
 		--markdown $(RESULTS)/progression.md $(MEASURE)
 
-scale: ## measure costs as address space, memory and threads grow (MEASURE=--quick: 1 minute)
+scale: ## measure costs as address space, memory and threads grow (15 minutes; MEASURE=--quick: 1 minute)
 	$(Q)scripts/install-deps.sh build
 	$(Q)$(MAKE) $(PARALLEL) benches
 	$(Q)mkdir -p $(RESULTS)

@@ -79,8 +79,8 @@ static const char help[] =
     "and full, and with each of the six features of full switched off by itself.\n"
     "  --mappers LIST     of copy, move, soft (all)\n"
     "  --threads LIST     numbers of threads, each from 1 to 256 (1,2,4,8,16)\n"
-    "  --rounds N         rounds, 1 to 64 (5)\n"
-    "  --seconds S        length of a cell, without the sweep that checks every page (2)\n"
+    "  --rounds N         rounds, 1 to 64 (3)\n"
+    "  --seconds S        length of a cell, without the sweep that checks every page (1.5)\n"
     "  --virtual SIZE     size of the region (256M)\n"
     "  --memory SIZE      budget of physical memory (64M)\n"
     "  --write PERCENT    share of accesses that write (10)\n"
@@ -683,10 +683,10 @@ int main(int argc, char **argv)
                                          .memory = "64M",
                                          .write = "10",
                                          .run_max = "64",
-                                         .seconds = "2",
+                                         .seconds = "1.5",
                                          .threads = {1, 2, 4, 8, 16},
                                          .thread_count = 5,
-                                         .rounds = 5,
+                                         .rounds = 3,
                                          .wanted = {true, true, true}}};
     struct sigaction action = {.sa_handler = signal_received};
 

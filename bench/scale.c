@@ -93,8 +93,8 @@ static const char help[] =
     "with a store that takes no time; flat is within 15 % of the first point.\n"
     "  --sweeps LIST    of virtual, runs, frames, threads (all)\n"
     "  --mappers LIST   of soft, copy (both; threads are measured with soft only)\n"
-    "  --rounds N       rounds, 1 to 64 (5)\n"
-    "  --seconds S      length of the measurement under pressure at each point (2)\n"
+    "  --rounds N       rounds, 1 to 64 (3)\n"
+    "  --seconds S      length of the measurement under pressure at each point (1)\n"
     "  --json FILE      write all of it, each round, to FILE\n"
     "  --plots DIR      write scale-SWEEP-MAPPER.svg there\n"
     "  --quick          fewer points, 2 rounds, 0.3 s, soft; options after it override\n"
@@ -571,8 +571,8 @@ int main(int argc, char **argv)
     static struct bench b = {.options = {.sweeps = {true, true, true, true},
                                          .soft = true,
                                          .copy = true,
-                                         .rounds = 5,
-                                         .seconds = 2}};
+                                         .rounds = 3,
+                                         .seconds = 1}};
     struct sigaction action = {.sa_handler = signal_received};
 
     options_parse(&b.options, argc, argv);
