@@ -69,8 +69,8 @@ TORTURE := $(BUILD)/tests/torture/torture
 TORTURE_OBJECTS := $(patsubst %.c,$(BUILD)/obj/%.o,$(sort $(wildcard tests/torture/*.c)) \
 	src/cli/oracle.c src/cli/access.c src/cli/console.c)
 # The programs in bench; its other sources are modules that they, and their tests, are linked with.
-BENCHES := $(patsubst %.c,$(BUILD)/%,$(wildcard $(addprefix bench/,bench.c crypt.c \
-	progression.c scale.c)))
+BENCHES := $(patsubst %.c,$(BUILD)/%,$(wildcard $(addprefix bench/,bench.c bound.c \
+	crypt.c progression.c scale.c)))
 BENCH_OBJECTS := $(patsubst %.c,$(BUILD)/obj/%.o,$(filter-out $(BENCHES:$(BUILD)/%=%.c),$(sort \
 	$(wildcard bench/*.c))))
 BENCH_LIB := $(BUILD)/bench/libbench.a
@@ -83,7 +83,7 @@ MANUALS := $(BUILD)/vmsm.1 $(BUILD)/vmsm.3
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all libs cli tests benches bench progression scale examples man demo check check-core \
+.PHONY: all libs cli tests benches bench bound progression scale examples man demo check check-core \
 	check-programs simtest model exhaust mutate fuzz fuzzers torture torture-case presubmit format \
 	format-check tidy valgrind install uninstall clean help
 
@@ -103,6 +103,12 @@ progression: ## measure what each stage and feature is worth (15 minutes; MEASUR
 	$(BUILD)/bench/progression --plots $(RESULTS) --json $(RESULTS)/progression.json \
 		--markdown $(RESULTS)/progression.md $(MEASURE)
 
+bound: ## measure what a pager on userfaultfd could reach here at most (as root): 1 minute
+	$(Q)scripts/install-deps.sh build
+	$(Q)$(MAKE) $(PARALLEL) benches
+	$(Q)mkdir -p $(RESULTS)
+	$(BUILD)/bench/bound --swap --json $(RESULTS)/bound.json $(MEASURE)
+
 scale: ## measure costs as address space, memory and threads grow (15 minutes; MEASURE=--quick: 1 minute)
 	$(Q)scripts/install-deps.sh build
 	$(Q)$(MAKE) $(PARALLEL) benches
@@ -117,7 +123,7 @@ man: $(MANUALS)
 # build nothing themselves leave the stamps to the makes that they start.
 same = $(and $(findstring "$(strip $(1))","$(strip $(2))"),$(findstring "$(strip $(2))","$(strip $(1))"))
 stamp = $(if $(call same,$(2),$(file <$(1))),,$(shell mkdir -p $(dir $(1)))$(file >$(1),$(strip $(2))))
-GOALS := $(filter-out demo bench progression scale check check-core check-programs simtest model \
+GOALS := $(filter-out demo bench bound progression scale check check-core check-programs simtest model \
 	exhaust mutate fuzz torture torture-case valgrind presubmit format format-check tidy uninstall \
 	clean help,$(or $(MAKECMDGOALS),all))
 ifneq ($(GOALS),)

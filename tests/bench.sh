@@ -1,6 +1,7 @@
 #!/bin/bash
 # The benchmark: every workload runs on managed memory and finds what it wrote, what was changed
-# behind its back is noticed, and wrong usage is refused in words. TAP. No figure is judged.
+# behind its back is noticed, and wrong usage is refused in words; and the program that measures what
+# the calls below cost. TAP. No figure is judged.
 set -u
 cd "$(dirname "$0")/.."
 
@@ -163,5 +164,28 @@ ok $? "nor where the Markdown cannot be written"
 call --cells fill --json "$dir/nothing/bench.json"
 [ "$status" -eq 3 ] && grep -q 'cannot write' "$dir/err" && [ ! -s "$dir/out" ]
 ok $? "where the JSON cannot be written nothing is measured: status 3"
+
+# Lower bounds, without a manager.
+bound=${bench%/*}/bound
+timeout 60 "$bound" --rounds 2 --region 32M --seconds 0.02 --dir "$dir" --json "$dir/bound.json" \
+    >"$dir/out" 2>"$dir/err"
+status=$?
+if grep -q 'no userfaultfd' "$dir/err"; then
+    skip "bound: userfaultfd is not permitted here"
+else
+    [ "$status" -eq 0 ] && grep -q '^an empty system call .* us ' "$dir/out" &&
+        grep -q '^SIGBUS, 16 threads .* touches/s' "$dir/out" &&
+        grep -q '^fill, to swap .* at least 6 ' "$dir/out"
+    ok $? "bound: calls, pagers and aims have their lines; each page read was right"
+    perl -MJSON::PP -e 'local $/; my $r = decode_json(<STDIN>); exit(@{$r->{aims}} > 10 &&
+        $r->{figures}{COPY_64}{median} > 0 && $r->{pagers}{thread}{2}{touches_a_second}{median} > 0
+        ? 0 : 1)' <"$dir/bound.json"
+    ok $? "bound: the JSON parses and has figures"
+fi
+[ -z "$(find "$dir" -name 'vmsm-bound-*')" ]
+ok $? "bound: its file is removed"
+timeout 60 "$bound" --region 1K >"$dir/out" 2>"$dir/err"
+[ $? -eq 2 ] && grep -q 'a size from 32M' "$dir/err" && [ ! -s "$dir/out" ]
+ok $? "bound: wrong usage is refused in words"
 
 finish

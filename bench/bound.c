@@ -1,0 +1,484 @@
+#include "bound.h"
+
+#include <errno.h>
+#include <getopt.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/utsname.h>
+#include <unistd.h>
+
+#include "core/tunables.h"
+
+enum { STATUS_OK, STATUS_WRONG, STATUS_USAGE, STATUS_FAILED };
+
+#define MIB 1048576.0
+#define DIR_MAX 200 /* characters, for bench's sake */
+
+volatile sig_atomic_t bound_interrupted;
+
+static const struct figure_info {
+    const char *name, *words;
+    enum bound_unit unit;
+} figures[] = {
+#define FIGURE_INFO(name, unit, words) {#name, words, UNIT_##unit},
+    BOUND_FIGURES(FIGURE_INFO)
+#undef FIGURE_INFO
+};
+
+static const char *const trap_names[BOUND_TRAPS] = {"handler thread", "handler that polls",
+                                                    "SIGBUS"};
+static const char *const trap_keys[BOUND_TRAPS] = {"thread", "poll", "sigbus"};
+
+static const char help[] =
+    "usage: bound [OPTION...]\n"
+    "Measure what this machine charges for the calls that a pager in user space is made of, and\n"
+    "what the best of such pagers could reach in the aims that `bench --targets` lists.\n"
+    "  --swap            the kernel's swap in the same rounds, to compare with (as root)\n"
+    "  --rounds N        rounds, 1 to 64 (3)\n"
+    "  --seconds S       length of each measurement of a speed (0.5)\n"
+    "  --region SIZE     memory that is used, and size of the file (512M)\n"
+    "  --memory-share N  memory in percent of it, 5 to 90 (25)\n"
+    "  --dir DIR         where files are made (TMPDIR or /var/tmp)\n"
+    "  --json FILE       write all of it, each round\n"
+    "Status: 0; 1 a page held something else than was written; 2 wrong usage; 3 anything else;\n"
+    "128 + N after signal N.\n";
+
+static void signal_note(int signal)
+{
+    bound_interrupted = signal;
+}
+
+/* ---- Options ---- */
+
+static _Noreturn void usage_fail(const char *option, const char *value, const char *wanted)
+{
+    fprintf(stderr, "bound: --%s %s: must be %s (--help tells more)\n", option, value, wanted);
+    exit(STATUS_USAGE);
+}
+
+static double number_parse(const char *option, const char *text, double least, double most)
+{
+    char *end, wanted[64];
+    double value = strtod(text, &end);
+
+    snprintf(wanted, sizeof(wanted), "a number from %g to %g", least, most);
+    if (end == text || *end != '\0' || !(value >= least && value <= most))
+        usage_fail(option, text, wanted);
+    return value;
+}
+
+static void option_apply(struct bound_options *o, const char *name, const char *value)
+{
+    if (strcmp(name, "swap") == 0) {
+        o->swap = true;
+    } else if (strcmp(name, "rounds") == 0) {
+        o->rounds = (unsigned)number_parse(name, value, 1, SAMPLE_ROUNDS);
+    } else if (strcmp(name, "seconds") == 0) {
+        o->seconds = number_parse(name, value, 0.01, 60);
+    } else if (strcmp(name, "memory-share") == 0) {
+        o->share = (unsigned)number_parse(name, value, 5, 90);
+    } else if (strcmp(name, "dir") == 0) {
+        o->dir = value;
+    } else if (strcmp(name, "json") == 0) {
+        o->json = value;
+    } else {
+        if (parse_size(name, value, &o->region) < 0 || (double)o->region < 32 * MIB)
+            usage_fail(name, value, "a size from 32M, such as 512M");
+        o->region &= ~(uint64_t)(MIB - 1);
+    }
+}
+
+static void options_take(struct bound_options *o, int argc, char **argv)
+{
+    static const struct option names[] = {{"swap", no_argument, NULL, 0},
+                                          {"rounds", required_argument, NULL, 0},
+                                          {"seconds", required_argument, NULL, 0},
+                                          {"region", required_argument, NULL, 0},
+                                          {"memory-share", required_argument, NULL, 0},
+                                          {"dir", required_argument, NULL, 0},
+                                          {"json", required_argument, NULL, 0},
+                                          {"help", no_argument, NULL, 'h'},
+                                          {NULL, 0, NULL, 0}};
+    const char *dir = getenv("TMPDIR");
+    int found, index;
+
+    *o = (struct bound_options){.region = (uint64_t)512 << 20,
+                                .share = 25,
+                                .rounds = 3,
+                                .seconds = 0.5,
+                                .dir = dir != NULL && dir[0] != '\0' ? dir : "/var/tmp"};
+    while ((found = getopt_long(argc, argv, "h", names, &index)) != -1) {
+        if (found == 'h') {
+            fputs(help, stdout);
+            exit(STATUS_OK);
+        }
+        if (found != 0) {
+            fputs("bound: --help lists the options\n", stderr);
+            exit(STATUS_USAGE);
+        }
+        option_apply(o, names[index].name, optarg);
+    }
+    if (optind < argc) {
+        fprintf(stderr, "bound: %s: not an option; --help lists them\n", argv[optind]);
+        exit(STATUS_USAGE);
+    }
+    if (access(o->dir, W_OK | X_OK) < 0 || strlen(o->dir) > DIR_MAX)
+        usage_fail("dir", o->dir, "a directory that you may write to");
+}
+
+/* ---- Bounds ---- */
+
+/* NAN is nothing. */
+static double least_of(double a, double b)
+{
+    return isnan(a) || b < a ? b : a;
+}
+
+static double median(const struct bound *b, enum bound_figure figure)
+{
+    return sample_summarize(&b->figures[figure]).median;
+}
+
+/* Of the three pagers with so many threads, the quickest. */
+static const struct bound_speed *pager_best(const struct bound *b, unsigned crowd)
+{
+    const struct bound_speed *best = &b->pagers[0][crowd];
+
+    for (enum bound_trap trap = 1; trap < BOUND_TRAPS; trap++)
+        if (sample_summarize(&b->pagers[trap][crowd].rate).median >
+            sample_summarize(&best->rate).median)
+            best = &b->pagers[trap][crowd];
+    return best;
+}
+
+/* And the least processor time for a page. */
+static double pager_cpu(const struct bound *b, unsigned crowd)
+{
+    double least = NAN;
+
+    for (enum bound_trap trap = 0; trap < BOUND_TRAPS; trap++)
+        least = least_of(least, sample_summarize(&b->pagers[trap][crowd].cpu).median);
+    return least;
+}
+
+/* Pages a second with all processors at it. */
+static double by_processors(double seconds)
+{
+    return (double)sysconf(_SC_NPROCESSORS_ONLN) / seconds;
+}
+
+static double resident_part(const struct bound *b)
+{
+    return (double)b->options.share / 100;
+}
+
+/* First writes: pages that do not fit must be trimmed, hashed and written. */
+static double fill_cpu(const struct bound *b)
+{
+    double out = median(b, BOUND_PROTECT_DENSE) + median(b, BOUND_TAKE_DENSE) +
+                 median(b, BOUND_DROP_DENSE) + median(b, BOUND_HASH) + median(b, BOUND_WRITE_CPU);
+
+    return median(b, BOUND_COPY_64) + median(b, BOUND_FILL_PAGE) + (1 - resident_part(b)) * out;
+}
+
+static double fill_bound(const struct bound *b)
+{
+    double disk = median(b, BOUND_WRITE) / BOUND_PAGE / (1 - resident_part(b));
+
+    return least_of(disk, by_processors(fill_cpu(b)));
+}
+
+/* Pages that were not written need not be copied out. No more than what is resident is ever hit. */
+static double scan_cpu(const struct bound *b)
+{
+    double in = median(b, BOUND_READ_CPU) + median(b, BOUND_COPY_64) + median(b, BOUND_DROP_DENSE);
+
+    return median(b, BOUND_CHECK_PAGE) + (1 - resident_part(b)) * in;
+}
+
+static double scan_bound(const struct bound *b)
+{
+    double disk = median(b, BOUND_READ) / BOUND_PAGE / (1 - resident_part(b));
+
+    return least_of(disk, by_processors(scan_cpu(b)));
+}
+
+/* Pages that are asked for many at a time, at random. */
+static double prefault_bound(const struct bound *b)
+{
+    double cpu =
+        median(b, BOUND_RANDOM_CPU) + median(b, BOUND_COPY_1) + median(b, BOUND_DROP_SPARSE);
+
+    return least_of(median(b, BOUND_RANDOM_32), by_processors(cpu));
+}
+
+struct aim {
+    char words[64];
+    double wanted; /* at least; at most if it is a cost */
+    double bound, peer;
+    bool cost;
+};
+
+#define AIMS_MAX 16
+
+/* bound and peer are in the same unit; wanted is of their quotient. */
+static size_t aims_make(const struct bound *b, struct aim *aims)
+{
+    static const double rand_wanted[BOUND_CROWDS] = {0.95, 1.2, 2, 2.5};
+    double first = median(b, BOUND_FILL_PAGE);
+    size_t count = 0;
+
+    aims[count++] = (struct aim){"fill, to swap", 6, fill_bound(b),
+                                 sample_summarize(&b->swap_fill.rate).median, false};
+    aims[count++] = (struct aim){"scan, to swap", 4, scan_bound(b),
+                                 sample_summarize(&b->swap_scan.rate).median, false};
+    for (unsigned c = 0; c < BOUND_CROWDS; c++) {
+        aims[count] =
+            (struct aim){"", rand_wanted[c], sample_summarize(&pager_best(b, c)->rate).median,
+                         sample_summarize(&b->swap_rand[c].rate).median, false};
+        snprintf(aims[count++].words, sizeof(aims[0].words), "rand, %u thread%s, to swap",
+                 bound_threads[c], bound_threads[c] == 1 ? "" : "s");
+    }
+    aims[count++] = (struct aim){"rand, 16 threads, to 2 threads", 1,
+                                 sample_summarize(&pager_best(b, 3)->rate).median,
+                                 sample_summarize(&pager_best(b, 1)->rate).median, false};
+    aims[count++] = (struct aim){"fill where all fits, to ordinary memory", 3,
+                                 1 / (median(b, BOUND_COPY_64) + first),
+                                 1 / (median(b, BOUND_FIRST_TOUCH) + first), false};
+    aims[count++] = (struct aim){"prefault, part of the disk", 0.8, prefault_bound(b),
+                                 median(b, BOUND_RANDOM_32), false};
+    aims[count++] = (struct aim){"scan, part of the disk", 0.6,
+                                 scan_bound(b) * (1 - resident_part(b)) * BOUND_PAGE,
+                                 median(b, BOUND_READ), false};
+    aims[count++] = (struct aim){"CPU a page, rand, 2 threads, to swap", 1, pager_cpu(b, 1),
+                                 sample_summarize(&b->swap_rand[1].cpu).median, true};
+    aims[count++] =
+        (struct aim){"CPU a page, scan, to swap", 1, scan_cpu(b) / (1 - resident_part(b)),
+                     sample_summarize(&b->swap_scan.cpu).median, true};
+    aims[count++] =
+        (struct aim){"CPU a page, fill, to swap", 1, fill_cpu(b) / (1 - resident_part(b)),
+                     sample_summarize(&b->swap_fill.cpu).median, true};
+    return count;
+}
+
+static const char *aim_verdict(const struct aim *aim)
+{
+    double ratio = aim->bound / aim->peer;
+
+    if (isnan(ratio))
+        return "-";
+    return (aim->cost ? ratio <= aim->wanted : ratio >= aim->wanted) ? "possible" : "OUT OF REACH";
+}
+
+/* ---- Reports ---- */
+
+static void figure_print(const char *words, struct sample_summary s, enum bound_unit unit)
+{
+    double scale = unit == UNIT_TIME ? 1e6 : unit == UNIT_BYTES ? 1 / MIB : 1;
+    int digits = unit == UNIT_TIME ? 2 : 0;
+
+    if (s.count > 0)
+        printf("%-62s %10.*f %-8s (%.*f to %.*f)\n", words, digits, s.median * scale,
+               unit == UNIT_TIME    ? "us"
+               : unit == UNIT_BYTES ? "MiB/s"
+                                    : "a second",
+               digits, s.least * scale, digits, s.most * scale);
+}
+
+static void speed_print(const char *who, unsigned threads, const struct bound_speed *speed)
+{
+    struct sample_summary rate = sample_summarize(&speed->rate);
+    char words[64];
+
+    if (rate.count == 0)
+        return;
+    snprintf(words, sizeof(words), "%s, %u thread%s", who, threads, threads == 1 ? "" : "s");
+    printf("%-36s %9.0f touches/s (%.0f to %.0f), CPU a page %.2f us\n", words, rate.median,
+           rate.least, rate.most, sample_summarize(&speed->cpu).median * 1e6);
+}
+
+static void speeds_print(const struct bound *b)
+{
+    printf("\nSmallest pagers, random pages, %u %% memory, all reads\n", b->options.share);
+    for (enum bound_trap trap = 0; trap < BOUND_TRAPS; trap++)
+        for (unsigned c = 0; c < BOUND_CROWDS; c++)
+            speed_print(trap_names[trap], bound_threads[c], &b->pagers[trap][c]);
+    for (unsigned c = 0; c < BOUND_CROWDS; c++)
+        speed_print("swap", bound_threads[c], &b->swap_rand[c]);
+    speed_print("swap, fill", 2, &b->swap_fill);
+    speed_print("swap, scan", 2, &b->swap_scan);
+}
+
+static void aims_print(const struct bound *b)
+{
+    struct aim aims[AIMS_MAX];
+    size_t count = aims_make(b, aims);
+
+    printf("\nAims: the best that userfaultfd allows here, what it is compared with (touches or "
+           "bytes a second;\nseconds a page), their ratio, and the ratio that is aimed at\n");
+    for (size_t i = 0; i < count; i++) {
+        const struct aim *a = &aims[i];
+        double ratio = a->bound / a->peer;
+
+        printf("%-40s %11.4g", a->words, a->bound);
+        if (isnan(ratio))
+            printf(" %11s %7s", "-", "-");
+        else
+            printf(" %11.4g %7.2f", a->peer, ratio);
+        printf("  %s %-5g %s\n", a->cost ? "at most " : "at least", a->wanted, aim_verdict(a));
+    }
+}
+
+static void report_print(const struct bound *b)
+{
+    struct utsname u;
+
+    uname(&u);
+    printf("%ld processors, Linux %s: %.0f MiB region, %u rounds, medians (least to most)\n\n",
+           sysconf(_SC_NPROCESSORS_ONLN), u.release, (double)b->options.region / MIB, b->round);
+    for (size_t i = 0; i < BOUND_FIGURE_COUNT; i++)
+        figure_print(figures[i].words, sample_summarize(&b->figures[i]), figures[i].unit);
+    speeds_print(b);
+    aims_print(b);
+}
+
+static json_t *number(double value)
+{
+    return isfinite(value) ? json_real(value) : json_null();
+}
+
+static json_t *sample_json(const struct sample *sample, unsigned rounds)
+{
+    struct sample_summary s = sample_summarize(sample);
+    json_t *list = json_array();
+
+    for (unsigned i = 0; i < rounds; i++)
+        json_array_append_new(list, number(sample->rounds[i]));
+    return json_pack("{s:o, s:o, s:o, s:o}", "median", number(s.median), "least", number(s.least),
+                     "most", number(s.most), "rounds", list);
+}
+
+static json_t *speed_json(const struct bound_speed *speed, unsigned rounds)
+{
+    return json_pack("{s:o, s:o}", "touches_a_second", sample_json(&speed->rate, rounds),
+                     "cpu_seconds_a_page", sample_json(&speed->cpu, rounds));
+}
+
+static json_t *speeds_json(const struct bound_speed *speeds, unsigned rounds)
+{
+    json_t *object = json_object();
+    char key[16];
+
+    for (unsigned c = 0; c < BOUND_CROWDS; c++) {
+        snprintf(key, sizeof(key), "%u", bound_threads[c]);
+        json_object_set_new(object, key, speed_json(&speeds[c], rounds));
+    }
+    return object;
+}
+
+static int report_write(const struct bound *b)
+{
+    json_t *root = json_object(), *all = json_object(), *pagers = json_object();
+    json_t *list = json_array();
+    struct aim aims[AIMS_MAX];
+    size_t count = aims_make(b, aims);
+    int error = 0;
+
+    for (size_t i = 0; i < BOUND_FIGURE_COUNT; i++)
+        json_object_set_new(all, figures[i].name, sample_json(&b->figures[i], b->round));
+    for (enum bound_trap trap = 0; trap < BOUND_TRAPS; trap++)
+        json_object_set_new(pagers, trap_keys[trap], speeds_json(b->pagers[trap], b->round));
+    for (size_t i = 0; i < count; i++)
+        json_array_append_new(list, json_pack("{s:s, s:o, s:o, s:o, s:s}", "aim", aims[i].words,
+                                              "wanted", number(aims[i].wanted), "bound",
+                                              number(aims[i].bound), "peer", number(aims[i].peer),
+                                              "verdict", aim_verdict(&aims[i])));
+    json_object_set_new(root, "region", json_integer((json_int_t)b->options.region));
+    json_object_set_new(root, "memory_share", json_integer(b->options.share));
+    json_object_set_new(root, "figures", all);
+    json_object_set_new(root, "pagers", pagers);
+    json_object_set_new(root, "swap", speeds_json(b->swap_rand, b->round));
+    json_object_set_new(root, "swap_fill", speed_json(&b->swap_fill, b->round));
+    json_object_set_new(root, "swap_scan", speed_json(&b->swap_scan, b->round));
+    json_object_set_new(root, "aims", list);
+    errno = 0;
+    if (json_dump_file(root, b->options.json, JSON_INDENT(1) | JSON_REAL_PRECISION(9)) < 0) {
+        error = errno != 0 ? -errno : -EIO;
+        fprintf(stderr, "bound: cannot write %s: %s\n", b->options.json, strerror(-error));
+    }
+    json_decref(root);
+    return error;
+}
+
+/* ---- All of it ---- */
+
+static int round_measure(struct bound *b)
+{
+    static int (*const parts[])(struct bound * b) = {bound_primitives, bound_disk, bound_pagers,
+                                                     bound_swap};
+    size_t count = sizeof(parts) / sizeof(parts[0]);
+
+    for (size_t i = 0; i < count && bound_interrupted == 0; i++) {
+        size_t part = (i + b->round) % count;
+        int error;
+
+        if (parts[part] == bound_swap && !b->options.swap)
+            continue;
+        error = parts[part](b);
+        if (error < 0)
+            return bound_interrupted != 0 ? 0 : error;
+    }
+    return 0;
+}
+
+static void samples_clear(struct bound *b)
+{
+    for (size_t i = 0; i < BOUND_FIGURE_COUNT; i++)
+        sample_clear(&b->figures[i]);
+    for (unsigned c = 0; c < BOUND_CROWDS; c++) {
+        for (enum bound_trap trap = 0; trap < BOUND_TRAPS; trap++) {
+            sample_clear(&b->pagers[trap][c].rate);
+            sample_clear(&b->pagers[trap][c].cpu);
+        }
+        sample_clear(&b->swap_rand[c].rate);
+        sample_clear(&b->swap_rand[c].cpu);
+    }
+    sample_clear(&b->swap_fill.rate);
+    sample_clear(&b->swap_fill.cpu);
+    sample_clear(&b->swap_scan.rate);
+    sample_clear(&b->swap_scan.cpu);
+}
+
+int main(int argc, char **argv)
+{
+    static struct bound b;
+    struct sigaction action = {.sa_handler = signal_note};
+    int error;
+
+    options_take(&b.options, argc, argv);
+    sigaction(SIGINT, &action, NULL);
+    sigaction(SIGTERM, &action, NULL);
+    samples_clear(&b);
+    error = bound_disk_open(&b);
+    if (error == 0 && b.options.swap)
+        error = bound_swap_open(&b);
+    for (; b.round < b.options.rounds && error == 0 && bound_interrupted == 0; b.round++) {
+        fprintf(stderr, "bound: round %u of %u\n", b.round + 1, b.options.rounds);
+        error = round_measure(&b);
+    }
+    bound_swap_close();
+    if (error == 0)
+        report_print(&b);
+    if (error == 0 && b.options.json != NULL)
+        error = report_write(&b);
+    if (b.wrong)
+        fprintf(stderr, "bound: a page held something else than was written\n");
+    if (b.wrong)
+        return STATUS_WRONG;
+    return bound_interrupted != 0 ? 128 + bound_interrupted
+           : error == 0           ? STATUS_OK
+                                  : STATUS_FAILED;
+}

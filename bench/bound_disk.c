@@ -1,0 +1,202 @@
+/* The disk, by io_uring and O_DIRECT, into buffers that lie in one piece. */
+#include <errno.h>
+#include <fcntl.h>
+#include <liburing.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "bound.h"
+#include "draw.h"
+
+#define BLOCK ((size_t)1 << 20)
+#define BLOCK_PAGES (BLOCK / BOUND_PAGE)
+#define DEPTH 4u
+#define DEPTH_MOST 32u
+#define RANDOM_PART 4 /* random reads take a part of `seconds` at each depth */
+
+struct queue {
+    struct io_uring ring;
+    int file;
+    char *buffers; /* `depth` of `block` bytes */
+    size_t block;
+    unsigned depth;
+};
+
+static int queue_open(struct queue *q, int file, size_t block, unsigned depth)
+{
+    int error;
+
+    *q = (struct queue){.file = file, .block = block, .depth = depth};
+    q->buffers = buffer_make(block * depth);
+    error = q->buffers == NULL ? -ENOMEM : io_uring_queue_init(depth, &q->ring, 0);
+    if (error < 0)
+        buffer_free(q->buffers, block * depth);
+    return error;
+}
+
+static void queue_close(struct queue *q)
+{
+    io_uring_queue_exit(&q->ring);
+    buffer_free(q->buffers, q->block * q->depth);
+}
+
+static void request_send(struct queue *q, unsigned n, bool write, uint64_t offset)
+{
+    struct io_uring_sqe *sqe = io_uring_get_sqe(&q->ring);
+    char *buffer = q->buffers + n * q->block;
+
+    if (write)
+        io_uring_prep_write(sqe, q->file, buffer, (unsigned)q->block, offset);
+    else
+        io_uring_prep_read(sqe, q->file, buffer, (unsigned)q->block, offset);
+    io_uring_sqe_set_data64(sqe, n);
+}
+
+/* Wait for one; the number of its buffer, or a negative errno. */
+static int request_reap(struct queue *q)
+{
+    struct io_uring_cqe *cqe;
+    int error = io_uring_submit_and_wait(&q->ring, 1), n;
+
+    if (error < 0 && error != -EINTR)
+        return error;
+    do
+        error = io_uring_wait_cqe(&q->ring, &cqe);
+    while (error == -EINTR);
+    if (error < 0)
+        return error;
+    n = (int)io_uring_cqe_get_data64(cqe);
+    error = cqe->res < 0 ? cqe->res : (size_t)cqe->res != q->block ? -EIO : n;
+    io_uring_cqe_seen(&q->ring, cqe);
+    return error;
+}
+
+/* Content that no disk can make smaller; each page begins with its number's word. */
+static void block_stamp(char *block, uint64_t page)
+{
+    for (uint64_t i = 0; i < BLOCK_PAGES; i++) {
+        uint64_t word = bound_word(page + i);
+
+        memcpy(block + i * BOUND_PAGE, &word, sizeof(word));
+    }
+}
+
+static void blocks_fill(struct queue *q)
+{
+    uint64_t *words = (uint64_t *)(void *)q->buffers, random = 1;
+
+    for (size_t i = 0; i < q->block * q->depth / sizeof(*words); i++)
+        words[i] = random_next(&random);
+}
+
+/* The whole file once. */
+static int sequence_measure(struct bound *b, bool write)
+{
+    uint64_t blocks = b->options.region / BLOCK, sent = 0, done = 0;
+    double begin, cpu, pages = (double)(blocks * BLOCK_PAGES);
+    struct queue q;
+    int n = queue_open(&q, b->file, BLOCK, DEPTH);
+
+    if (n < 0)
+        return n;
+    blocks_fill(&q);
+    begin = seconds_now();
+    cpu = cpu_now();
+    while (done < blocks && n >= 0) {
+        if (sent < blocks && sent < DEPTH)
+            n = (int)sent;
+        else if ((n = request_reap(&q)) >= 0)
+            done++;
+        if (n < 0 || sent == blocks)
+            continue;
+        if (write)
+            block_stamp(q.buffers + (size_t)n * BLOCK, sent * BLOCK_PAGES);
+        request_send(&q, (unsigned)n, write, sent++ * BLOCK);
+    }
+    if (n >= 0) {
+        bound_put(b, write ? BOUND_WRITE : BOUND_READ,
+                  (double)(blocks * BLOCK) / (seconds_now() - begin));
+        bound_put(b, write ? BOUND_WRITE_CPU : BOUND_READ_CPU, (cpu_now() - cpu) / pages);
+    }
+    queue_close(&q);
+    return n < 0 ? n : 0;
+}
+
+static int random_measure(struct bound *b, enum bound_figure figure, unsigned depth)
+{
+    uint64_t pages = b->options.region / BOUND_PAGE, random = depth, done = 0;
+    double begin, end, cpu;
+    struct queue q;
+    int n = queue_open(&q, b->file, BOUND_PAGE, depth);
+
+    if (n < 0)
+        return n;
+    for (unsigned i = 0; i < depth; i++)
+        request_send(&q, i, false, random_below(&random, pages) * BOUND_PAGE);
+    begin = seconds_now();
+    cpu = cpu_now();
+    do {
+        n = request_reap(&q);
+        if (n >= 0)
+            request_send(&q, (unsigned)n, false, random_below(&random, pages) * BOUND_PAGE);
+        done++;
+        end = seconds_now();
+    } while (n >= 0 && end - begin < b->options.seconds / RANDOM_PART);
+    cpu = cpu_now() - cpu;
+    /* The buffers are theirs until they have come. */
+    for (unsigned i = 0; i < depth && n >= 0; i++)
+        n = request_reap(&q);
+    if (n >= 0) {
+        bound_put(b, figure, (double)done / (end - begin));
+        if (depth == DEPTH_MOST)
+            bound_put(b, BOUND_RANDOM_CPU, cpu / (double)done);
+    }
+    queue_close(&q);
+    return n < 0 ? n : 0;
+}
+
+int bound_disk_open(struct bound *b)
+{
+    char *name;
+    int error;
+
+    if (asprintf(&name, "%s/vmsm-bound-XXXXXX", b->options.dir) < 0)
+        return -ENOMEM;
+    b->file = mkostemp(name, O_CLOEXEC | O_DIRECT);
+    error = b->file < 0 ? -errno : 0;
+    if (error == 0) {
+        unlink(name);
+        error = -posix_fallocate(b->file, 0, (off_t)b->options.region);
+    }
+    /* Extents that were never written cost nothing to read, and more to write. */
+    if (error == 0)
+        error = sequence_measure(b, true);
+    if (error < 0)
+        fprintf(stderr, "bound: cannot make a file of %llu MiB for O_DIRECT in %s: %s\n",
+                (unsigned long long)(b->options.region >> 20), b->options.dir, strerror(-error));
+    free(name);
+    return error;
+}
+
+int bound_disk(struct bound *b)
+{
+    static const struct {
+        enum bound_figure figure;
+        unsigned depth;
+    } depths[] = {{BOUND_RANDOM_1, 1},
+                  {BOUND_RANDOM_2, 2},
+                  {BOUND_RANDOM_8, 8},
+                  {BOUND_RANDOM_16, 16},
+                  {BOUND_RANDOM_32, DEPTH_MOST}};
+    int error = sequence_measure(b, true);
+
+    if (error == 0)
+        error = sequence_measure(b, false);
+    for (size_t i = 0; i < sizeof(depths) / sizeof(depths[0]) && error == 0; i++)
+        error = random_measure(b, depths[i].figure, depths[i].depth);
+    if (error < 0)
+        fprintf(stderr, "bound: the disk could not be measured: %s\n", strerror(-error));
+    return error;
+}
