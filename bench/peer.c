@@ -21,6 +21,7 @@
 #define PAGE_ALLOWANCE 12 /* bytes: 8 of page table, 4 of generation */
 #define WATCH_US 5000
 #define LEAST_SHARE 4    /* the group's limit is never under a quarter */
+#define STEP_SHARE 64    /* the limit is lowered by no more at a time */
 #define CHANGE_SHARE 128 /* a change smaller than this is not worth a reclaim */
 
 /* Follows zram's use, and moves the group's limit. */
@@ -292,7 +293,13 @@ static void *watch_main(void *arg)
     while (!atomic_load(&watch->stop)) {
         uint64_t used = zram_used(&peer->zram), both = used + group_charged(&peer->group);
         uint64_t target = used < watch->limit - least ? watch->limit - used : least;
-        uint64_t change = target > set ? target - set : set - target;
+        uint64_t change;
+
+        /* In steps: while the kernel works towards a limit that is much lower, the old one holds,
+         * and the group's threads take back what it reclaims, until it gives up, or kills. */
+        if (target + watch->limit / STEP_SHARE < set)
+            target = set - watch->limit / STEP_SHARE;
+        change = target > set ? target - set : set - target;
 
         if (both > atomic_load(&watch->peak))
             atomic_store(&watch->peak, both);
