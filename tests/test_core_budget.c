@@ -39,8 +39,10 @@ static uint32_t small_machine(uint32_t pages, bool cached, bool *sound)
     frames = m->frame_count;
     *sound &=
         m->writer.batch_pages >= 1 && m->active_max >= 1 &&
-        frames + m->stage_pages + m->writer.batch_pages * t.write_depth <= pages &&
-        (!cached || (m->stage_pages >= 1 && m->buffer_count >= 1 && m->buffer_count < frames));
+        m->active_max + m->buffer_count + m->stage_pages + m->writer.batch_pages * t.write_depth <=
+            pages &&
+        (!cached || (m->stage_pages >= 1 && m->buffer_count >= m->buffer_least &&
+                     m->buffer_least >= 1 && m->buffer_count < frames));
     machine_destroy(m);
     return frames;
 }

@@ -168,19 +168,20 @@ static void audit_rights(struct machine *m, struct audit *a)
     int64_t active = atomic_load(&m->active);
     int64_t content = (int64_t)(a->valid + a->transition + a->paged);
     int64_t cached = (int64_t)(a->by_state[FRAME_STANDBY] + a->by_state[FRAME_MODIFIED]);
+    int64_t lent = (int64_t)atomic_load(&m->lent.buffers);
     int64_t expected = m->mapper->has_cache
-                           ? (int64_t)m->active_max - active
+                           ? (int64_t)m->active_max + lent_frames(m) - active
                            : (int64_t)(a->by_state[FRAME_FREE] + a->by_state[FRAME_ZERO]);
 
     if (available != expected)
         wrong(a, "%lld frames are available, should be %lld", (long long)available,
               (long long)expected);
-    if (m->mapper->has_cache && room != (int64_t)m->buffer_count - cached)
+    if (m->mapper->has_cache && room != (int64_t)cache_size(m) - cached)
         wrong(a, "%lld buffers of the cache are free, should be %lld", (long long)room,
-              (long long)m->buffer_count - (long long)cached);
-    if (m->mapper->has_cache && (int64_t)freestack_taken(&m->buffers) != cached)
+              (long long)cache_size(m) - (long long)cached);
+    if (m->mapper->has_cache && (int64_t)freestack_taken(&m->buffers) != cached + lent)
         wrong(a, "%u buffers are taken, should be %lld", freestack_taken(&m->buffers),
-              (long long)cached);
+              (long long)(cached + lent));
     if (atomic_load(&m->ahead_room) != (int64_t)ahead_most(m))
         wrong(a, "%lld pages may be read ahead, should be %u",
               (long long)atomic_load(&m->ahead_room), ahead_most(m));

@@ -136,6 +136,7 @@ static enum fault_result read_run(struct machine *m, struct fault_queue *queue, 
     frame_take(m, f->count, f->frames, false);
     room = m->mapper->ops->stage_take(m->mapper, f->count, f->frames, &f->stage, f->content);
     if (room < f->count) {
+        atomic_store_explicit(&m->lent.stage_short, 1, memory_order_relaxed);
         keep_pages(m, f, (unsigned)((va - f->va) >> PAGE_SHIFT), room);
         if (room == 0) {
             m->mapper->ops->stage_give(m->mapper, &f->stage);

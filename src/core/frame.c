@@ -269,21 +269,26 @@ void cache_unreserve(struct machine *m, unsigned count)
         give_rights(m, &m->cache_room, count);
 }
 
-void buffer_take(struct machine *m, unsigned count, const uint32_t *frames, uint32_t *buffers)
+void buffer_numbers_take(struct machine *m, unsigned count, uint32_t *buffers)
 {
     unsigned got = 0;
 
-    if (!m->mapper->has_cache) {
-        for (unsigned i = 0; i < count; i++)
-            buffers[i] = frames[i];
-        return;
-    }
     /* Room was reserved: what is not there yet, somebody is about to give back. */
     for (unsigned round = 0; got < count; round++) {
         got += freestack_take(&m->buffers, count - got, buffers + got);
         if (got < count)
             sync_relax(&m->sync, round);
     }
+}
+
+void buffer_take(struct machine *m, unsigned count, const uint32_t *frames, uint32_t *buffers)
+{
+    if (!m->mapper->has_cache) {
+        for (unsigned i = 0; i < count; i++)
+            buffers[i] = frames[i];
+        return;
+    }
+    buffer_numbers_take(m, count, buffers);
     for (unsigned i = 0; i < count; i++)
         m->frames[frames[i]].buffer = buffers[i];
 }

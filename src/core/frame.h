@@ -151,6 +151,8 @@ void frame_activated(struct machine *m, struct frame *frame);
 unsigned cache_reserve(struct machine *m, unsigned want);
 void cache_unreserve(struct machine *m, unsigned count);
 void buffer_take(struct machine *m, unsigned count, const uint32_t *frames, uint32_t *buffers);
+/* The same, for no frame yet. */
+void buffer_numbers_take(struct machine *m, unsigned count, uint32_t *buffers);
 /* Give back the buffer of a frame that becomes Active or free. */
 void buffer_give(struct machine *m, struct frame *frame);
 

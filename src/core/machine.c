@@ -5,11 +5,15 @@
 #include "core/check.h"
 #include "core/error.h"
 
-#define WRITE_SHARE 16u /* of the budget, at most one part in so many is the writer's buffer */
-#define STAGE_SHARE 16u /* and staging */
-#define STAGE_MAX 2048u /* pages */
-#define SOME 8u         /* pages: the least of cache and staging, where the budget allows it */
-#define YIELD_ROUND 15u /* of sync_relax(): it gives the processor away */
+#define WRITE_SHARE 128u /* of the budget, at most one part in so many is the writer's buffer */
+#define STAGE_SHARE 16u  /* and staging */
+#define WRITE_SOME 64u   /* pages that the writer may have, if they are no more than STAGE_SHARE */
+#define LEAST_SHARE 128u /* of the budget, what the cache keeps and never lends */
+#define LEAST_MAX 512u   /* pages */
+#define HUGE_PAGES 512u  /* pages in a huge page */
+#define STAGE_MAX 2048u  /* pages */
+#define SOME 8u          /* pages: the least of cache and staging, where the budget allows it */
+#define YIELD_ROUND 15u  /* of sync_relax(): it gives the processor away */
 #define RECLAIM_PAUSE_NS UINT64_C(10000000)
 
 /* ---- workers ---- */
@@ -151,7 +155,9 @@ static uint32_t stage_share(uint64_t pages)
 {
     uint32_t share = at_most(pages / STAGE_SHARE, STAGE_MAX), least = at_least_some(pages);
 
-    return share < least ? least : share;
+    share = share < least ? least : share;
+    /* Pieces are whole huge pages where they are large enough. */
+    return share >= STAGE_PIECES * HUGE_PAGES ? share - share % (STAGE_PIECES * HUGE_PAGES) : share;
 }
 
 static uint32_t cache_share(const struct machine *m, uint64_t pages)
@@ -161,11 +167,20 @@ static uint32_t cache_share(const struct machine *m, uint64_t pages)
     return share < least ? least : share;
 }
 
+/* Of the cache, what is never lent. */
+static uint32_t cache_least(const struct machine *m, uint64_t pages)
+{
+    uint32_t least = at_most(pages / LEAST_SHARE, LEAST_MAX), some = at_least_some(pages);
+
+    return at_most(least < some ? some : least, m->buffer_count);
+}
+
 /* Pages in one batch of the writer, so that its buffers are a small share of the budget. */
 static uint32_t batch_share(const struct machine *m, uint64_t pages)
 {
-    uint64_t share = pages / WRITE_SHARE / m->tunables.write_depth;
+    uint64_t share = pages / WRITE_SHARE, some = at_most(pages / STAGE_SHARE, WRITE_SOME);
 
+    share = (share < some ? some : share) / m->tunables.write_depth;
     if (!m->tunables.batching || share < 1)
         return 1;
     return at_most(share, (uint32_t)m->tunables.write_batch);
@@ -175,24 +190,27 @@ static uint32_t batch_share(const struct machine *m, uint64_t pages)
 static int divide_budget(struct machine *m, bool cached, struct mapper_options *mo)
 {
     uint64_t pages = m->tunables.memory / PAGE_SIZE, overhead;
-    uint32_t batch = batch_share(m, pages), most;
+    uint32_t batch = batch_share(m, pages), most, lendable;
 
     m->stage_pages = cached ? stage_share(pages) : 0;
-    overhead = m->stage_pages + batch * m->tunables.write_depth;
-    if (pages < overhead + (cached ? 2 : 1))
+    lendable = m->stage_pages / STAGE_PIECES * (STAGE_PIECES - 1);
+    overhead = m->stage_pages - lendable + batch * m->tunables.write_depth;
+    if (pages < overhead + lendable + (cached ? 2 : 1))
         return error_set(-EINVAL, "memory: %llu pages are too few; buffers alone take %llu",
-                         (unsigned long long)pages, (unsigned long long)overhead);
+                         (unsigned long long)pages, (unsigned long long)overhead + lendable);
     pages -= overhead;
     if (pages > UINT32_MAX - LIST_COUNT - 1)
         return error_set(-EINVAL, "memory: more than %u frames cannot be managed", UINT32_MAX);
     m->frame_count = (uint32_t)pages;
     m->buffer_count = cached ? cache_share(m, pages) : 0;
-    m->active_max = m->frame_count - m->buffer_count;
+    m->buffer_least = cache_least(m, pages);
+    m->active_max = m->frame_count - m->buffer_count - lendable;
     /* A batch is no more than a part of what can be trimmed, or the writer would wait for ever. */
     most = (cached ? m->buffer_count : m->frame_count) / 4;
     m->writer.batch_pages = at_most(most > 0 ? most : 1, batch);
     mo->frames = m->frame_count;
     mo->buffers = m->buffer_count;
+    mo->active = m->active_max;
     mo->stage = m->stage_pages;
     mo->sigbus = m->tunables.trap == TRAP_SIGBUS;
     mo->memory_lock = m->tunables.memory_lock;
@@ -226,7 +244,7 @@ static int frames_init(struct machine *m)
         framelist_init(m, id);
     framelist_push(m, LIST_FREE, FRAME_FREE, m->frame_count, all);
     m->platform->release(all, m->frame_count * sizeof(*all));
-    atomic_init(&m->available, m->active_max);
+    atomic_init(&m->available, m->active_max); /* lend_init() adds what is lent */
     atomic_init(&m->cache_room, m->buffer_count);
     atomic_init(&m->ahead_room, ahead_most(m));
     atomic_init(&m->low, (int32_t)(m->active_max / 64 + 2));
@@ -309,6 +327,8 @@ int machine_create(const struct machine_options *options, struct machine **out)
     if (error == 0)
         error = frames_init(m);
     if (error == 0)
+        error = lend_init(m);
+    if (error == 0)
         error = pagefile_init(m, options->store);
     if (error == 0)
         error = trim_init(m);
@@ -353,6 +373,7 @@ void machine_destroy(struct machine *m)
     pagefile_fini(m);
     if (m->mapper != NULL)
         m->mapper->ops->close(m->mapper);
+    lend_fini(m);
     freestack_fini(&m->buffers);
     if (m->frames != NULL)
         platform->release(m->frames, (m->frame_count + LIST_COUNT) * sizeof(struct frame));

@@ -2,9 +2,10 @@
  * The machine: everything of one manager, and its workers.
  *
  * Room. Two rights are counted, and nothing sleeps while it holds a page BUSY and lacks one:
- *   available   frames that may still become Active. With a cache: active_max - Active - reserved.
+ *   available   frames that may still become Active. With a cache: active_max - Active - reserved,
+ *               and what is lent.
  *               Without: frames on the free and zero lists, less those reserved.
- *   cache_room  cache buffers that are free, less those reserved (with a cache only).
+ *   cache_room  cache buffers that are free, less those reserved and lent (with a cache only).
  * They move like this (with a cache / without):
  *   fault takes a frame          available - 1                 / available - 1
  *   rescue                       available - 1, cache_room + 1 / nothing
@@ -13,6 +14,8 @@
  *                                available + 1                 / available + 1
  *   repurpose, discard of a trimmed page
  *                                cache_room + 1                / available + 1
+ *   n buffers lent, taken back   available +- n, cache_room -+ n / (lend.c)
+ *   staging lent, taken back     available +- n                / (lend.c)
  *
  * Workers sleep on their event until machine_balance(), called where a level has changed, finds
  * work for them:
@@ -59,6 +62,7 @@
 #define TRIM_BEHIND_RING 64u
 #define SLOT_RING 1024u
 #define FAULT_POOL_MAX 64u
+#define STAGE_PIECES 4u /* staging consists of; all but one may be lent */
 
 struct worker {
     struct machine *m;               /* (c) */
@@ -119,6 +123,19 @@ struct trimmer {
     bool refused;                           /* (t) a drop has been refused, and that is logged */
 };
 
+/* Parts of the cache and of staging that are lent to Active frames: lend.c. */
+struct lending {
+    uint32_t *numbers;        /* (t) of the buffers that are lent */
+    _Atomic uint32_t buffers; /* (a) how many; changed by (t) */
+    _Atomic uint32_t stage;   /* (a) pages of staging that are lent; changed by (t) */
+    struct mapper_stage pieces[STAGE_PIECES - 1]; /* (t) of which piece_count are lent */
+    uint32_t piece_count;                         /* (t) */
+    uint32_t busiest;             /* (t) most pages that waited to be written, since looked_at */
+    bool stage_wanted;            /* (t) a fault has lacked staging since */
+    uint64_t looked_at;           /* (t) `consumed` at the last look */
+    _Atomic uint32_t stage_short; /* (a) a fault has lacked staging */
+};
+
 struct machine {
     struct tunables tunables;        /* (c) */
     struct sync sync;                /* (o) */
@@ -129,9 +146,11 @@ struct machine {
 
     struct frame *frames;               /* (c) frame_count, then LIST_COUNT sentinels; (o) */
     uint32_t frame_count;               /* (c) */
-    uint32_t active_max;                /* (c) most Active frames: all, less the cache's buffers */
-    uint32_t buffer_count;              /* (c) cache buffers; 0 without a cache */
+    uint32_t active_max;                /* (c) most Active frames while nothing is lent */
+    uint32_t buffer_count;              /* (c) most cache buffers; 0 without a cache */
+    uint32_t buffer_least;              /* (c) of them, those that are never lent */
     uint32_t stage_pages;               /* (c) */
+    struct lending lent;                /* (o) */
     struct freestack buffers;           /* (o) with a cache: those that are free */
     struct framelist lists[LIST_COUNT]; /* (o) */
     _Atomic int64_t available;          /* (a) */
@@ -284,6 +303,16 @@ void slot_release_deferred(struct machine *m);
 
 /* Where there are no workers: trim, write and refill until a frame is available. */
 void reclaim_inline(struct machine *m);
+
+/* lend.c */
+int lend_init(struct machine *m);
+void lend_fini(struct machine *m);
+/* Lend what has not been needed, take back what is. */
+void lend_fit(struct machine *m);
+/* Buffers that the cache has now. */
+uint32_t cache_size(struct machine *m);
+/* Frames that may be Active beyond active_max. */
+uint32_t lent_frames(struct machine *m);
 
 /* access.c: the software MMU */
 /* One access within one page; true if the page was there and it is done. */

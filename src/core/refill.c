@@ -85,9 +85,9 @@ unsigned refill_standby(struct machine *m, unsigned want)
 }
 
 /* How much stock the refiller keeps: cache room, or frames that are free. */
-static unsigned refill_target(const struct machine *m)
+static unsigned refill_target(struct machine *m)
 {
-    unsigned target = m->mapper->has_cache ? m->buffer_count / 8 : m->frame_count / 64;
+    unsigned target = m->mapper->has_cache ? cache_size(m) / 8 : m->frame_count / 64;
 
     return target < 1 ? 1 : target > 1024 ? 1024 : target;
 }

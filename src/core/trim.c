@@ -460,12 +460,18 @@ static unsigned section_limit(const struct machine *m, unsigned want)
     return limit < m->tunables.trim_batch ? limit : (unsigned)m->tunables.trim_batch;
 }
 
-/* Room in the cache for another trim, if need be by taking standby frames. */
+/* Room in the cache for another trim of some size, if need be by taking standby frames. */
 static bool have_room(struct machine *m)
 {
-    if (!m->mapper->has_cache || atomic_load(&m->cache_room) > 0)
+    int64_t room = atomic_load(&m->cache_room), wanted = cache_size(m) / 2 + 1;
+
+    if (!m->mapper->has_cache)
         return true;
-    return refill_standby(m, m->buffer_count / 4 + 1) > 0;
+    if (wanted > SECTION_PAGES)
+        wanted = SECTION_PAGES;
+    if (room < wanted)
+        refill_standby(m, (unsigned)(wanted - room));
+    return atomic_load(&m->cache_room) > 0;
 }
 
 /* Ranges that readers have passed, and ranges that will not be used soon. */
@@ -589,7 +595,7 @@ static void set_marks(struct machine *m, uint64_t step_ns)
     struct trimmer *t = &m->trimmer;
     uint64_t now = sync_now(&m->sync), consumed = atomic_load(&m->consumed);
     uint64_t elapsed = now - t->rate_at;
-    int64_t most = m->active_max / 8 + 1, least = m->active_max / 128 + 2, low;
+    int64_t most = m->active_max / 8 + 1, least = m->active_max / 256 + 2, low;
 
     t->step_ns = (t->step_ns * 7 + step_ns) / 8;
     if (elapsed > 1000000) {
@@ -599,9 +605,10 @@ static void set_marks(struct machine *m, uint64_t step_ns)
         t->rate_at = now;
         t->rate_consumed = consumed;
     }
-    low = clamp((int64_t)(2 * t->rate * (t->step_ns / 1000) / 1000000), least, most);
+    low = clamp((int64_t)(3 * t->rate * (t->step_ns / 1000) / 1000000), least, most);
     atomic_store(&m->low, (int32_t)low);
-    atomic_store(&m->high, (int32_t)(low + clamp(m->active_max / 32, 1, 512)));
+    /* The faster they go, the more are trimmed together: what is consumed in some 4 ms. */
+    atomic_store(&m->high, (int32_t)(low + clamp((int64_t)(t->rate / 256), least, SECTION_PAGES)));
 }
 
 unsigned trim_need(struct machine *m)
@@ -626,6 +633,7 @@ bool trim_step(struct machine *m)
     if (!m->tunables.workers)
         age_step(m);
     gone = trim_pages(m, need);
+    lend_fit(m);
     set_marks(m, sync_now(&m->sync) - started);
     machine_balance(m, &m->trim_worker);
     return gone > 0;

@@ -438,7 +438,7 @@ void writer_drain(struct machine *m)
 static bool pressed(struct machine *m)
 {
     int64_t stock = standby_count(m);
-    int64_t most = m->mapper->has_cache ? m->buffer_count : m->frame_count;
+    int64_t most = m->mapper->has_cache ? cache_size(m) : m->frame_count;
 
     stock += atomic_load(m->mapper->has_cache ? &m->cache_room : &m->available);
     return stock < most / 8 + 2 || atomic_load(&m->waiting) > 0;

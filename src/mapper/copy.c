@@ -2,11 +2,12 @@
  * The mapper `copy` (Linux 5.7): pages are copied under their addresses and out again.
  *
  * Page-in needs no TLB flush: a run is copied from staging by one UFFDIO_COPY. A trim costs two
- * flushes a section: one to write-protect it, one to drop it. The cache and staging are buffers in
- * huge pages, so that a large I/O is one physical piece.
+ * flushes a section: one to write-protect it, one to drop it. Staging is in huge pages, so that a
+ * large I/O is one physical piece. The cache is in small ones, which can be given back one by one.
  */
 #include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -60,6 +61,46 @@ static void copy_stage_give(struct mapper *mapper, struct mapper_stage *stage)
     if (stage->count > 0)
         bitmap_release(&copy_of(mapper)->stage_map, stage->first, stage->count);
     stage->count = 0;
+}
+
+static bool copy_stage_lend(struct mapper *mapper, unsigned pages, struct mapper_stage *stage)
+{
+    struct copy_mapper *copy = copy_of(mapper);
+
+    for (uint32_t first = 0; first + pages <= copy->stage_pages; first += pages) {
+        uint32_t n = 0;
+
+        while (n < pages && bitmap_take_bit(&copy->stage_map, first + n))
+            n++;
+        if (n == pages) {
+            *stage = (struct mapper_stage){.first = first, .count = pages};
+            madvise(copy->stage + first * PAGE_SIZE, pages * PAGE_SIZE, MADV_DONTNEED);
+            return true;
+        }
+        bitmap_release(&copy->stage_map, first, n);
+    }
+    return false;
+}
+
+static void copy_vacate(struct mapper *mapper, unsigned count, const uint32_t *buffers)
+{
+    for (unsigned i = 0, run; i < count; i += run) {
+        for (run = 1; i + run < count && buffers[i + run] == buffers[i] + run;)
+            run++;
+        madvise(mapper_buffer(mapper, buffers[i]), run * PAGE_SIZE, MADV_DONTNEED);
+    }
+}
+
+/* The cache: populated page by page, as it is used, so that each buffer can be vacated. */
+static char *cache_memory(size_t length)
+{
+    char *base = platform_linux.reserve(length);
+
+    if (base != NULL) {
+        madvise(base, length, MADV_NOHUGEPAGE);
+        madvise(base, length, MADV_DONTFORK);
+    }
+    return base;
 }
 
 static int copy_map(struct mapper *mapper, uintptr_t va, unsigned count, const uint32_t *frames,
@@ -200,6 +241,8 @@ static const struct mapper_ops copy_ops = {
     .region_close = copy_region_close,
     .stage_take = copy_stage_take,
     .stage_give = copy_stage_give,
+    .stage_lend = copy_stage_lend,
+    .vacate = copy_vacate,
     .map = copy_map,
     .map_zero = copy_map_zero,
     .protect = copy_protect,
@@ -242,7 +285,7 @@ int mapper_copy_open(struct sync *sync, const struct mapper_options *options,
     copy->buffers = options->buffers;
     copy->stage_pages = options->stage;
     copy->vm_read = probe_vm_read();
-    copy->mapper.buffers = platform_linux.buffer(copy->buffers * PAGE_SIZE);
+    copy->mapper.buffers = cache_memory(copy->buffers * PAGE_SIZE);
     copy->stage = platform_linux.buffer(copy->stage_pages * PAGE_SIZE);
     if (copy->mapper.buffers == NULL || copy->stage == NULL ||
         bitmap_init(&copy->stage_map, &platform_linux, sync, copy->stage_pages,

@@ -56,6 +56,12 @@ struct mapper_ops {
                            struct mapper_stage *stage, void **content);
     void (*stage_give)(struct mapper *mapper, struct mapper_stage *stage);
 
+    /* Take a piece of staging that begins at a multiple of its size, and give its memory back to
+     * the system until stage_give(); false if none is free. NULL, as vacate, without a cache. */
+    bool (*stage_lend)(struct mapper *mapper, unsigned pages, struct mapper_stage *stage);
+    /* Give the memory of buffers that are not in use back to the system, until they are used. */
+    void (*vacate)(struct mapper *mapper, unsigned count, const uint32_t *buffers);
+
     /*
      * Put count pages, content[i] each (frame frames[i]), under va, va + 4096, …
      * and wake who waits for them. *done says how many are mapped, from the
@@ -118,6 +124,7 @@ static inline void *mapper_buffer(const struct mapper *mapper, uint32_t buffer)
 struct mapper_options {
     uint32_t frames;  /* frames of the machine */
     uint32_t buffers; /* cache: buffers wanted (ignored without one) */
+    uint32_t active;  /* most frames that are Active while nothing is lent */
     uint32_t stage;   /* cache: pages of staging */
     bool sigbus;      /* faults come as SIGBUS to the faulting thread */
     bool memory_lock;

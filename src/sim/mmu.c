@@ -7,6 +7,8 @@
 #include "core/error.h"
 #include "sim/arena.h"
 
+enum { STAGE_TAKEN = 1, STAGE_LENT };
+
 #define FOREIGN 0xa5 /* what a frame's home reads as while its page is elsewhere */
 
 /* For the next mmu_open(); one simulation runs at a time in a process. */
@@ -59,7 +61,8 @@ static void require(struct mmu *mmu, bool condition, const char *what)
 
 static char *page_new(struct mmu *mmu)
 {
-    require(mmu, mmu->present < mmu->present_max, "more pages are resident than the budget allows");
+    require(mmu, mmu->present < mmu->present_max + mmu->vacant_count + mmu->lent,
+            "more pages are resident than the budget allows");
     return mmu->memory + mmu->free[mmu->present++] * PAGE_SIZE;
 }
 
@@ -135,7 +138,7 @@ static unsigned stage_copy(struct mmu *mmu, unsigned want, struct mapper_stage *
     for (stage->count = 0; stage->count < want && first < mmu->stage_pages; stage->count++) {
         if (mmu->stage_taken[first])
             break;
-        mmu->stage_taken[first] = true;
+        mmu->stage_taken[first] = STAGE_TAKEN;
         content[stage->count] = mmu->stage + first++ * PAGE_SIZE;
     }
     return stage->count;
@@ -159,17 +162,55 @@ static unsigned mmu_stage_take(struct mapper *mapper, unsigned want, const uint3
     return want;
 }
 
+static bool mmu_stage_lend(struct mapper *mapper, unsigned pages, struct mapper_stage *stage)
+{
+    struct mmu *mmu = mmu_in(mapper);
+
+    yield(mmu);
+    for (uint32_t first = 0; first + pages <= mmu->stage_pages; first += pages) {
+        uint32_t n = 0;
+
+        while (n < pages && !mmu->stage_taken[first + n])
+            n++;
+        if (n < pages)
+            continue;
+        memset(mmu->stage_taken + first, STAGE_LENT, pages);
+        *stage = (struct mapper_stage){.first = first, .count = pages};
+        mmu->lent += pages;
+        return true;
+    }
+    return false;
+}
+
 static void mmu_stage_give(struct mapper *mapper, struct mapper_stage *stage)
 {
     struct mmu *mmu = mmu_in(mapper);
 
     yield(mmu);
+    if (stage->count > 0 && mmu->kind == MAPPER_COPY &&
+        mmu->stage_taken[stage->first] == STAGE_LENT) {
+        mmu->lent -= stage->count;
+        require(mmu, mmu->present <= mmu->present_max + mmu->vacant_count + mmu->lent,
+                "staging comes back, but its frames are Active");
+    }
     for (uint32_t i = 0; i < stage->count; i++) {
         require(mmu, mmu->stage_taken[stage->first + i], "staging is given back twice");
-        mmu->stage_taken[stage->first + i] = false;
+        mmu->stage_taken[stage->first + i] = 0;
         memset(mmu->stage + (stage->first + i) * PAGE_SIZE, FOREIGN, PAGE_SIZE);
     }
     stage->count = 0;
+}
+
+static void mmu_vacate(struct mapper *mapper, unsigned count, const uint32_t *buffers)
+{
+    struct mmu *mmu = mmu_in(mapper);
+
+    for (unsigned i = 0; i < count; i++) {
+        yield(mmu);
+        memset(mapper_buffer(mapper, buffers[i]), 0, PAGE_SIZE);
+        mmu->vacant_count += !mmu->vacant[buffers[i]];
+        mmu->vacant[buffers[i]] = true;
+    }
 }
 
 /* ---- mapping ---- */
@@ -303,6 +344,12 @@ static void mmu_take(struct mapper *mapper, unsigned count, const uintptr_t *va,
             status[i] = -EBUSY;
             continue;
         }
+        if (mmu->kind == MAPPER_COPY && mmu->vacant[buffers[i]]) {
+            mmu->vacant[buffers[i]] = false;
+            mmu->vacant_count--;
+            require(mmu, mmu->present <= mmu->present_max + mmu->vacant_count + mmu->lent,
+                    "the cache grows, but its frames are Active");
+        }
         memcpy(mapper_buffer(mapper, buffers[i]), page->memory, PAGE_SIZE);
         if (mmu->kind == MAPPER_MOVE) {
             mmu->clean[buffers[i]] = 0;
@@ -351,8 +398,9 @@ static void mmu_close(struct mapper *mapper)
     struct mmu *mmu = mmu_in(mapper);
 
     require(mmu, mmu->present == 0, "a page is left when the mapper is closed");
-    platform_sim.release(mmu->memory, (size_t)mmu->present_max * PAGE_SIZE);
-    platform_sim.release(mmu->free, mmu->present_max * sizeof(*mmu->free));
+    platform_sim.release(mmu->memory, (size_t)mmu->pages_max * PAGE_SIZE);
+    platform_sim.release(mmu->free, mmu->pages_max * sizeof(*mmu->free));
+    platform_sim.release(mmu->vacant, mmu->buffers);
     platform_sim.release(mapper->buffers, (size_t)mmu->buffers * PAGE_SIZE);
     platform_sim.release(mmu->clean, mmu->frames);
     if (mmu->stage_pages > 0) {
@@ -369,6 +417,8 @@ static const struct mapper_ops mmu_ops = {
     .region_close = mmu_region_close,
     .stage_take = mmu_stage_take,
     .stage_give = mmu_stage_give,
+    .stage_lend = mmu_stage_lend,
+    .vacate = mmu_vacate,
     .map = mmu_map,
     .map_zero = mmu_map_zero,
     .protect = mmu_protect,
@@ -403,7 +453,7 @@ int mmu_open(struct sync *sync, const struct mapper_options *options, struct map
     mmu->frames = options->frames;
     mmu->buffers = cached ? options->buffers : options->frames;
     mmu->stage_pages = cached ? options->stage : 0;
-    mmu->present_max = cached ? options->frames - options->buffers : options->frames;
+    mmu->present_max = cached ? options->active : options->frames;
     if (cached) /* while writes fail, rescues may overdraw by so much */
         mmu->present_max += mmu->present_max / 16;
     mmu->mapper = (struct mapper){.ops = &mmu_ops,
@@ -413,10 +463,13 @@ int mmu_open(struct sync *sync, const struct mapper_options *options, struct map
                                   .real_frames = !cached,
                                   .fd = -1};
     mmu->mapper.buffers = platform_sim.reserve((size_t)mmu->buffers * PAGE_SIZE);
-    mmu->memory = platform_sim.reserve((size_t)mmu->present_max * PAGE_SIZE);
-    mmu->free = platform_sim.reserve(mmu->present_max * sizeof(*mmu->free));
+    /* What is lent may be present too. */
+    mmu->pages_max = mmu->present_max + (cached ? mmu->buffers + mmu->stage_pages : 0);
+    mmu->memory = platform_sim.reserve((size_t)mmu->pages_max * PAGE_SIZE);
+    mmu->free = platform_sim.reserve(mmu->pages_max * sizeof(*mmu->free));
+    mmu->vacant = platform_sim.reserve(mmu->buffers);
     mmu->clean = platform_sim.reserve(mmu->frames);
-    for (uint32_t i = 0; i < mmu->present_max; i++)
+    for (uint32_t i = 0; i < mmu->pages_max; i++)
         mmu->free[i] = i;
     if (mmu->stage_pages > 0) {
         mmu->stage = platform_sim.reserve((size_t)mmu->stage_pages * PAGE_SIZE);

@@ -61,14 +61,17 @@ struct mmu {
     struct random random;
     struct mmu_faults faults;
     struct mmu_page pages[MMU_PAGES];
-    char *memory;   /* pages under addresses: present_max of them */
-    uint32_t *free; /* stack of those not in use */
-    uint32_t present, present_max;
+    char *memory;                  /* pages under addresses: pages_max of them */
+    uint32_t *free;                /* stack of those not in use */
+    uint32_t present, present_max; /* present_max: while nothing is lent */
+    uint32_t pages_max;
     uint32_t frames, buffers, stage_pages;
     char *stage;
-    bool *stage_taken;
-    uint8_t *clean; /* of each frame (move, soft): its buffer is all zero */
-    uint64_t made;  /* faults of the mapper's own */
+    uint8_t *stage_taken;        /* 0, or STAGE_TAKEN, STAGE_LENT */
+    bool *vacant;                /* of each buffer: it has no memory (copy) */
+    uint32_t vacant_count, lent; /* buffers that have none, pages of staging that are lent */
+    uint8_t *clean;              /* of each frame (move, soft): its buffer is all zero */
+    uint64_t made;               /* faults of the mapper's own */
 
     struct pending_fault posted[MMU_FAULTS];
     unsigned posted_first, posted_count;
