@@ -11,7 +11,7 @@
  *   the cache grows    by half, when more than half of it waits to be written
  *              shrinks by a quarter, when less than a quarter did since the last look
  *   staging grows      by a piece, a quarter of it, when a fault found less than it wanted
- *           shrinks    by one, when none did since the last look
+ *           shrinks    by one, when none did in the last CALM looks
  * A look is due when an eighth of the frames has been consumed.
  */
 #include "core/error.h"
@@ -20,6 +20,7 @@
 #include <errno.h>
 
 #define LOOK_PART 8u
+#define CALM 8u
 #define BATCH 64u /* buffers lent together */
 
 uint32_t cache_size(struct machine *m)
@@ -104,7 +105,7 @@ void lend_fit(struct machine *m)
     if (busy > size / 2)
         take_back_buffers(m, size / 2 + 1);
     if (atomic_exchange(&l->stage_short, 0) != 0) {
-        l->stage_wanted = true;
+        l->calm = 0;
         take_back_stage(m);
     }
     if (consumed - l->looked_at <= m->active_max / LOOK_PART)
@@ -112,10 +113,9 @@ void lend_fit(struct machine *m)
     l->looked_at = consumed;
     if (l->busiest < size / 4 && size > m->buffer_least)
         lend_buffers(m, (size - m->buffer_least) / 4 + 1);
-    if (!l->stage_wanted)
+    if (++l->calm >= CALM)
         lend_stage(m);
     l->busiest = 0;
-    l->stage_wanted = false;
 }
 
 int lend_init(struct machine *m)

@@ -8,7 +8,9 @@
 #define WRITE_SHARE 128u /* of the budget, at most one part in so many is the writer's buffer */
 #define STAGE_SHARE 16u  /* and staging */
 #define WRITE_SOME 64u   /* pages that the writer may have, if they are no more than STAGE_SHARE */
-#define LEAST_SHARE 128u /* of the budget, what the cache keeps and never lends */
+#define LEAST_SHARE 128u /* of the budget, what the cache keeps and never lends; more, */
+#define LEAST_SOME 256u  /* pages, for the sake of batches, where that is no more than */
+#define LEAST_MOST 32u   /* one part in so many; and never more than */
 #define LEAST_MAX 512u   /* pages */
 #define HUGE_PAGES 512u  /* pages in a huge page */
 #define STAGE_MAX 2048u  /* pages */
@@ -170,8 +172,10 @@ static uint32_t cache_share(const struct machine *m, uint64_t pages)
 /* Of the cache, what is never lent. */
 static uint32_t cache_least(const struct machine *m, uint64_t pages)
 {
-    uint32_t least = at_most(pages / LEAST_SHARE, LEAST_MAX), some = at_least_some(pages);
+    uint32_t least = at_most(pages / LEAST_SHARE, LEAST_MAX);
+    uint32_t batch = at_most(pages / LEAST_MOST, LEAST_SOME), some = at_least_some(pages);
 
+    least = least < batch ? batch : least;
     return at_most(least < some ? some : least, m->buffer_count);
 }
 
@@ -393,7 +397,8 @@ static void metadata_count(struct machine *m, struct vmsm_counters *now)
     fixed += table_bytes(m, m->counters, sizeof(*m->counters));
     fixed += table_bytes(m, m->frames, (m->frame_count + LIST_COUNT) * sizeof(struct frame));
     if (m->mapper->has_cache)
-        fixed += freestack_resident(&m->buffers);
+        fixed += freestack_resident(&m->buffers) +
+                 table_bytes(m, m->lent.numbers, m->buffer_count * sizeof(*m->lent.numbers));
     for (unsigned i = 0; i < m->pool_count; i++)
         fixed += fault_queue_bytes(m, &m->pool[i]);
     now->metadata_page_bytes = region_table_bytes(m) + pagefile_bytes(m);

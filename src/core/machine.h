@@ -131,7 +131,7 @@ struct lending {
     struct mapper_stage pieces[STAGE_PIECES - 1]; /* (t) of which piece_count are lent */
     uint32_t piece_count;                         /* (t) */
     uint32_t busiest;             /* (t) most pages that waited to be written, since looked_at */
-    bool stage_wanted;            /* (t) a fault has lacked staging since */
+    uint32_t calm;                /* (t) looks since a fault lacked staging */
     uint64_t looked_at;           /* (t) `consumed` at the last look */
     _Atomic uint32_t stage_short; /* (a) a fault has lacked staging */
 };
