@@ -109,6 +109,11 @@ void frame_ahead_done(struct machine *m, unsigned count)
     give_rights(m, &m->ahead_room, count);
 }
 
+unsigned frame_take_back(struct machine *m, unsigned want)
+{
+    return take_rights(m, &m->available, want);
+}
+
 bool frame_reserve_rescue(struct machine *m)
 {
     int64_t most = m->active_max / 16 < OVERDRAFT_MAX ? m->active_max / 16 : OVERDRAFT_MAX;

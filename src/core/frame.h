@@ -119,6 +119,8 @@ unsigned frame_reserve(struct machine *m, unsigned want);
  */
 bool frame_reserve_rescue(struct machine *m);
 void frame_unreserve(struct machine *m, unsigned count);
+/* frame_reserve() by the trimmer, for what was lent: it must not wake itself. */
+unsigned frame_take_back(struct machine *m, unsigned want);
 /*
  * Rights for pages that nobody has asked for yet: of these no more than a part of staging may be in
  * flight. With frame_ahead_done() they cease to count, be they used or given back.

@@ -56,7 +56,7 @@ static void take_back_buffers(struct machine *m, unsigned want)
 {
     struct lending *l = &m->lent;
     uint32_t lent = atomic_load(&l->buffers);
-    unsigned got = frame_reserve(m, want < lent ? want : lent);
+    unsigned got = frame_take_back(m, want < lent ? want : lent);
 
     atomic_fetch_sub(&l->buffers, got);
     freestack_give(&m->buffers, got, l->numbers + (lent - got));
@@ -81,7 +81,7 @@ static void take_back_stage(struct machine *m)
 {
     struct lending *l = &m->lent;
     uint32_t count = l->piece_count > 0 ? l->pieces[l->piece_count - 1].count : 0;
-    unsigned got = frame_reserve(m, count);
+    unsigned got = frame_take_back(m, count);
 
     if (got < count || count == 0) {
         frame_unreserve(m, got);
