@@ -18,7 +18,7 @@ static int managed_open(struct memory *memory, const struct memory_options *opti
     int error;
 
     if (asprintf(&conf, "memory:%zuK,pagefile:%s,pagefile_size:%zuK%s%s", options->budget >> 10,
-                 options->file, options->length >> 9, options->settings,
+                 options->file, options->length / 2048 * 3, options->settings,
                  memory->kind == MANAGED_SIGBUS ? ",trap:sigbus" : "") < 0)
         return -ENOMEM;
     error = vmsm_create(&memory->vmsm, conf);
