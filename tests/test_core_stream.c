@@ -2,6 +2,8 @@
  * Streams: windows grow while accesses go one way, shrink when speculation is wasted, and what was
  * read ahead is counted as used or wasted.
  */
+#include <errno.h>
+
 #include "machine_fixture.h"
 
 #define BASE ((uintptr_t)1 << 30)
@@ -209,6 +211,77 @@ static void machine_level(void)
     tear_down(&f);
 }
 
+/* A mapper that, at one call, has memory for only half of the pages of zeroes. */
+static struct mapper_ops scarce, usual;
+static unsigned zero_calls, scarce_at;
+
+static int map_zero_scarce(struct mapper *mapper, uintptr_t va, unsigned count,
+                           const uint32_t *frames, unsigned flags, unsigned *done)
+{
+    if (++zero_calls != scarce_at)
+        return usual.map_zero(mapper, va, count, frames, flags, done);
+    usual.map_zero(mapper, va, count / 2, frames, flags, done);
+    return -ENOMEM;
+}
+
+static int open_scarce(struct sync *sync, const struct mapper_options *options,
+                       struct mapper **mapper)
+{
+    int error = mapper_soft_open(sync, options, mapper);
+
+    if (error != 0)
+        return error;
+    scarce = usual = *(*mapper)->ops;
+    scarce.map_zero = map_zero_scarce;
+    (*mapper)->ops = &scarce;
+    return 0;
+}
+
+/* First touches of a window of several runs, of which the second finds memory for half its pages:
+ * the window ends there, and the stream goes on from there. */
+static void scarce_memory(struct fixture *f, uintptr_t base, size_t pages)
+{
+    size_t next = pages_at(f, base, pages, 'a');
+
+    scarce_at = zero_calls + 2;
+    is(fault_at(f, base, next, 1), FAULT_DONE, "a first touch that maps one run and a half");
+    is(zero_calls, scarce_at, "asks for no third run");
+    is(pages_at(f, base, pages, 'a'), next + RUN_MAX + RUN_MAX / 2, "what there was is mapped");
+    is(f->m->touched, next + RUN_MAX + RUN_MAX / 2, "and counted");
+    next += RUN_MAX + RUN_MAX / 2;
+    fault_at(f, base, next, 1);
+    ok(pages_at(f, base, pages, 'a') > next + RUN_MAX, "the stream goes on at the first page that "
+                                                       "is missing");
+}
+
+/* With this much memory windows are longer than a run. */
+static void long_windows(void)
+{
+    const size_t pages = 2048;
+    struct fixture f;
+    uintptr_t base;
+    uint64_t faults;
+
+    set_up_mapper(&f, "memory:64M", open_scarce);
+    base = map_pages(&f, pages);
+    walk(&f, base, pages / 2, 1);
+    faults = counted(&f, COUNTER_faults_first_touch);
+    ok(faults < pages / 2 / RUN_MAX, "%zu pages are filled by %llu faults", pages / 2,
+       (unsigned long long)faults);
+    scarce_memory(&f, base, pages);
+    put_all(&f, base, pages, 1);
+    for (int direction = 1; direction >= -1; direction -= 2) {
+        page_out(&f);
+        is(pages_at(&f, base, pages, 'p'), pages, "all are in the pagefile");
+        faults = walk(&f, base, pages, direction);
+        ok(faults < pages / RUN_MAX, "%+d: %zu pages are read by %llu faults", direction, pages,
+           (unsigned long long)faults);
+        is(f.m->ahead_room, ahead_most(f.m), "%+d: as many as before may be read ahead", direction);
+    }
+    is(wrong_of(&f, base, pages, 1), 0, "all are right");
+    tear_down(&f);
+}
+
 int main(void)
 {
     struct fixture f;
@@ -222,5 +295,6 @@ int main(void)
     behind(&f);
     tear_down(&f);
     machine_level();
+    long_windows();
     return done_testing();
 }

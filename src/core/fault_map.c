@@ -83,9 +83,40 @@ static void uncharge_touch(struct machine *m, const struct region *region, unsig
         pagefile_uncommit(m, pages);
 }
 
-/* Map zeroes under `pages` pages from `first` on, all BUSY by us. */
-static enum fault_result touch_run(struct machine *m, struct region *region, uintptr_t first,
-                                   unsigned pages, uintptr_t va)
+/*
+ * Own a run of up to `want` untouched pages, from va, which reads `word`, on in the direction; each
+ * is charged, and has a right to a frame. *first becomes the lowest address, *pages how many.
+ */
+static enum fault_result own_untouched(struct machine *m, struct region *region, uintptr_t va,
+                                       uint64_t word, int direction, unsigned want,
+                                       uintptr_t *first, unsigned *pages)
+{
+    unsigned got = frame_reserve(m, want), charged;
+
+    if (got == 0)
+        return FAULT_NO_FRAME;
+    charged = charge_touch(m, region, got);
+    frame_unreserve(m, got - charged);
+    if (charged == 0)
+        return FAULT_FAILED;
+    pagetable_populate(region->table, va);
+    if (!pte_try_busy(&m->sync, pagetable_pte(region->table, va), word)) {
+        frame_unreserve(m, charged);
+        uncharge_touch(m, region, charged);
+        return FAULT_BUSY;
+    }
+    *pages = extend_run(m, region, va, direction, charged, 0, first);
+    frame_unreserve(m, charged - *pages);
+    uncharge_touch(m, region, charged - *pages);
+    return FAULT_DONE;
+}
+
+/*
+ * Map zeroes under `pages` pages from `first` on, all BUSY by us. va was asked for, or is none of
+ * them. Returns how many are mapped, from `first` on; the others are untouched again.
+ */
+static unsigned touch_run(struct machine *m, struct region *region, uintptr_t first, unsigned pages,
+                          uintptr_t va)
 {
     struct pagetable *table = region->table;
     uint32_t frames[RUN_MAX];
@@ -106,15 +137,16 @@ static enum fault_result touch_run(struct machine *m, struct region *region, uin
     batch_stats_add(&m->counters->touches, done);
     count(m, COUNTER_readahead_pages, done - (va >= first && va < first + done * PAGE_SIZE));
     if (done == pages)
-        return FAULT_DONE;
+        return done;
     frame_free(m, pages - done, frames + done, true);
     uncharge_touch(m, region, pages - done);
     for (unsigned i = done; i < pages; i++)
         pte_release(m, pagetable_pte(table, first + i * PAGE_SIZE), first + i * PAGE_SIZE, 0);
-    return va < first + done * PAGE_SIZE ? FAULT_DONE : FAULT_NO_FRAME;
+    return done;
 }
 
-/* The runs of the window after the first `covered` pages. Returns how many pages were mapped. */
+/* The runs of the window after the first `covered` pages, until one cannot be mapped whole. Returns
+ * how many pages, without a gap, were mapped. */
 static unsigned touch_ahead(struct machine *m, struct region *region, uintptr_t va,
                             const struct stream_plan *plan, unsigned covered)
 {
@@ -122,26 +154,19 @@ static unsigned touch_ahead(struct machine *m, struct region *region, uintptr_t 
 
     while (covered < plan->window) {
         uintptr_t next = va + covered * (uintptr_t)plan->stride * PAGE_SIZE, first;
-        unsigned left = plan->window - covered, got, pages;
+        unsigned left = plan->window - covered, pages, done;
 
         if (next < region->start || next >= region->end ||
             pte_load(pagetable_pte(region->table, next)) != PTE_UNTOUCHED)
             break;
-        got = frame_reserve(m, left < RUN_MAX ? left : RUN_MAX);
-        pages = charge_touch(m, region, got);
-        frame_unreserve(m, got - pages);
-        if (pages == 0)
+        if (own_untouched(m, region, next, PTE_UNTOUCHED, plan->stride,
+                          left < RUN_MAX ? left : RUN_MAX, &first, &pages) != FAULT_DONE)
             break;
-        pagetable_populate(region->table, next);
-        got = pages;
-        pages = pte_try_busy(&m->sync, pagetable_pte(region->table, next), PTE_UNTOUCHED)
-                    ? extend_run(m, region, next, plan->stride, got, 0, &first)
-                    : 0;
-        frame_unreserve(m, got - pages);
-        uncharge_touch(m, region, got - pages);
-        if (pages == 0 || touch_run(m, region, first, pages, 0) != FAULT_DONE)
+        done = touch_run(m, region, first, pages, 0);
+        if (done == pages || plan->stride > 0)
+            covered += done;
+        if (done < pages)
             break;
-        covered += pages;
     }
     return covered - before;
 }
@@ -149,40 +174,26 @@ static unsigned touch_ahead(struct machine *m, struct region *region, uintptr_t 
 enum fault_result fault_touch(struct machine *m, struct region *region, uintptr_t va, uint64_t word,
                               uint32_t thread, uint64_t started)
 {
-    pte_t *pte = pagetable_pte(region->table, va);
     struct stream_plan plan;
     enum fault_result result;
-    unsigned got, pages;
+    unsigned pages, done;
     uintptr_t first;
 
     plan_window(m, region, va, thread, true, &plan);
-    got = frame_reserve(m, plan_run(&plan));
-    if (got == 0)
-        return FAULT_NO_FRAME;
-    pages = charge_touch(m, region, got);
-    frame_unreserve(m, got - pages);
-    if (pages == 0)
-        return FAULT_FAILED;
-    pagetable_populate(region->table, va);
-    if (!pte_try_busy(&m->sync, pte, word)) {
-        frame_unreserve(m, pages);
-        uncharge_touch(m, region, pages);
-        return FAULT_BUSY;
-    }
+    result = own_untouched(m, region, va, word, plan.stride, plan_run(&plan), &first, &pages);
+    if (result != FAULT_DONE)
+        return result;
     if (word & PTE_BAD)
         m->mapper->ops->unfail(m->mapper, va);
-    got = pages;
-    pages = extend_run(m, region, va, plan.stride, got, 0, &first);
-    frame_unreserve(m, got - pages);
-    uncharge_touch(m, region, got - pages);
-    result = touch_run(m, region, first, pages, va);
-    if (result == FAULT_DONE) {
-        pages += touch_ahead(m, region, va, &plan, pages);
-        stream_covered(m, va, thread, pages, va + pages * (uintptr_t)plan.stride * PAGE_SIZE);
-        count(m, COUNTER_faults_first_touch, 1);
-        fault_timed(m, FAULT_KIND_FIRST_TOUCH, started);
-    }
-    return result;
+    done = touch_run(m, region, first, pages, va);
+    if (va >= first + done * PAGE_SIZE)
+        return FAULT_NO_FRAME;
+    if (done == pages)
+        done += touch_ahead(m, region, va, &plan, done);
+    stream_covered(m, va, thread, done, va + done * (uintptr_t)plan.stride * PAGE_SIZE);
+    count(m, COUNTER_faults_first_touch, 1);
+    fault_timed(m, FAULT_KIND_FIRST_TOUCH, started);
+    return FAULT_DONE;
 }
 
 /* ---- rescue ---- */

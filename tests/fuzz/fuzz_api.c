@@ -87,8 +87,8 @@ static void settings_choose(struct input *in, struct tunables *t)
         t->shared_locks = (features & 8) == 0;
         t->preserve = (features & 16) == 0;
     }
-    t->read_window = sizes & 4 ? 1 : 32;
-    t->touch_window = sizes & 8 ? 1 : 64;
+    t->read_window = sizes & 4 ? 1 : 512;
+    t->touch_window = sizes & 8 ? 1 : 512;
     t->trim_batch = sizes & 16 ? 1 : 64;
     t->write_batch = sizes & 32 ? 1 : 64;
     t->store_depth = 4;

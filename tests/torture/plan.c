@@ -91,7 +91,7 @@ static void plan_settings(struct plan *p, struct rng *r)
     if (rng_one_in(r, 4))
         add(p, ",fault_threads:%u,fault_depth:%u", 1 + rng_below(r, 4), 1 + rng_below(r, 32));
     if (rng_one_in(r, 4))
-        add(p, ",read_window:%u,touch_window:%u", 1 + rng_below(r, 64), 1 + rng_below(r, 64));
+        add(p, ",read_window:%u,touch_window:%u", 1 + rng_below(r, 512), 1 + rng_below(r, 512));
     if (rng_one_in(r, 4))
         add(p, ",cache:%u", 2 + rng_below(r, 74));
     if (rng_one_in(r, 4))
