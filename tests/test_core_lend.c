@@ -6,20 +6,22 @@
 
 static struct mapper_ops ops;
 static unsigned vacated; /* buffers, so far */
+static bool refused;     /* the system takes no memory back */
 
 /* The soft mapper has no staging of its own: here it is nothing but numbers. */
 static bool lend_numbers(struct mapper *mapper, unsigned pages, struct mapper_stage *stage)
 {
     (void)mapper;
     *stage = (struct mapper_stage){.count = pages};
-    return pages > 0;
+    return pages > 0 && !refused;
 }
 
-static void count_vacated(struct mapper *mapper, unsigned count, const uint32_t *buffers)
+static bool count_vacated(struct mapper *mapper, unsigned count, const uint32_t *buffers)
 {
     (void)mapper;
     (void)buffers;
-    vacated += count;
+    vacated += refused ? 0 : count;
+    return !refused;
 }
 
 static int open_lending(struct sync *sync, const struct mapper_options *options,
@@ -43,6 +45,29 @@ static void look(struct machine *m, unsigned busy)
     atomic_store(&m->writing, busy);
     lend_fit(m);
     atomic_store(&m->writing, 0);
+}
+
+/* Where memory is locked, say, nothing goes back to the system: then nothing is lent. */
+static void locked(void)
+{
+    struct fixture f;
+    struct machine *m;
+
+    refused = true;
+    set_up_mapper(&f, "mapper:copy,memory:8M", open_lending);
+    m = f.m;
+    is(lent_frames(m), 0, "what the system does not take is not lent");
+    is(m->available, m->active_max, "no more frames may be active");
+    is(m->cache_room, m->buffer_count, "the cache is whole");
+    is(freestack_taken(&m->buffers), 0, "all its buffers are free");
+    for (unsigned i = 0; i < 40; i++)
+        look(m, 0);
+    is(lent_frames(m), 0, "nor later");
+    refused = false;
+    for (unsigned i = 0; i < 40; i++)
+        look(m, 0);
+    is(cache_size(m), m->buffer_least, "until it does");
+    tear_down(&f);
 }
 
 int main(void)
@@ -94,5 +119,6 @@ int main(void)
     is(m->available, 0, "and nothing is lost");
     frame_unreserve(m, m->active_max + lent_frames(m));
     tear_down(&f);
+    locked();
     return done_testing();
 }

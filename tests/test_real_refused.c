@@ -134,6 +134,26 @@ static void refusal(const char *kind)
     real_close(&r);
 }
 
+/* What the kernel does not take back of the cache and of staging is not lent to mapped pages: the
+ * budget holds. */
+static void unlent(const char *kind)
+{
+    uint64_t all;
+    struct real r;
+
+    if (!real_open(&r, PAGES, "%s,memory:16M", kind))
+        return;
+    all = counters_of(r.m).frames_available;
+    real_close(&r);
+    refuse = true;
+    if (real_open(&r, PAGES, "%s,memory:16M", kind)) {
+        is(all, 3844, "%s: all that can be lent is", kind);
+        is(counters_of(r.m).frames_available, 3300, "%s: nothing is where memory is locked", kind);
+        real_close(&r);
+    }
+    refuse = false;
+}
+
 /* Trims that cannot drop their victims are undone. */
 static void *fill(void *argument)
 {
@@ -250,8 +270,10 @@ int main(void)
     for (size_t k = 0; k < REAL_KINDS; k++) {
         locked(real_kinds[k]);
         refusal(real_kinds[k]);
-        if (real_is_copy(real_kinds[k]))
+        if (real_is_copy(real_kinds[k])) {
             undone(real_kinds[k]);
+            unlent(real_kinds[k]);
+        }
     }
     lifts();
     inaccessible("mapper:copy,trap:thread");

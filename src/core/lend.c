@@ -4,8 +4,9 @@
  * With a cache, its buffers and staging are parts of the budget that are needed while pages are
  * written, or read in long runs, and lie idle otherwise. So each has a least part that it always
  * keeps; of the rest, what has not been needed of late is lent: it is taken as any user of it would
- * take it, its memory goes back to the system, and as many frames more may be Active. When it is
- * needed the rights are taken back first, wherever there are some, and then it is free again.
+ * take it, its memory goes back to the system, and as many frames more may be Active. What the
+ * system does not take is not lent. When it is needed the rights are taken back first, wherever
+ * there are some, and then it is free again.
  *
  * The trimmer does all that, after each of its steps:
  *   the cache grows    by half, when more than half of it waits to be written
@@ -45,7 +46,11 @@ static void lend_buffers(struct machine *m, unsigned want)
         if (got == 0)
             return;
         buffer_numbers_take(m, got, numbers);
-        m->mapper->ops->vacate(m->mapper, got, numbers);
+        if (!m->mapper->ops->vacate(m->mapper, got, numbers)) {
+            freestack_give(&m->buffers, got, numbers);
+            cache_unreserve(m, got);
+            return;
+        }
         atomic_fetch_add(&l->buffers, got);
         frame_unreserve(m, got);
         want -= got;

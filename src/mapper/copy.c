@@ -63,6 +63,13 @@ static void copy_stage_give(struct mapper *mapper, struct mapper_stage *stage)
     stage->count = 0;
 }
 
+/* Memory of our own goes back to the system. Linux before 5.18 does not take it if the program has
+ * locked all its memory. */
+static bool give_back(const struct copy_mapper *copy, void *memory, unsigned pages)
+{
+    return madvise(memory, pages * PAGE_SIZE, copy->uffd.drop_advice) == 0;
+}
+
 static bool copy_stage_lend(struct mapper *mapper, unsigned pages, struct mapper_stage *stage)
 {
     struct copy_mapper *copy = copy_of(mapper);
@@ -74,21 +81,25 @@ static bool copy_stage_lend(struct mapper *mapper, unsigned pages, struct mapper
             n++;
         if (n == pages) {
             *stage = (struct mapper_stage){.first = first, .count = pages};
-            madvise(copy->stage + first * PAGE_SIZE, pages * PAGE_SIZE, MADV_DONTNEED);
-            return true;
+            if (give_back(copy, copy->stage + first * PAGE_SIZE, pages))
+                return true;
+            copy_stage_give(mapper, stage);
+            return false;
         }
         bitmap_release(&copy->stage_map, first, n);
     }
     return false;
 }
 
-static void copy_vacate(struct mapper *mapper, unsigned count, const uint32_t *buffers)
+static bool copy_vacate(struct mapper *mapper, unsigned count, const uint32_t *buffers)
 {
     for (unsigned i = 0, run; i < count; i += run) {
         for (run = 1; i + run < count && buffers[i + run] == buffers[i] + run;)
             run++;
-        madvise(mapper_buffer(mapper, buffers[i]), run * PAGE_SIZE, MADV_DONTNEED);
+        if (!give_back(copy_of(mapper), mapper_buffer(mapper, buffers[i]), run))
+            return false;
     }
+    return true;
 }
 
 /* The cache: populated page by page, as it is used, so that each buffer can be vacated. */
@@ -96,10 +107,8 @@ static char *cache_memory(size_t length)
 {
     char *base = platform_linux.reserve(length);
 
-    if (base != NULL) {
-        madvise(base, length, MADV_NOHUGEPAGE);
+    if (base != NULL)
         madvise(base, length, MADV_DONTFORK);
-    }
     return base;
 }
 

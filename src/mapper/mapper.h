@@ -57,10 +57,12 @@ struct mapper_ops {
     void (*stage_give)(struct mapper *mapper, struct mapper_stage *stage);
 
     /* Take a piece of staging that begins at a multiple of its size, and give its memory back to
-     * the system until stage_give(); false if none is free. NULL, as vacate, without a cache. */
+     * the system until stage_give(); false if none is free, or the system does not take it. NULL,
+     * as vacate, without a cache. */
     bool (*stage_lend)(struct mapper *mapper, unsigned pages, struct mapper_stage *stage);
-    /* Give the memory of buffers that are not in use back to the system, until they are used. */
-    void (*vacate)(struct mapper *mapper, unsigned count, const uint32_t *buffers);
+    /* Give the memory of buffers that are not in use back to the system, until they are used. False
+     * if it does not take all of it. */
+    bool (*vacate)(struct mapper *mapper, unsigned count, const uint32_t *buffers);
 
     /*
      * Put count pages, content[i] each (frame frames[i]), under va, va + 4096, …

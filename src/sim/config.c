@@ -59,8 +59,8 @@ static void draw_sizes(struct random *r, struct world_config *c)
     t->write_depth = ONE_OF(r, 1, 2, 4);
     t->write_batch = ONE_OF(r, 1, 2, 4, 16, 256);
     t->trim_batch = ONE_OF(r, 1, 2, 8, 64, 512);
-    t->read_window = ONE_OF(r, 1, 2, 8, 32);
-    t->touch_window = ONE_OF(r, 1, 2, 8, 64);
+    t->read_window = ONE_OF(r, 1, 2, 8, 512);
+    t->touch_window = ONE_OF(r, 1, 2, 8, 512);
     t->fault_depth = ONE_OF(r, 1, 2, 16);
     t->memory = (frames + t->write_depth * (t->write_batch < 4 ? t->write_batch : 4)) * PAGE_SIZE;
     if (t->mapper == MAPPER_COPY)
@@ -131,6 +131,8 @@ void world_configure(uint64_t seed, struct world_config *c)
     c->run_max = (unsigned)ONE_OF(&r, 1, 2, 8, 20);
     c->write_percent = (unsigned)ONE_OF(&r, 0, 10, 50, 100);
     c->pool_queues = (unsigned)ONE_OF(&r, 1, 2, 6);
+    /* Nothing is lost by it: in good worlds too. */
+    c->mmu.lend_every = chance(&r, 10) ? (unsigned)ONE_OF(&r, 1, 3, 30) : 0;
 }
 
 void world_describe(const struct world_config *c, char *text, size_t size)

@@ -167,6 +167,8 @@ static bool mmu_stage_lend(struct mapper *mapper, unsigned pages, struct mapper_
     struct mmu *mmu = mmu_in(mapper);
 
     yield(mmu);
+    if (happens(mmu, mmu->faults.lend_every))
+        return false;
     for (uint32_t first = 0; first + pages <= mmu->stage_pages; first += pages) {
         uint32_t n = 0;
 
@@ -201,16 +203,19 @@ static void mmu_stage_give(struct mapper *mapper, struct mapper_stage *stage)
     stage->count = 0;
 }
 
-static void mmu_vacate(struct mapper *mapper, unsigned count, const uint32_t *buffers)
+static bool mmu_vacate(struct mapper *mapper, unsigned count, const uint32_t *buffers)
 {
     struct mmu *mmu = mmu_in(mapper);
 
     for (unsigned i = 0; i < count; i++) {
         yield(mmu);
+        if (happens(mmu, mmu->faults.lend_every))
+            return false;
         memset(mapper_buffer(mapper, buffers[i]), 0, PAGE_SIZE);
         mmu->vacant_count += !mmu->vacant[buffers[i]];
         mmu->vacant[buffers[i]] = true;
     }
+    return true;
 }
 
 /* ---- mapping ---- */

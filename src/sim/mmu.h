@@ -33,6 +33,7 @@ struct mmu_faults {
     unsigned protect_every;   /* protect: fails half-way */
     unsigned split_every;     /* a part of a region is not unmapped: -ENOMEM */
     unsigned stage_every;     /* staging gives fewer pages than asked for */
+    unsigned lend_every;      /* the memory of staging, or of buffers, is not taken back */
 };
 
 struct mmu_page {
