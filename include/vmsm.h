@@ -22,14 +22,16 @@
  *              and slots) for every page of a region
  *
  * The budget
- *   Buffers come off the setting `memory` first: the writer's (at most a sixteenth) and, with the
- *   mapper copy, staging (a sixteenth, 8 MiB at most). What is left is frames_total. With the
- *   mapper copy `cache` percent of the frames (12) hold trimmed pages; only the others can be
- *   mapped, and at most seven eighths of those pinned. With memory:16M that is 4096 pages, 3584
- *   frames, 3154 of them for mapped pages, 2759 for pinned ones.
+ *   Buffers come off the setting `memory` first: the writer's (a 128th, or 64 pages where that is
+ *   no more than a sixteenth) and, with the mapper copy, a quarter of staging (which is a
+ *   sixteenth, 8 MiB at most). What is left is frames_total. With the mapper copy `cache` percent
+ *   of the frames (12) are for trimmed pages, and the other three quarters of staging count as
+ *   frames; but most of both is lent to mapped pages while nothing else needs it. At most seven
+ *   eighths of the frames that are for mapped pages in any case can be pinned. With memory:16M that
+ *   is 4096 pages, 3968 frames, 3300 to 3844 of them for mapped pages, 2887 for pinned ones.
  *   commit_limit is three quarters of the frames (the rest stays free, so that pages can always
  *   move) and all usable slots: slots_total less slots_bad. With memory:8M,pagefile_size:16M:
- *   1344 of 1792 frames and 4095 slots (slot 0 holds no page), 5439 pages, 21 MiB. A pagefile
+ *   1464 of 1952 frames and 4095 slots (slot 0 holds no page), 5559 pages, 21 MiB. A pagefile
  *   without a pagefile_size grows with what is mapped, to one and a half times as much if the disk
  *   has room.
  *
@@ -84,15 +86,16 @@ struct vmsm; /* a manager; opaque */
     X(pages_written, COUNT, "pages written to the pagefile")                                       \
     X(pages_trimmed, COUNT, "pages taken from under their address")                                \
     X(pages_trimmed_clean, COUNT, "of those, equal to their slot: straight to standby")            \
-    X(pages_trimmed_joined, COUNT,                                                                 \
-      "equal to their slot, but written anew beside changed neighbours")                           \
     X(pages_trimmed_zero, COUNT, "of those, all zero: given back without a slot")                  \
+    X(pages_trimmed_joined, COUNT,                                                                 \
+      "of those, modified only because changed neighbours are: they equal their slot")             \
     X(pages_trim_undone, COUNT, "trims given up, the page being in use or pinned")                 \
     X(pages_repurposed, COUNT, "standby frames taken for another use")                             \
     X(pages_zeroed, COUNT, "frames zeroed ahead of need")                                          \
     X(pages_decommitted, COUNT, "pages given back by decommit and unmap")                          \
     X(pages_lost, COUNT, "pages whose content could not be read back")                             \
     X(readahead_pages, COUNT, "pages mapped before they were asked for")                           \
+    X(pages_rescued_ahead, COUNT, "of those, trimmed, and still in their frames")                  \
     X(readahead_hits, COUNT, "of those, known to have been used")                                  \
     X(readahead_waste, COUNT, "of those, trimmed without a sign of use")                           \
     X(map_calls, COUNT, "calls that put pages under addresses")                                    \
@@ -111,7 +114,7 @@ struct vmsm; /* a manager; opaque */
     X(hash_errors, COUNT, "pages read whose content was not what was written")                     \
     X(slots_released, COUNT, "slots given back")                                                   \
     X(slots_reclaimed, COUNT, "slots taken back from valid pages because slots ran out")           \
-    X(frames_total, GAUGE, "frames: the budget less staging and the writer's buffers")             \
+    X(frames_total, GAUGE, "frames: the budget less the writer's buffers and least staging")       \
     X(frames_active, GAUGE, "frames under an address, or being read into")                         \
     X(frames_standby, GAUGE, "frames on standby")                                                  \
     X(frames_modified, GAUGE, "frames on modified")                                                \
@@ -217,8 +220,8 @@ VMSM_API int vmsm_advise(struct vmsm *m, void *addr, size_t length, enum vmsm_ad
  * Keep a range in its frames until vmsm_unpin(); pins nest, up to 65535.
  * Memory under asynchronous direct I/O must be pinned (mapper copy).
  *   -EINVAL  bad range (or, for unpin, a page in it is not pinned)
- *   -ENOMEM  too much would be pinned: an eighth of the frames for mapped pages (frames_total less
- *            the cache, see above) must stay free
+ *   -ENOMEM  too much would be pinned: an eighth of the frames that are for mapped pages in any
+ *            case (see "The budget") must stay free
  *   -EIO     a page could not be read
  *   -EOVERFLOW  a page is pinned 65535 times already
  */

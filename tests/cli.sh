@@ -204,10 +204,10 @@ ok $? "errors that were recovered from are in the report"
 call sim $small --seed 3
 awk '/^faults of the run/ { faults = 1 }
     faults && / hard \(read\)/ { gsub(",", ""); hard = $3 }
-    /^mapped ahead/ { gsub(",", ""); ahead = $3; read = $5; touched = $7 }
+    /^mapped ahead/ { gsub(",", ""); ahead = $3; read = $5; rescued = $7; touched = $9 }
     /^  of them/ { gsub("[%,]", ""); shares = $4 + $7 + $10 }
     /^  read  *[0-9,]* pages/ { gsub(",", ""); pages = $2 }
-    END { exit !(ahead > 0 && read + touched == ahead && hard + read == pages &&
+    END { exit !(ahead > 0 && read + rescued + touched == ahead && hard + read == pages &&
         shares > 99.8 && shares < 100.2) }' "$dir/out"
 ok $? "what was mapped ahead, read and faulted for adds up"
 ! grep -q '^errors' "$dir/out"

@@ -130,14 +130,15 @@ static void print_waits(const struct sim_result *r, FILE *out)
 static void print_ahead(const struct vmsm_counters *c, FILE *out)
 {
     uint64_t touched = c->pages_first_touch - c->faults_first_touch;
-    uint64_t read = c->readahead_pages > touched ? c->readahead_pages - touched : 0;
+    uint64_t others = touched + c->pages_rescued_ahead;
+    uint64_t read = c->readahead_pages > others ? c->readahead_pages - others : 0;
     uint64_t known = c->readahead_hits + c->readahead_waste;
     uint64_t unknown = c->readahead_pages > known ? c->readahead_pages - known : 0;
-    struct format all, reads, touches;
+    struct format all, reads, rescues, touches;
 
-    fprintf(out, "mapped ahead  %s pages: %s read, %s first touches\n",
+    fprintf(out, "mapped ahead  %s pages: %s read, %s rescued, %s first touches\n",
             format_count(c->readahead_pages, &all), format_count(read, &reads),
-            format_count(touched, &touches));
+            format_count(c->pages_rescued_ahead, &rescues), format_count(touched, &touches));
     fprintf(out, "  of them     used %.1f%%, trimmed unused %.1f%%, not known %.1f%%\n",
             percent(c->readahead_hits, c->readahead_pages),
             percent(c->readahead_waste, c->readahead_pages), percent(unknown, c->readahead_pages));
@@ -155,6 +156,8 @@ static void print_pages(const struct sim_result *r, FILE *out)
             percent(c->pages_trimmed_zero, c->pages_trimmed),
             format_count(c->pages_trim_undone, &undone),
             format_count(c->pages_repurposed, &repurposed));
+    fprintf(out, "  unchanged   %s pages are written all the same, with changed neighbours\n",
+            format_count(c->pages_trimmed_joined, &pages));
     fprintf(out, "pagefile      %s of %s slots used\n", format_count(c->slots_used, &pages),
             format_count(c->slots_total, &slots));
     fprintf(out, "  read        %s pages in %s requests\n", format_count(c->pages_read, &pages),

@@ -318,4 +318,5 @@ unsigned rescue_ahead(struct machine *m, struct region *region, uintptr_t va, ui
         return 0;
     count(m, COUNTER_readahead_pages, 1);
     return 1;
+    count(m, COUNTER_pages_rescued_ahead, 1);
 }

@@ -325,8 +325,8 @@ int machine_pin(struct machine *m, uintptr_t start, size_t length)
         atomic_fetch_sub(&m->pinning, pages);
         return error_set(-ENOMEM,
                          "pin: with %lld pages more, more than %lld would be pinned: an eighth of "
-                         "the %u frames for mapped pages (frames_total less the cache) must stay "
-                         "free; pin less, or give more memory",
+                         "the %u frames for mapped pages (frames_total less the cache and what "
+                         "staging may lend) must stay free; pin less, or give more memory",
                          (long long)pages, (long long)most, m->active_max);
     }
     error = machine_prefault(m, &range, 1);
