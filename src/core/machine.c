@@ -15,7 +15,6 @@
 #define HUGE_PAGES 512u  /* pages in a huge page */
 #define STAGE_MAX 2048u  /* pages */
 #define SOME 8u          /* pages: the least of cache and staging, where the budget allows it */
-#define YIELD_ROUND 15u  /* of sync_relax(): it gives the processor away */
 #define RECLAIM_PAUSE_NS UINT64_C(10000000)
 
 /* ---- workers ---- */
@@ -36,7 +35,7 @@ void worker_pause(struct machine *m)
 {
     if (m->tunables.workers && atomic_load(&m->waiting) == 0 &&
         frames_at_hand(m) > atomic_load(&m->low) / 2)
-        sync_relax(&m->sync, YIELD_ROUND);
+        sync_give_way(&m->sync);
 }
 
 static void worker_main(void *argument)

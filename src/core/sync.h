@@ -57,6 +57,8 @@ enum sync_point {
     SYNC_AT_STEP,   /* between two steps of a multi-step transition */
 };
 
+#define SYNC_ROUND_YIELDS 16u
+
 struct sync;
 struct sync_thread;
 
@@ -65,7 +67,8 @@ struct sync_backend {
     void (*park)(struct sync *s, _Atomic uint32_t *word, uint32_t expected, uint64_t timeout_ns);
     /* Wake up to count threads that sleep on word. */
     void (*unpark)(struct sync *s, _Atomic uint32_t *word, int count);
-    /* Give another thread the processor: a spinning lock is held by someone else. */
+    /* Give another thread the processor: a spinning lock is held by someone else. Most rounds may
+     * be a pause only, but not every SYNC_ROUND_YIELDSth. */
     void (*relax)(struct sync *s, unsigned round);
     /* May be NULL. Called at every yield point. */
     void (*yield)(struct sync *s, enum sync_point point);
@@ -162,6 +165,12 @@ static inline void sync_unpark(struct sync *s, _Atomic uint32_t *word, int count
 static inline void sync_relax(struct sync *s, unsigned round)
 {
     s->backend->relax(s, round);
+}
+
+/* The same for certain: what is waited for takes longer than a lock is held. */
+static inline void sync_give_way(struct sync *s)
+{
+    sync_relax(s, SYNC_ROUND_YIELDS - 1);
 }
 
 static inline uint64_t sync_now(struct sync *s)

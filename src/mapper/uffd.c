@@ -224,7 +224,7 @@ int uffd_copy(struct uffd *uffd, uintptr_t va, const void *content, size_t lengt
         check_always(error != EEXIST); /* a page is there that the page table knows nothing of */
         if (error != ENOMEM || ++tries == NO_MEMORY_TRIES)
             return -ENOMEM;
-        sync_relax(uffd->sync, 15);
+        sync_give_way(uffd->sync);
     }
     return 0;
 }
@@ -265,7 +265,7 @@ void uffd_lift(struct uffd *uffd, uintptr_t va, size_t length)
         int error = write_protect(uffd, va + at, step, 0);
 
         if (error == -ENOMEM) {
-            sync_relax(uffd->sync, 15);
+            sync_give_way(uffd->sync);
         } else if (error != 0 && step > PAGE_SIZE) {
             step = PAGE_SIZE; /* page by page, what is left of it */
         } else {
@@ -375,7 +375,7 @@ static int poison(const struct uffd *uffd, uintptr_t va)
         if (errno == EEXIST) /* it is poisoned: another fault on the page failed before */
             return 0;
         if (errno == ENOMEM && ++tries < NO_MEMORY_TRIES)
-            sync_relax(uffd->sync, 15);
+            sync_give_way(uffd->sync);
         else if (errno != EAGAIN && errno != EINTR)
             return -errno;
     }

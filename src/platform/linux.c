@@ -22,7 +22,6 @@
 #include "core/sync.h"
 
 #define HUGE_PAGE (2UL * 1024 * 1024)
-#define SPINS_BEFORE_YIELD 16
 #define SPINS_BEFORE_SLEEP 64
 #define DELAY_SHARE 64u /* at one yield point in so many, a thread sleeps */
 #define DELAY_SPREAD 8u /* and mostly shorter than it might: half as long, down to 1/2^8 */
@@ -59,7 +58,7 @@ static void linux_unpark(struct sync *s, _Atomic uint32_t *word, int count)
 static void linux_relax(struct sync *s, unsigned round)
 {
     (void)s;
-    if (round % SPINS_BEFORE_YIELD == SPINS_BEFORE_YIELD - 1)
+    if (round % SYNC_ROUND_YIELDS == SYNC_ROUND_YIELDS - 1)
         sched_yield();
     else
         __builtin_ia32_pause();

@@ -14,9 +14,9 @@ static bool begin(struct handler *h, const struct pending_fault *fault)
         fault_give_up(m, fault->va);
         return true;
     case FAULT_OUTSIDE:
-        /* It is being unmapped: woken, the thread meets the SIGSEGV that is its due, or faults again
-         * if the addresses have not gone yet. */
-        sync_relax(&m->sync, 15);
+        /* It is being unmapped: woken, the thread meets the SIGSEGV that is its due, or faults
+         * again if the addresses have not gone yet. */
+        sync_give_way(&m->sync);
         m->mapper->ops->wake(m->mapper, fault->va & ~(PAGE_SIZE - 1), PAGE_SIZE);
         return true;
     case FAULT_DONE:

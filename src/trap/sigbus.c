@@ -179,7 +179,7 @@ void trap_sigbus_close(struct machine *m)
         if (!atomic_compare_exchange_strong(&sigbus.machines[i], &mine, NULL))
             continue;
         while (atomic_load(&sigbus.users[i]) > 0)
-            sync_relax(&m->sync, 15);
+            sync_give_way(&m->sync);
         sigbus.count--;
     }
     /* Whoever came after us keeps the handler; then ours stays, and hands everything on. */
