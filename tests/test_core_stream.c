@@ -87,7 +87,7 @@ static unsigned first_window(struct fixture *f, uint32_t thread, unsigned length
 
         start += 1000 + run % 7;
         for (unsigned done = 0; done < length; done += window) {
-            window = step(f, start + done, thread, WINDOW_MAX).window;
+            window = step(f, start + done, thread, 512).window;
             if (done == 0 && run >= 1800)
                 count[window]++;
         }

@@ -3,8 +3,9 @@
  *
  * A window may be longer than a run: what lies side by side and is alike goes by runs, each with
  * reads of its own, all sent together. Pages of it that are there already are passed over; trimmed
- * ones that still have their frame are mapped, unless they are being written. The run with the page that was asked for is
- * mapped as soon as its own reads are back, so that its thread goes on while the rest arrives.
+ * ones that still have their frame are mapped, unless they are being written. The run with the page
+ * that was asked for is mapped as soon as its own reads are back, so that its thread goes on while
+ * the rest arrives.
  */
 #include <stdlib.h>
 
@@ -91,9 +92,9 @@ void window_read(struct machine *m, struct fault_queue *queue, struct region *re
                  uint32_t thread, const struct stream_plan *plan, unsigned covered)
 {
     uintptr_t step = (uintptr_t)plan->stride * PAGE_SIZE, next;
-    unsigned runs = 0, skipped = 0;
+    unsigned most = abs(plan->stride) > 1 ? STEPS_MAX : RUNS_AHEAD, runs = 0, skipped = 0;
 
-    while (covered < plan->window && runs < RUNS_AHEAD + 16u * (abs(plan->stride) > 1)) {
+    while (covered < plan->window && runs < most) {
         uint64_t word;
         unsigned got = 1;
 
@@ -112,6 +113,8 @@ void window_read(struct machine *m, struct fault_queue *queue, struct region *re
             break;
         covered += got;
     }
+    if (!plan->of_stream)
+        return;
     next = va + covered * step;
     while (skipped < SKIP_MAX && (look(region, next) & PTE_VALID)) {
         next += step;

@@ -37,9 +37,10 @@ uint64_t mapped_word(struct machine *m, uint64_t was, uint32_t frame, bool wante
 
 /*
  * Own pages next to va, which is BUSY by us already, while they are of the wanted format, up to
- * count in all. *first becomes the lowest address. Returns how many, va included.
+ * count in all: those behind it, or before it if the stride is negative. *first becomes the lowest
+ * address. Returns how many, va included. With a stride other than 1 or -1, count is 1.
  */
-unsigned extend_run(struct machine *m, const struct region *region, uintptr_t va, int direction,
+unsigned extend_run(struct machine *m, const struct region *region, uintptr_t va, int stride,
                     unsigned count, uint64_t format, uintptr_t *first);
 
 /* The page at va reads `word`. FAULT_BUSY: it does not any more, look again. */
@@ -62,11 +63,12 @@ enum fault_result fault_read_begin(struct machine *m, struct fault_queue *queue,
                                    unsigned flags, uint32_t thread, uint64_t started);
 
 /*
- * Begin reading up to `most` pages from va on in the direction, which nobody has asked for yet.
- * Returns how many pages that are, or 0: there is no room for more, or somebody else has the page.
+ * Begin reading up to `most` pages from va on, which nobody has asked for yet; stride and most as
+ * stride and count of extend_run(). Returns how many pages that are, or 0: there is no room for
+ * more, or somebody else has the page.
  */
 unsigned read_ahead(struct machine *m, struct fault_queue *queue, struct region *region,
-                    uintptr_t va, int direction, unsigned most);
+                    uintptr_t va, int stride, unsigned most);
 
 /* fault_ahead.c */
 
@@ -79,7 +81,7 @@ unsigned plan_run(const struct stream_plan *plan);
 
 /*
  * va and `covered` pages in all of the window have been dealt with; deal with the others, as far
- * as there is room, and tell the stream where it goes on.
+ * as there is room, and tell the stream, if there is one, where it goes on.
  */
 void window_read(struct machine *m, struct fault_queue *queue, struct region *region, uintptr_t va,
                  uint32_t thread, const struct stream_plan *plan, unsigned covered);

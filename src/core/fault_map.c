@@ -41,14 +41,14 @@ uint64_t mapped_word(struct machine *m, uint64_t was, uint32_t frame, bool wante
     return protected ? word | PTE_PROTECTED : word;
 }
 
-unsigned extend_run(struct machine *m, const struct region *region, uintptr_t va, int direction,
+unsigned extend_run(struct machine *m, const struct region *region, uintptr_t va, int stride,
                     unsigned count, uint64_t format, uintptr_t *first)
 {
     unsigned got = 1;
 
     *first = va;
     while (got < count) {
-        uintptr_t next = direction > 0 ? va + got * PAGE_SIZE : va - got * PAGE_SIZE;
+        uintptr_t next = stride > 0 ? va + got * PAGE_SIZE : va - got * PAGE_SIZE;
         pte_t *pte;
         uint64_t word;
 
@@ -61,7 +61,7 @@ unsigned extend_run(struct machine *m, const struct region *region, uintptr_t va
         pagetable_populate(region->table, next);
         if (!pte_try_busy(&m->sync, pte, word))
             break;
-        if (direction < 0)
+        if (stride < 0)
             *first = next;
         got++;
     }
@@ -84,11 +84,11 @@ static void uncharge_touch(struct machine *m, const struct region *region, unsig
 }
 
 /*
- * Own a run of up to `want` untouched pages, from va, which reads `word`, on in the direction; each
+ * Own a run of up to `want` untouched pages, from va, which reads `word`, on by the stride; each
  * is charged, and has a right to a frame. *first becomes the lowest address, *pages how many.
  */
 static enum fault_result own_untouched(struct machine *m, struct region *region, uintptr_t va,
-                                       uint64_t word, int direction, unsigned want,
+                                       uint64_t word, int stride, unsigned want,
                                        uintptr_t *first, unsigned *pages)
 {
     unsigned got = frame_reserve(m, want), charged;
@@ -105,7 +105,7 @@ static enum fault_result own_untouched(struct machine *m, struct region *region,
         uncharge_touch(m, region, charged);
         return FAULT_BUSY;
     }
-    *pages = extend_run(m, region, va, direction, charged, 0, first);
+    *pages = extend_run(m, region, va, stride, charged, 0, first);
     frame_unreserve(m, charged - *pages);
     uncharge_touch(m, region, charged - *pages);
     return FAULT_DONE;
@@ -190,7 +190,8 @@ enum fault_result fault_touch(struct machine *m, struct region *region, uintptr_
         return FAULT_NO_FRAME;
     if (done == pages)
         done += touch_ahead(m, region, va, &plan, done);
-    stream_covered(m, va, thread, done, va + done * (uintptr_t)plan.stride * PAGE_SIZE);
+    if (plan.of_stream)
+        stream_covered(m, va, thread, done, va + done * (uintptr_t)plan.stride * PAGE_SIZE);
     count(m, COUNTER_faults_first_touch, 1);
     fault_timed(m, FAULT_KIND_FIRST_TOUCH, started);
     return FAULT_DONE;
@@ -317,6 +318,6 @@ unsigned rescue_ahead(struct machine *m, struct region *region, uintptr_t va, ui
     if ((word & PTE_BAD) || rescue(m, region, va, word, FAULT_AHEAD, &from) != FAULT_DONE)
         return 0;
     count(m, COUNTER_readahead_pages, 1);
-    return 1;
     count(m, COUNTER_pages_rescued_ahead, 1);
+    return 1;
 }

@@ -188,7 +188,7 @@ enum fault_result fault_read_begin(struct machine *m, struct fault_queue *queue,
 }
 
 unsigned read_ahead(struct machine *m, struct fault_queue *queue, struct region *region,
-                    uintptr_t va, int direction, unsigned most)
+                    uintptr_t va, int stride, unsigned most)
 {
     pte_t *pte = pagetable_pte(region->table, va);
     uint64_t word = pte_load(pte);
@@ -211,8 +211,8 @@ unsigned read_ahead(struct machine *m, struct fault_queue *queue, struct region 
     f->thread = 0;
     f->wanted = RUN_MAX;
     f->started = 0;
-    f->count = extend_run(m, region, va, direction, rights, PTE_PAGEFILE, &f->va);
-    if (read_run(m, queue, f, rights, direction > 0 ? 0 : f->count - 1) != FAULT_PENDING) {
+    f->count = extend_run(m, region, va, stride, rights, PTE_PAGEFILE, &f->va);
+    if (read_run(m, queue, f, rights, stride > 0 ? 0 : f->count - 1) != FAULT_PENDING) {
         frame_ahead_done(m, rights);
         return 0;
     }

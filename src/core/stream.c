@@ -7,7 +7,6 @@
 #define SECOND_WINDOW 4u  /* pages at least, once a stream is seen to go on */
 #define GAP_PAGES 3u      /* a fault that skips so few pages still continues its stream */
 #define STEP_MAX 512      /* pages between two faults of a stream with steps, at most */
-#define STEPS_MAX 32u     /* and pages of its window */
 #define ONE 1024u         /* scale of averages */
 #define AVERAGE_SHIFT 5   /* they move by 1/32 */
 #define TRIAL_EVERY 8u    /* a first window of so many is half as long as the others */
@@ -197,6 +196,7 @@ void stream_plan(struct machine *m, uintptr_t va, uint32_t thread, bool touching
         advance(set, s, stride, most, plan);
     else
         s = begin(set, va, thread, touching, most, plan);
+    plan->of_stream = true;
     s->last = va;
     s->next = va + (uintptr_t)plan->stride * PAGE_SIZE;
     s->window = 1;
@@ -221,10 +221,4 @@ void stream_covered(struct machine *m, uintptr_t va, uint32_t thread, unsigned p
         s->next = next;
     }
     sync_mutex_unlock(&m->sync, &set->lock, SYNC_STREAMS);
-}
-
-void stream_waste(struct machine *m, unsigned pages)
-{
-    if (pages > 0)
-        count(m, COUNTER_readahead_waste, pages);
 }

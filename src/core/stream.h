@@ -11,8 +11,9 @@
  * The window of a stream's first fault is learned, for each set of streams: W pages, 1 to 64, of
  * which are known the share of first faults that were followed by one behind their window, and,
  * by a trial with every eighth, the same for half a window. That a page was not followed is all
- * that can be known of it: hits on mapped pages leave no trace. W doubles where so many are followed
- * that the faults saved are worth the pages read in vain, and halves where half of it does as well.
+ * that can be known of it: hits on mapped pages leave no trace. W doubles where so many are
+ * followed that the faults saved are worth the pages read in vain, and halves where half of it does
+ * as well.
  *
  * Two faults that fit no stream, the same step apart as the second from one before, start a stream
  * of that step: its window is single pages.
@@ -32,7 +33,7 @@
 
 #define STREAM_SETS 32u
 #define STREAMS_PER_SET 4u
-#define WINDOW_MAX 512u /* pages */
+#define STEPS_MAX 32u /* pages of the window of a stream with steps, at most */
 
 /* (s) the lock of the stream's set */
 
@@ -70,7 +71,7 @@ struct stream_set {
     uintptr_t alone;              /* (s) the last read that fitted no stream, */
     int32_t alone_step;           /* (s) how many pages it was from the one before, or 0, */
     uint32_t alone_thread;        /* (s) and whose it was */
-    struct stream streams[STREAMS_PER_SET];
+    struct stream streams[STREAMS_PER_SET]; /* (s) */
 };
 
 struct streams {
@@ -81,6 +82,7 @@ struct streams {
 struct stream_plan {
     uint32_t window;
     int32_t stride;      /* not 0 */
+    bool of_stream;      /* one goes on, or begins, with va: stream_covered() is wanted */
     uintptr_t trim_from; /* trim-behind: pages [trim_from, trim_from + trim_pages) are done with */
     uint32_t trim_pages;
     uintptr_t passed_from; /* passed_pages pages from here on, `stride` apart, were mapped ahead, */
@@ -104,8 +106,5 @@ void stream_plan(struct machine *m, uintptr_t va, uint32_t thread, bool touching
  */
 void stream_covered(struct machine *m, uintptr_t va, uint32_t thread, unsigned pages,
                     uintptr_t next);
-
-/* The trimmer met `pages` read-ahead pages without a sign of use. */
-void stream_waste(struct machine *m, unsigned pages);
 
 #endif

@@ -311,7 +311,7 @@ static void count_trim(struct machine *m, struct trim_victims *v, unsigned gone,
         if (left > 0)
             atomic_store_explicit(&m->trimmer.ages[age], left - 1, memory_order_relaxed);
     }
-    stream_waste(m, waste);
+    count(m, COUNTER_readahead_waste, waste);
     count(m, COUNTER_pages_trimmed, gone);
     count(m, COUNTER_pages_trimmed_zero, zero);
     count(m, COUNTER_pages_trimmed_clean, clean);
