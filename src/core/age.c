@@ -2,8 +2,8 @@
  * The ager: how long ago was each valid page known to be used?
  *
  * A pass goes over all valid pages each time an eighth of the frames has been consumed: a page with
- * its access bit set becomes age 0 and loses the bit; any other grows a step older, up to 7, or, at
- * level n, does so in one pass of 2^n only.
+ * its access bit set becomes age 0 and loses the bit; any other grows a step older, up to 7; a page
+ * of level n does so in one pass of 2^n only.
  * The soft mapper sets the bit at each access; with the others it means that the page was mapped on
  * demand, rescued, written while protected, passed by a stream that goes on, or found in use by a
  * trim (docs/ageing.md). The pass counts pages by age, which is how the trimmer knows how old its

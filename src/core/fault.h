@@ -97,7 +97,7 @@ void fault_queue_leave(struct machine *m, struct fault_queue *queue);
 /*
  * Begin the fault of `thread` at va, which was met at `started` (ns): tried again, it goes on
  * counting from there. The queue must have a free struct fault. Never sleeps but for locks.
- * Whatever the result, reads ahead may be in flight after it.
+ * After DONE and PENDING, reads ahead may be in flight too.
  * Without fine_locks the section's lock is held while it looks at the PTE and maps.
  */
 enum fault_result fault_begin(struct machine *m, struct fault_queue *queue, uintptr_t va,

@@ -10,17 +10,17 @@
  *
  * The trimmer does all that, after each of its steps:
  *   the cache grows    by half, when more than half of it waits to be written
- *              shrinks by a quarter, when less than a quarter did since the last look
+ *              shrinks by a quarter of what it has above its least, when less than a quarter of
+ *                      it did since the last look
  *   staging grows      by a piece, a quarter of it, when a fault found less than it wanted
  *           shrinks    by one, when none did in the last CALM looks
- * A look is due when an eighth of the frames has been consumed.
+ * A look is due as often as an ageing pass.
  */
+#include <errno.h>
+
 #include "core/error.h"
 #include "core/machine.h"
 
-#include <errno.h>
-
-#define LOOK_PART 8u
 #define CALM 8u
 #define BATCH 64u /* buffers lent together */
 
@@ -113,7 +113,7 @@ void lend_fit(struct machine *m)
         l->calm = 0;
         take_back_stage(m);
     }
-    if (consumed - l->looked_at <= m->active_max / LOOK_PART)
+    if (consumed - l->looked_at <= m->active_max / AGE_PART)
         return;
     l->looked_at = consumed;
     if (l->busiest < size / 4 && size > m->buffer_least)

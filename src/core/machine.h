@@ -1,11 +1,12 @@
 /*
  * The machine: everything of one manager, and its workers.
  *
- * Room. Two rights are counted, and nothing sleeps while it holds a page BUSY and lacks one:
+ * Room. Three rights are counted, and nothing sleeps while it holds a page BUSY and lacks one:
  *   available   frames that may still become Active. With a cache: active_max - Active - reserved,
  *               and what is lent.
  *               Without: frames on the free and zero lists, less those reserved.
  *   cache_room  cache buffers that are free, less those reserved and lent (with a cache only).
+ *   ahead_room  pages that may still be read ahead of need: what is asked for is to find staging.
  * They move like this (with a cache / without):
  *   fault takes a frame          available - 1                 / available - 1
  *   rescue                       available - 1, cache_room + 1 / nothing
@@ -14,6 +15,7 @@
  *                                available + 1                 / available + 1
  *   repurpose, discard of a trimmed page
  *                                cache_room + 1                / available + 1
+ *   a run read ahead             ahead_room - n while it is read, besides its frames
  *   n buffers lent, taken back   available +- n, cache_room -+ n / (lend.c)
  *   staging lent, taken back     available +- n                / (lend.c)
  *
@@ -23,12 +25,13 @@
  *   refiller  stock (cache_room, or available) under its mark, and standby is not empty
  *   writer    modified has a batch, or stock is short and modified is all there is
  *   zeroer    real frames, zero list short, free list not
- *   ager      AGE_PART of the frames have been consumed since the last pass
+ *   ager      one AGE_PARTth of the frames has been consumed since the last pass
  * low and high follow the measured rate of consumption and the time that a trim takes.
  *
  * Who may read and write a field:
  *   (a) atomic
  *   (c) constant once machine_create() has returned
+ *   (g) the one thread that ages: the ager, or without workers who holds reclaim_lock
  *   (h) the ring's own lock, class HANDOVER
  *   (q) pool_lock
  *   (r) regions_lock: exclusive to change, shared to read
@@ -114,7 +117,7 @@ struct trimmer {
     _Atomic uint32_t ages[PTE_AGE_MAX + 1]; /* (a) valid pages by age at the last pass, less */
                                             /* those trimmed since */
     _Atomic uint64_t aged_at;               /* (a) consumed, at the last ageing pass */
-    uint32_t passes;                        /* ageing passes so far; the ager's */
+    uint32_t passes;                        /* (g) ageing passes so far */
     struct trim_victims *victims;           /* (t) */
     uint64_t rate_at;                       /* (t) ns: when the rate was last taken, */
     uint64_t rate_consumed;                 /* (t) and `consumed` then */
@@ -125,7 +128,7 @@ struct trimmer {
 
 /* Parts of the cache and of staging that are lent to Active frames: lend.c. */
 struct lending {
-    uint32_t *numbers;        /* (t) of the buffers that are lent */
+    uint32_t *numbers;        /* (c), what is there (t): the buffers that are lent */
     _Atomic uint32_t buffers; /* (a) how many; changed by (t) */
     _Atomic uint32_t stage;   /* (a) pages of staging that are lent; changed by (t) */
     struct mapper_stage pieces[STAGE_PIECES - 1]; /* (t) of which piece_count are lent */
@@ -223,7 +226,7 @@ void machine_enter(struct machine *m);
 void machine_balance(struct machine *m, const struct worker *self);
 void worker_kick(struct worker *worker);
 /*
- * A worker is between two pieces of its work: threads that are ready to run go first, unless what
+ * A worker is between two pieces, or steps, of its work: threads ready to run go first, unless what
  * the worker makes is getting short. The scheduler by itself would let a worker go on for
  * milliseconds while a thread whose page is there waits for the processor.
  */

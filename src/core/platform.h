@@ -14,8 +14,8 @@ struct platform {
      * tables: they are left out of core dumps, and a child has a copy of its own.
      */
     void *(*reserve)(size_t length);
-    /* As reserve(), but populated now, in huge pages where length allows it: buffers
-     * for I/O and for what pages contain, which a child does not have. */
+    /* As reserve(), but populated now, in huge pages where length allows it: buffers for I/O, which
+     * a child does not have. */
     void *(*buffer)(size_t length);
     void (*release)(void *base, size_t length);
     /* Bytes of a range of what reserve() gave that are populated, in whole pages. */

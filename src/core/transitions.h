@@ -15,21 +15,22 @@
 
 /* clang-format off */
 #define PTE_TRANSITIONS(X)                                                                         \
-    X(TOUCH,              UNTOUCHED,  VALID,      "fault_touch > touch_run",                       \
+    X(TOUCH,              UNTOUCHED,  VALID,      "own_untouched > touch_run",                     \
       "first touch, map-ahead")                                                                    \
-    X(TOUCH_FAILED,       UNTOUCHED,  UNTOUCHED,  "fault_touch > touch_run",                       \
+    X(TOUCH_FAILED,       UNTOUCHED,  UNTOUCHED,  "own_untouched > touch_run",                     \
       "the system had no page: the fault is tried again")                                          \
-    X(RESCUE,             TRANSITION, VALID,      "fault_rescue",                                  \
-      "soft fault: from standby, from modified, while being written")                              \
-    X(RESCUE_FAILED,      TRANSITION, TRANSITION, "fault_rescue > rescue_undo",                    \
+    X(RESCUE,             TRANSITION, VALID,      "rescue",                                        \
+      "soft fault, or ahead of need: from standby, from modified, while being written")            \
+    X(RESCUE_FAILED,      TRANSITION, TRANSITION, "rescue > rescue_undo",                          \
       "the system had no page: the fault is tried again")                                          \
-    X(READ,               PAGEFILE,   VALID,      "fault_read_begin, fault_begin_run > read_map",  \
+    X(READ,               PAGEFILE,   VALID,                                                       \
+      "fault_read_begin, read_ahead, fault_begin_run > read_map",                                  \
       "hard fault, read-ahead, prefault")                                                          \
     X(READ_GIVEN_UP,      PAGEFILE,   PAGEFILE,                                                    \
-      "fault_read_begin, fault_begin_run > give_up_pages",                                         \
+      "fault_read_begin, read_ahead, fault_begin_run > give_up_pages",                             \
       "too many pieces, no staging, or the system had no page")                                    \
     X(READ_FAILED,        PAGEFILE,   PAGEFILE,                                                    \
-      "fault_read_begin, fault_begin_run > read_failed",                                           \
+      "fault_read_begin, read_ahead, fault_begin_run > read_failed",                               \
       "unreadable, or not what was written: BAD if it was asked for, SIGBUS")                      \
     X(GIVE_UP_UNTOUCHED,  UNTOUCHED,  UNTOUCHED,  "fault_give_up",                                 \
       "no frame for too long: BAD, SIGBUS")                                                        \
@@ -96,13 +97,13 @@
       "written")                                                                                   \
     X(WRITE_FAILED,       WRITING,    MODIFIED,   "return_items, put_back",                        \
       "not written, or no slot for it")                                                            \
-    X(RESCUE_STANDBY,     STANDBY,    TRANSIT,    "fault_rescue",                                  \
+    X(RESCUE_STANDBY,     STANDBY,    TRANSIT,    "rescue",                                        \
       "soft fault")                                                                                \
-    X(RESCUE_MODIFIED,    MODIFIED,   TRANSIT,    "fault_rescue",                                  \
+    X(RESCUE_MODIFIED,    MODIFIED,   TRANSIT,    "rescue",                                        \
       "soft fault")                                                                                \
-    X(RESCUE_WRITING,     WRITING,    TRANSIT,    "fault_rescue",                                  \
+    X(RESCUE_WRITING,     WRITING,    TRANSIT,    "rescue",                                        \
       "soft fault: the writer finds that it has lost the page")                                    \
-    X(RESCUED,            TRANSIT,    ACTIVE,     "fault_rescue",                                  \
+    X(RESCUED,            TRANSIT,    ACTIVE,     "rescue",                                        \
       "mapped again")                                                                              \
     X(RESCUE_UNDO_CLEAN,  TRANSIT,    STANDBY,    "rescue_undo",                                   \
       "the system had no page; the slot has the content")                                          \

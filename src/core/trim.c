@@ -7,10 +7,14 @@
  *   3. take          the victims' content comes into their buffers; without a cache they are
  *                    unmapped by this
  *   4. trim_judge    zero, clean or modified? A victim that somebody has asked for meanwhile is let
- *                    off
+ *                    off. join_runs: clean ones are to be written too, where that keeps a run
+ *                    together
  *   5. trim_drop     with a cache: victims are unmapped and their memory is given back
  *   6. trim_publish  frames go to their lists; trim_lift: protection ends; trim_release: the PTEs
  *                    are released, and who waits is woken
+ *
+ * Before steps 3, 4 and 5, the long ones, other threads may go first (worker_pause()), although the
+ * victims are BUSY meanwhile: most faults are on others.
  *
  * Protection catches pages of the range that are no victims; lift() frees them again after the
  * drop. A section's `trimming` mark makes sure that no other trim relies on protection in the same
@@ -28,6 +32,7 @@
 #define JOIN_LEAST 8u /* neighbours that are likely to be wanted together again */
 #define JOIN_PAGES 4u /* pages that cost as much to write, in a run, as a request more to read */
 
+/* In this order: from TRIM_CLEAN on, a page goes to a list (join_runs()). */
 enum verdict { TRIM_UNDO, TRIM_ZERO, TRIM_CLEAN, TRIM_MODIFIED };
 
 struct trim_victims {

@@ -57,7 +57,8 @@
     X(fault_depth, COUNT, "16", 1, 64, "faults that one handler thread keeps in flight")           \
     X(fault_poll, TIME, "200us", 0, TUNABLE_SECOND / 100,                                          \
       "how long a handler thread polls for more before it sleeps, while faults keep coming")       \
-    X(cache, COUNT, "12", 2, 75, "mapper copy: percent of memory for trimmed pages")               \
+    X(cache, COUNT, "12", 2, 75,                                                                   \
+      "mapper copy: most percent of memory for trimmed pages; what is idle is lent")               \
     X(read_window, COUNT, "512", 1, 512, "longest read-ahead, pages; 1: none")                     \
     X(touch_window, COUNT, "512", 1, 512, "longest map-ahead of first touches, pages; 1: none")    \
     X(trim_batch, COUNT, "512", 1, 512, "most pages trimmed together")                             \

@@ -17,8 +17,8 @@ static bool has_hole(uintptr_t base, size_t length)
 
 /*
  * To unmap the middle of a mapping takes a second one, which may not be had. So that part is made a
- * mapping of its own before anything is lost, by hints that mean nothing for such memory: two, since
- * one may be what it has already.
+ * mapping of its own before anything is lost, by hints that mean nothing for such memory: two,
+ * since one may be what it has already.
  */
 int mapper_region_split(struct mapper *mapper, uintptr_t base, size_t length)
 {
@@ -28,7 +28,7 @@ int mapper_region_split(struct mapper *mapper, uintptr_t base, size_t length)
     for (size_t i = 0; i < sizeof(hints) / sizeof(hints[0]); i++) {
         int error = madvise((void *)base, length, hints[i]) == 0 ? 0 : errno;
 
-        /* A hole is told by the same error as a mapping that cannot be split, and is no hindrance. */
+        /* A hole is told by the same error as a mapping that cannot be split, and does no harm. */
         if (error == 0 || (error == ENOMEM && has_hole(base, length)))
             continue;
         return error_set(-ENOMEM,

@@ -45,7 +45,7 @@ struct trap_thread {
     int stop_fd; /* eventfd: readable when handlers must end */
     unsigned count;
     struct handler_thread handlers[HANDLERS_MAX];
-    /* Hints; changed by all handlers without a lock, and no harm if one gets the better of another. */
+    /* Hints; changed by all handlers without a lock: no harm if one gets the better of another. */
     _Atomic uint32_t faulted_last; /* thread that had the last fault */
     _Atomic uint64_t faulted_both; /* ns; when two faults in a row were of different threads */
 };

@@ -4,7 +4,8 @@
  *            too
  *   sigbus   the faulting thread resolves its own fault in its SIGBUS handler: no context switch,
  *            but a system call on memory that is not mapped fails with EFAULT
- * In both, resolving neither allocates, nor takes a lock of the program, nor touches managed memory.
+ * In both, resolving neither allocates, nor takes a lock of the program, nor touches managed
+ * memory.
  */
 #ifndef VMSM_TRAP_H
 #define VMSM_TRAP_H
