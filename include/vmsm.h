@@ -40,7 +40,8 @@
  * be called from any thread at any time, except that a manager must not be
  * used during or after its vmsm_destroy(). None may be called from a signal
  * handler, and a signal handler that can interrupt one must not touch managed
- * memory. The program must not madvise(), mremap() or munmap() managed memory itself; mlock() does
+ * memory. None is a cancellation point, and neither is a fault: a thread that has been cancelled
+ * ends after it. The program must not madvise(), mremap() or munmap() managed memory itself; mlock() does
  * not keep it in frames, vmsm_pin() does.
  */
 #ifndef VMSM_H

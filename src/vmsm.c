@@ -4,6 +4,7 @@
 #include "vmsm.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -55,6 +56,25 @@ static size_t scheme_length(const char *text)
     size_t n = strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-.");
 
     return text[n] == ':' && n > 0 && text[0] >= 'A' ? n : 0;
+}
+
+/*
+ * A thread that is cancelled inside would leave with the gate held and pages BUSY, for ever. So no
+ * call is a cancellation point, nor can it be cancelled asynchronously.
+ */
+static int call_begin(void)
+{
+    int state;
+
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+    return state;
+}
+
+/* What a call returns, with cancellation as it was. */
+static int call_end(int state, int result)
+{
+    pthread_setcancelstate(state, NULL);
+    return result;
 }
 
 /* The path of a file or block device: STORE itself, or what follows "file:". */
@@ -139,7 +159,7 @@ static int open_trap(struct vmsm *v, const struct tunables *t)
     return error;
 }
 
-int vmsm_create_tuned(struct vmsm **out, const struct tunables *tunables)
+static int create_tuned(struct vmsm **out, const struct tunables *tunables)
 {
     static const struct {
         int (*open)(struct sync *, const struct mapper_options *, struct mapper **);
@@ -184,6 +204,13 @@ out:
     return error;
 }
 
+int vmsm_create_tuned(struct vmsm **out, const struct tunables *tunables)
+{
+    int state = call_begin();
+
+    return call_end(state, create_tuned(out, tunables));
+}
+
 int vmsm_create(struct vmsm **m, const char *conf)
 {
     const char *environment = getenv("VMSM_CONF");
@@ -202,8 +229,12 @@ int vmsm_create(struct vmsm **m, const char *conf)
 
 void vmsm_destroy(struct vmsm *m)
 {
-    if (m == NULL)
+    int state = call_begin();
+
+    if (m == NULL) {
+        call_end(state, 0);
         return;
+    }
     /* Regions go first, while faults are still served: nobody may be left asleep in one. */
     region_unmap_all(m->machine);
     if (m->trap != NULL)
@@ -212,6 +243,7 @@ void vmsm_destroy(struct vmsm *m)
         trap_sigbus_close(m->machine);
     machine_destroy(m->machine);
     platform_linux.release(m, sizeof(*m));
+    call_end(state, 0);
 }
 
 /* ---- regions ---- */
@@ -219,15 +251,15 @@ void vmsm_destroy(struct vmsm *m)
 static int map_region(struct vmsm *m, size_t length, bool overcommit, void **addr)
 {
     struct machine *machine = m->machine;
+    int state = call_begin(), error;
     uintptr_t base;
-    int error;
 
     machine_enter(machine);
     error = region_map(machine, length, overcommit, &base);
     sync_rwlock_unread(&machine->sync, &machine->gate, SYNC_GATE);
     if (error == 0)
         *addr = (void *)base;
-    return error;
+    return call_end(state, error);
 }
 
 int vmsm_map(struct vmsm *m, size_t length, void **addr)
@@ -244,12 +276,12 @@ int vmsm_reserve(struct vmsm *m, size_t length, void **addr)
 static int gated(struct machine *m, int (*call)(struct machine *, uintptr_t, size_t), void *addr,
                  size_t length)
 {
-    int error;
+    int state = call_begin(), error;
 
     machine_enter(m);
     error = call(m, (uintptr_t)addr, length);
     sync_rwlock_unread(&m->sync, &m->gate, SYNC_GATE);
-    return error;
+    return call_end(state, error);
 }
 
 int vmsm_unmap(struct vmsm *m, void *addr, size_t length)
@@ -264,39 +296,49 @@ int vmsm_decommit(struct vmsm *m, void *addr, size_t length)
 
 int vmsm_prefault(struct vmsm *m, const struct iovec *ranges, int count)
 {
-    return machine_prefault(m->machine, ranges, count);
+    int state = call_begin();
+
+    return call_end(state, machine_prefault(m->machine, ranges, count));
 }
 
 int vmsm_advise(struct vmsm *m, void *addr, size_t length, enum vmsm_advice advice)
 {
-    return machine_advise(m->machine, (uintptr_t)addr, length, advice);
+    int state = call_begin();
+
+    return call_end(state, machine_advise(m->machine, (uintptr_t)addr, length, advice));
 }
 
 int vmsm_pin(struct vmsm *m, void *addr, size_t length)
 {
-    return machine_pin(m->machine, (uintptr_t)addr, length);
+    int state = call_begin();
+
+    return call_end(state, machine_pin(m->machine, (uintptr_t)addr, length));
 }
 
 int vmsm_unpin(struct vmsm *m, void *addr, size_t length)
 {
-    return machine_unpin(m->machine, (uintptr_t)addr, length);
+    int state = call_begin();
+
+    return call_end(state, machine_unpin(m->machine, (uintptr_t)addr, length));
 }
 
 /* ---- explicit access ---- */
 
 static int explicit_copy(struct vmsm *v, uintptr_t va, char *buffer, size_t length, bool write)
 {
+    int state = call_begin(), error = 0;
     struct machine *m = v->machine;
-    bool covered;
 
     sync_rwlock_read(&m->sync, &m->regions_lock, SYNC_REGIONS);
-    covered = length == 0 || region_covers(m, va, length);
+    if (length > 0 && !region_covers(m, va, length))
+        error = error_set(-EINVAL, "%zu bytes at %p are not all mapped by this manager", length,
+                          (void *)va);
     sync_rwlock_unread(&m->sync, &m->regions_lock, SYNC_REGIONS);
-    if (!covered)
-        return error_set(-EINVAL, "%zu bytes at %p are not all mapped by this manager", length,
-                         (void *)va);
-    if (m->tunables.trap == TRAP_NONE)
-        return access_copy(m, va, buffer, length, write);
+    if (error == 0 && m->tunables.trap == TRAP_NONE)
+        error = access_copy(m, va, buffer, length, write);
+    call_end(state, 0);
+    if (error != 0 || m->tunables.trap == TRAP_NONE)
+        return error;
     memcpy(write ? (void *)va : buffer, write ? buffer : (void *)va, length);
     return 0;
 }
@@ -315,13 +357,17 @@ int vmsm_write(struct vmsm *m, void *addr, const void *buffer, size_t length)
 
 int vmsm_get_counters(struct vmsm *m, struct vmsm_counters *out)
 {
+    int state = call_begin();
+
     machine_get_counters(m->machine, out);
-    return 0;
+    return call_end(state, 0);
 }
 
 int vmsm_check(struct vmsm *m)
 {
-    return machine_check(m->machine);
+    int state = call_begin();
+
+    return call_end(state, machine_check(m->machine));
 }
 
 const struct tunables *vmsm_tunables(const struct vmsm *m)

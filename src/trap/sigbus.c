@@ -90,8 +90,11 @@ static void hand_on(int signal, siginfo_t *info, void *context)
 static void on_sigbus(int signal, siginfo_t *info, void *context)
 {
     uintptr_t va = (uintptr_t)info->si_addr;
-    int saved = errno;
+    int saved = errno, state;
 
+    /* Reading is a cancellation point, and a thread that ended in it would hold the page for ever.
+     */
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
     for (unsigned i = 0; i < TRAP_SIGBUS_MACHINES && info->si_code > 0; i++) {
         enum fault_result result = FAULT_OUTSIDE;
         struct machine *m;
@@ -106,12 +109,14 @@ static void on_sigbus(int signal, siginfo_t *info, void *context)
             log_repeated(&m->said_fault, LOG_ERROR, "SIGBUS at %p: %s", (void *)va, error_last());
         atomic_fetch_sub(&sigbus.users[i], 1);
         if (result == FAULT_DONE) {
+            pthread_setcancelstate(state, NULL);
             errno = saved;
             return;
         }
         if (result == FAULT_FAILED)
             break;
     }
+    pthread_setcancelstate(state, NULL);
     errno = saved;
     hand_on(signal, info, context);
 }
