@@ -181,6 +181,22 @@ static struct stream *begin(struct stream_set *set, uintptr_t va, uint32_t threa
     return s;
 }
 
+/* The fault at va has been planned before and had no frame: the same again, or NULL. */
+static struct stream *planned(struct stream_set *set, uintptr_t va, uint32_t thread, bool touching,
+                              unsigned most, struct stream_plan *plan)
+{
+    for (unsigned i = 0; i < STREAMS_PER_SET; i++) {
+        struct stream *s = &set->streams[i];
+
+        if (s->last != va || s->thread != thread || s->touching != touching || s->window != 1)
+            continue;
+        plan->stride = s->stride != 0 ? s->stride : 1;
+        plan->window = s->planned < most ? s->planned : most;
+        return s;
+    }
+    return NULL;
+}
+
 void stream_plan(struct machine *m, uintptr_t va, uint32_t thread, bool touching, unsigned most,
                  struct stream_plan *plan)
 {
@@ -191,15 +207,19 @@ void stream_plan(struct machine *m, uintptr_t va, uint32_t thread, bool touching
     *plan = (struct stream_plan){.window = 1, .stride = 1};
     if (most <= 1 || !sync_mutex_trylock(&m->sync, &set->lock, SYNC_STREAMS))
         return;
-    s = find(set, va, thread, touching, &stride);
-    if (s != NULL)
-        advance(set, s, stride, most, plan);
-    else
-        s = begin(set, va, thread, touching, most, plan);
+    s = planned(set, va, thread, touching, most, plan);
+    if (s == NULL) {
+        s = find(set, va, thread, touching, &stride);
+        if (s != NULL)
+            advance(set, s, stride, most, plan);
+        else
+            s = begin(set, va, thread, touching, most, plan);
+    }
     plan->of_stream = true;
     s->last = va;
     s->next = va + (uintptr_t)plan->stride * PAGE_SIZE;
     s->window = 1;
+    s->planned = (uint16_t)plan->window;
     s->used = ++set->tick;
     sync_mutex_unlock(&m->sync, &set->lock, SYNC_STREAMS);
 }

@@ -52,6 +52,7 @@ struct stream {
     uint32_t length;  /* (s) pages that its windows have covered so far */
     int32_t stride;   /* (s) pages from one to the next: 1 forward, -1 backward; 0: not known yet */
     uint16_t window;  /* (s) pages that the last window covered, the one that faulted included */
+    uint16_t planned; /* (s) and how many it was to cover */
     uint8_t opening;  /* (s) enum stream_opening */
     bool touching;    /* (s) a stream of first touches */
 };
