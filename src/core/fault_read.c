@@ -195,7 +195,8 @@ unsigned read_ahead(struct machine *m, struct fault_queue *queue, struct region 
     unsigned rights;
     struct fault *f;
 
-    if ((word & (PTE_BUSY | PTE_PAGEFILE | PTE_BAD)) != PTE_PAGEFILE || queue->free == NULL)
+    if ((word & (PTE_BUSY | PTE_PAGEFILE | PTE_BAD)) != PTE_PAGEFILE || queue->free == NULL ||
+        queue->ahead == FAULT_AHEAD_MAX)
         return 0;
     rights = frame_reserve_ahead(m, most < RUN_MAX ? most : RUN_MAX);
     if (rights == 0)

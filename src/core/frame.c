@@ -100,8 +100,20 @@ unsigned frame_reserve_ahead(struct machine *m, unsigned want)
     unsigned room = take_rights(m, &m->ahead_room, want);
     unsigned got = room > 0 ? frame_reserve(m, room) : 0;
 
+    if (room < want)
+        atomic_store_explicit(&m->lent.stage_short, 1, memory_order_relaxed);
     give_rights(m, &m->ahead_room, room - got);
     return got;
+}
+
+bool frame_ahead_less(struct machine *m, unsigned count)
+{
+    unsigned got = take_rights(m, &m->ahead_room, count);
+
+    if (got == count)
+        return true;
+    give_rights(m, &m->ahead_room, got);
+    return false;
 }
 
 void frame_ahead_done(struct machine *m, unsigned count)

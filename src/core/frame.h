@@ -127,6 +127,9 @@ unsigned frame_take_back(struct machine *m, unsigned want);
  */
 unsigned frame_reserve_ahead(struct machine *m, unsigned want);
 void frame_ahead_done(struct machine *m, unsigned count);
+/* So many fewer pages may be read ahead, since staging is lent; false: so many are in flight that
+ * it cannot be now. frame_ahead_done() gives them back. */
+bool frame_ahead_less(struct machine *m, unsigned count);
 /*
  * Sleep until a frame may be had. -ENOSPC / -EIO after `patience` without one. No lock may be held
  * but the gate, shared, and no page BUSY by the caller.

@@ -8,7 +8,7 @@
  * system does not take is not lent. When it is needed the rights are taken back first, wherever
  * there are some, and then it is free again.
  *
- * The trimmer does all that, after each of its steps:
+ * The trimmer does all that, at each of its steps:
  *   the cache grows    by half, when more than half of it waits to be written
  *              shrinks by a quarter of what it has above its least, when less than a quarter of
  *                      it did since the last look
@@ -68,15 +68,18 @@ static void take_back_buffers(struct machine *m, unsigned want)
     cache_unreserve(m, got);
 }
 
-/* Lend a piece of staging, if so much of it is free now. */
+/* Lend a piece of staging, if so much of it is free now. Reads ahead have half of what is left. */
 static void lend_stage(struct machine *m)
 {
     struct lending *l = &m->lent;
     struct mapper_stage piece;
 
-    if (l->piece_count == STAGE_PIECES - 1 ||
-        !m->mapper->ops->stage_lend(m->mapper, m->stage_pages / STAGE_PIECES, &piece))
+    if (l->piece_count == STAGE_PIECES - 1 || !frame_ahead_less(m, ahead_piece(m)))
         return;
+    if (!m->mapper->ops->stage_lend(m->mapper, m->stage_pages / STAGE_PIECES, &piece)) {
+        frame_ahead_done(m, ahead_piece(m));
+        return;
+    }
     l->pieces[l->piece_count++] = piece;
     atomic_fetch_add(&l->stage, piece.count);
     frame_unreserve(m, piece.count);
@@ -94,6 +97,7 @@ static void take_back_stage(struct machine *m)
     }
     atomic_fetch_sub(&l->stage, count);
     m->mapper->ops->stage_give(m->mapper, &l->pieces[--l->piece_count]);
+    frame_ahead_done(m, ahead_piece(m));
 }
 
 void lend_fit(struct machine *m)

@@ -220,9 +220,16 @@ static int divide_budget(struct machine *m, bool cached, struct mapper_options *
     return 0;
 }
 
+uint32_t ahead_piece(const struct machine *m)
+{
+    return m->stage_pages / STAGE_PIECES / 2;
+}
+
 uint32_t ahead_most(const struct machine *m)
 {
-    return m->mapper->has_cache ? m->stage_pages / 2 : m->active_max / STAGE_SHARE;
+    if (!m->mapper->has_cache)
+        return m->active_max / STAGE_SHARE;
+    return m->stage_pages / 2 - m->lent.piece_count * ahead_piece(m);
 }
 
 static int frames_init(struct machine *m)

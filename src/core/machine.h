@@ -244,8 +244,10 @@ static inline uint32_t list_count(struct machine *m, enum framelist_id id)
 }
 
 uint32_t standby_count(struct machine *m);
-/* Pages that may be read ahead at a time: what was asked for is to find staging too. */
+/* Pages that may be read ahead at a time: half of the staging that is not lent, since what was
+ * asked for is to find staging too; and how many fewer for a piece that is lent. */
 uint32_t ahead_most(const struct machine *m);
+uint32_t ahead_piece(const struct machine *m);
 
 /* What `low` and `high` are marks for. Without a cache what is on standby is as good as free. */
 static inline int64_t frames_at_hand(struct machine *m)

@@ -631,14 +631,15 @@ uint64_t trim_bytes(const struct machine *m)
 bool trim_step(struct machine *m)
 {
     uint64_t started = sync_now(&m->sync);
-    unsigned need = trim_need(m), gone;
+    unsigned need, gone;
 
+    lend_fit(m);
+    need = trim_need(m);
     if (need == 0)
         return false;
     if (!m->tunables.workers)
         age_step(m);
     gone = trim_pages(m, need);
-    lend_fit(m);
     set_marks(m, sync_now(&m->sync) - started);
     machine_balance(m, &m->trim_worker);
     return gone > 0;
