@@ -412,18 +412,21 @@ static bool write_finish(struct machine *m, struct write_batch *b)
     return true;
 }
 
-static void reap(struct machine *m, bool wait)
+/* Returns whether a batch has ended, which gives frames, or room, that somebody may wait for. */
+static bool reap(struct machine *m, bool wait)
 {
     struct store_io *done[64];
     unsigned n = m->pagefile.store->ops->reap(m->writer.queue, done, 64, wait);
+    bool ended = false;
 
     for (unsigned i = 0; i < n; i++) {
         struct write_batch *b = done[i]->owner;
 
         check_always(b->pending > 0);
         if (--b->pending == 0)
-            write_finish(m, b);
+            ended |= write_finish(m, b);
     }
+    return ended;
 }
 
 void writer_drain(struct machine *m)
@@ -474,7 +477,8 @@ bool writer_step(struct machine *m)
         atomic_store(&m->writer.tried_at, sync_now(&m->sync));
         if (write_begin(m, b)) {
             worker_pause(m);
-            reap(m, false);
+            if (reap(m, false))
+                machine_balance(m, &m->write_worker);
             return true;
         }
     }
