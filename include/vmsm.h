@@ -41,8 +41,8 @@
  * used during or after its vmsm_destroy(). None may be called from a signal
  * handler, and a signal handler that can interrupt one must not touch managed
  * memory. None is a cancellation point, and neither is a fault: a thread that has been cancelled
- * ends after it. The program must not madvise(), mremap() or munmap() managed memory itself; mlock() does
- * not keep it in frames, vmsm_pin() does.
+ * ends after it. The program must not madvise(), mremap() or munmap() managed memory itself;
+ * mlock() does not keep it in frames, vmsm_pin() does.
  */
 #ifndef VMSM_H
 #define VMSM_H

@@ -88,8 +88,8 @@ static void uncharge_touch(struct machine *m, const struct region *region, unsig
  * is charged, and has a right to a frame. *first becomes the lowest address, *pages how many.
  */
 static enum fault_result own_untouched(struct machine *m, struct region *region, uintptr_t va,
-                                       uint64_t word, int stride, unsigned want,
-                                       uintptr_t *first, unsigned *pages)
+                                       uint64_t word, int stride, unsigned want, uintptr_t *first,
+                                       unsigned *pages)
 {
     unsigned got = frame_reserve(m, want), charged;
 
