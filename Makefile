@@ -23,7 +23,7 @@ ifneq ($(filter-out address undefined thread,$(SAN_WORDS)),)
 $(error SAN=$(SAN): choose address, undefined, thread, or address,undefined)
 endif
 ifneq ($(filter-out 0 1 2 3,$(DEBUG)),)
-$(error DEBUG=$(DEBUG): choose 0 (always-on assertions only), 1, 2 (with lock ranks) or 3 (expensive))
+$(error DEBUG=$(DEBUG): choose 0 (always-on assertions), 1, 2 (lock ranks) or 3 (expensive))
 endif
 
 CLANG := $(findstring clang,$(notdir $(CC)))
@@ -83,9 +83,9 @@ MANUALS := $(BUILD)/vmsm.1 $(BUILD)/vmsm.3
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all libs cli tests benches bench bound progression scale examples man demo check check-core \
-	check-programs simtest model exhaust mutate fuzz fuzzers torture torture-case presubmit format \
-	format-check tidy valgrind install uninstall clean help
+.PHONY: all libs cli tests benches bench bound progression scale examples man demo check \
+	check-core check-programs simtest model exhaust mutate fuzz fuzzers torture torture-case \
+	presubmit format format-check tidy valgrind install uninstall clean help
 
 all: libs cli benches examples man ## build the libraries, vmsm, benchmarks, examples, manual pages
 
@@ -96,7 +96,7 @@ benches: $(BENCHES)
 
 # Measurements that write tables and plots to RESULTS; MEASURE=--quick for a short look.
 RESULTS ?= $(BUILD)/results
-progression: ## measure what each stage and feature is worth (15 minutes; MEASURE=--quick: 2 minutes)
+progression: ## measure what each stage and feature is worth: 15 minutes; MEASURE=--quick: 2
 	$(Q)scripts/install-deps.sh build
 	$(Q)$(MAKE) $(PARALLEL) cli benches
 	$(Q)mkdir -p $(RESULTS)
@@ -109,7 +109,7 @@ bound: ## measure what a pager on userfaultfd could reach here at most (as root)
 	$(Q)mkdir -p $(RESULTS)
 	$(BUILD)/bench/bound --swap --json $(RESULTS)/bound.json $(MEASURE)
 
-scale: ## measure costs as address space, memory and threads grow (15 minutes; MEASURE=--quick: 1 minute)
+scale: ## measure costs as space, memory and threads grow: 15 minutes; MEASURE=--quick: 1
 	$(Q)scripts/install-deps.sh build
 	$(Q)$(MAKE) $(PARALLEL) benches
 	$(Q)mkdir -p $(RESULTS)
@@ -121,11 +121,13 @@ man: $(MANUALS)
 
 # A stamp changes only when the text in it does: other flags, or another set of files. Goals that
 # build nothing themselves leave the stamps to the makes that they start.
-same = $(and $(findstring "$(strip $(1))","$(strip $(2))"),$(findstring "$(strip $(2))","$(strip $(1))"))
-stamp = $(if $(call same,$(2),$(file <$(1))),,$(shell mkdir -p $(dir $(1)))$(file >$(1),$(strip $(2))))
-GOALS := $(filter-out demo bench bound progression scale check check-core check-programs simtest model \
-	exhaust mutate fuzz torture torture-case valgrind presubmit format format-check tidy uninstall \
-	clean help,$(or $(MAKECMDGOALS),all))
+within = $(findstring "$(strip $(1))","$(strip $(2))")
+same = $(and $(call within,$(1),$(2)),$(call within,$(2),$(1)))
+stamp_write = $(shell mkdir -p $(dir $(1)))$(file >$(1),$(strip $(2)))
+stamp = $(if $(call same,$(2),$(file <$(1))),,$(call stamp_write,$(1),$(2)))
+GOALS := $(filter-out demo bench bound progression scale check check-core check-programs simtest \
+	model exhaust mutate fuzz torture torture-case valgrind presubmit format format-check \
+	tidy uninstall clean help,$(or $(MAKECMDGOALS),all))
 ifneq ($(GOALS),)
 $(call stamp,$(BUILD)/flags,$(COMPILE) $(LINK))
 $(call stamp,$(BUILD)/files,$(LIB_SOURCES) $(CLI_SOURCES) $(SIM_SOURCES) $(BENCH_OBJECTS))
@@ -215,7 +217,7 @@ check: ## install what is missing (as root), build, and run all tests
 
 # Each run has a directory of its own, and `latest` is the last.
 BENCH_RESULTS ?= $(BUILD)/bench-results
-bench: ## measure beside swap, zram and a mapped file (as root): 3 minutes; FULL=1: an hour
+bench: ## measure beside swap, zram and a mapped file (as root): 3 minutes; FULL=1: 45
 	$(Q)scripts/install-deps.sh bench || scripts/install-deps.sh build
 	$(Q)$(MAKE) $(PARALLEL) benches
 	$(Q)mkdir -p $(BENCH_RESULTS)
@@ -263,7 +265,7 @@ mutate: ## plant the bugs of tests/mutations one at a time, and show what catche
 	$(Q)scripts/install-deps.sh check
 	$(Q)scripts/mutate --jobs $(JOBS)
 
-model: ## check the model of the page and frame protocol with spin, and that it finds planted defects
+model: ## check the model of the page protocol with spin, and that it finds planted defects
 	$(Q)scripts/install-deps.sh check
 	$(Q)JOBS=$(JOBS) scripts/model.sh build/model
 
@@ -342,7 +344,7 @@ clean: ## remove all build directories
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
 	@echo
-	@echo "  SAN=address|undefined|thread  DEBUG=0..3  CC=clang  WERROR=1  V=1  (each variant builds"
-	@echo "  in its own directory; this one in $(BUILD))"
+	@echo "  SAN=address|undefined|thread  DEBUG=0..3  CC=clang  WERROR=1  V=1  (each variant"
+	@echo "  builds in its own directory; this one in $(BUILD))"
 
 -include $(shell test -d $(BUILD) && find $(BUILD) -name '*.d')

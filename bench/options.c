@@ -209,8 +209,8 @@ static void help_show(struct options *o, const struct option_row *row, const cha
 #define FIELD(name) offsetof(struct options, name)
 
 static const struct option_row rows[] = {
-    {"full", NULL, "the full form: an hour; without it the short one", FLAG, FIELD(full), 0, 0,
-     NULL},
+    {"full", NULL, "the full form: three quarters of an hour; without it the short one", FLAG,
+     FIELD(full), 0, 0, NULL},
     {"cells", "LIST", "workloads, or all (see below); the fill is always done", CALL, 0, 0, 0,
      workloads_take},
     {"threads", "LIST", "numbers of threads", CALL, FIELD(threads), 1, 256, threads_take},
