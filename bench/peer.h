@@ -17,10 +17,10 @@
  * The limit and zram. What zram stores is charged to no group (tried: Linux 6.18), so a group with
  * the limit alone would give zram memory beyond the budget. Therefore, while zram is prepared, a
  * thread lowers the group's limit, every 5 ms and in steps, by what zram takes, so that both
- * together keep to it; but never under a quarter of it, below which nothing would run: then zram has more memory
- * than the others, and peer_peak() says how much. The kernel reclaims for a lowered limit in that
- * thread: this time is not in the child's figures, in zram's favour. zram's own tables (about 16
- * bytes a page) are not counted either.
+ * together keep to it; but never under a quarter of it, below which nothing would run: then zram
+ * has more memory than the others, and peer_peak() says how much. The kernel reclaims for a lowered
+ * limit in that thread: this time is not in the child's figures, in zram's favour. zram's own
+ * tables (about 16 bytes a page) are not counted either.
  */
 #ifndef VMSM_BENCH_PEER_H
 #define VMSM_BENCH_PEER_H

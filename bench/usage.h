@@ -3,10 +3,11 @@
  * unless it says system; what the kernel does not count for a kind of memory is USAGE_NONE.
  *
  * Kernel threads that work for a peer: kswapd is told by name and its time is added (of the whole
- * system; a control group's own limit does not wake it). The work of swap itself, zram's compression
- * included, is done by the thread that faults or reclaims, and is in its time. Write-back of a
- * mapped file, and what follows an I/O's completion, is done by kworkers and soft interrupts, which
- * serve everybody: that time is in nobody's figure, in the peers' favour with mapped.
+ * system; a control group's own limit does not wake it). The work of swap itself, zram's
+ * compression included, is done by the thread that faults or reclaims, and is in its time.
+ * Write-back of a mapped file, and what follows an I/O's completion, is done by kworkers and soft
+ * interrupts, which serve everybody: that time is in nobody's figure, in the peers' favour with
+ * mapped.
  *
  * While system calls are counted, all of the machine take the kernel's slower way in: 0.15 us more
  * a call where it was measured. They are counted only where tracefs is mounted.

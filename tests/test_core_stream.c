@@ -104,7 +104,7 @@ static void first(struct fixture *f)
     is(first_window(f, 5, 16), 16, "runs of 16 pages are read at once");
     is(first_window(f, 5, 40), 64, "those of 40 too");
     is(first_window(f, 5, 1), 1, "and what has been learned can be unlearned");
-    is(first_window(f, 6, 2), 2, "it is each thread's own");
+    is(first_window(f, 6, 2), 2, "it is each set's own");
 }
 
 /* Pages in equal steps. */

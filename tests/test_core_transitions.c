@@ -287,7 +287,7 @@ static void give_up_without_frames(void)
     frame_unreserve(w.f.m, all);
 }
 
-/* It stays bad when its own frame is taken as well, and is there when it is asked for explicitly. */
+/* It stays bad when its own frame is taken too, and is there when it is asked for explicitly. */
 static void page_GIVE_UP_TRANSITION(void)
 {
     begin(PLAIN);
