@@ -84,40 +84,44 @@ static void verdicts(const char *stage)
 }
 
 /* Clean pages in a run with changed ones: written anew if their slots are not worth keeping. */
-static void joined(void)
+static void joined(const char *dirty)
 {
     struct fixture f;
     uintptr_t base;
     bool together = true;
+    char conf[100];
 
-    stage_up(&f, "full");
+    snprintf(conf, sizeof(conf), "workers:off,touch_window:1,read_window:1,dirty:%s", dirty);
+    set_up(&f, conf);
     base = map_pages(&f, 16);
     put_all(&f, base, 16, 1);
     page_out(&f);
-    is(wrong_of(&f, base, 16, 1), 0, "a run is read back");
+    is(wrong_of(&f, base, 16, 1), 0, "%s: a run is read back", dirty);
     put(&f, base, 5, 2);
     trim_all(&f);
-    is(pages_at(&f, base, 16, 's'), 15, "all but the one that was changed keep their slots");
-    is(counted(&f, COUNTER_pages_trimmed_joined), 0, "since they still lie in few places");
+    is(pages_at(&f, base, 16, 's'), 15, "%s: all but the one that was changed keep their slots",
+       dirty);
+    is(counted(&f, COUNTER_pages_trimmed_joined), 0, "%s: since they still lie in few places",
+       dirty);
     page_out(&f);
     for (size_t p = 0; p < 16; p++)
         together = together && holds(&f, base, p, p == 5 ? 2 : 1);
-    ok(together, "and are right");
+    ok(together, "%s: and are right", dirty);
     for (size_t p = 1; p < 16; p += 3)
         put(&f, base, p, 3);
     trim_all(&f);
-    is(pages_at(&f, base, 16, 'm'), 16, "when more have changed, all are to be written");
-    is(counted(&f, COUNTER_pages_trimmed_joined), 11, "the clean ones too");
-    is(counted(&f, COUNTER_pages_trimmed_clean), 15, "which are not counted as clean");
-    is(machine_check(f.m), 0, "the books balance");
+    is(pages_at(&f, base, 16, 'm'), 16, "%s: when more have changed, all are to be written", dirty);
+    is(counted(&f, COUNTER_pages_trimmed_joined), 11, "%s: the clean ones too", dirty);
+    is(counted(&f, COUNTER_pages_trimmed_clean), 15, "%s: which are not counted as clean", dirty);
+    is(machine_check(f.m), 0, "%s: the books balance", dirty);
     page_out(&f);
     for (size_t p = 0; p + 1 < 16; p++)
         together = together &&
                    pte_number(word_at(&f, base, p)) + 1 == pte_number(word_at(&f, base, p + 1));
-    ok(together, "so that they are one run again");
+    ok(together, "%s: so that they are one run again", dirty);
     for (size_t p = 0; p < 16; p++)
         together = together && holds(&f, base, p, p % 3 == 1 ? 3 : p == 5 ? 2 : 1);
-    ok(together, "and all are right");
+    ok(together, "%s: and all are right", dirty);
     tear_down(&f);
 }
 
@@ -340,7 +344,8 @@ static void steps(void)
 
 int main(void)
 {
-    joined();
+    joined("hash");
+    joined("protect");
     for (size_t i = 0; i < STAGES; i++) {
         oldest_first(stages[i]);
         verdicts(stages[i]);
