@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "core/tunables.h"
+#include "targets.h"
 
 enum { STATUS_OK, STATUS_WRONG, STATUS_USAGE, STATUS_FAILED };
 
@@ -43,6 +44,7 @@ static const char help[] =
     "  --memory-share N  memory in percent of it, 5 to 90 (25)\n"
     "  --dir DIR         where files are made (TMPDIR or /var/tmp)\n"
     "  --json FILE       write all of it, each round\n"
+    "  --quick           a short look: --rounds 1 --seconds 0.1 --region 64M\n"
     "Status: 0; 1 a page held something else than was written; 2 wrong usage; 3 anything else;\n"
     "128 + N after signal N.\n";
 
@@ -74,6 +76,10 @@ static void option_apply(struct bound_options *o, const char *name, const char *
 {
     if (strcmp(name, "swap") == 0) {
         o->swap = true;
+    } else if (strcmp(name, "quick") == 0) {
+        o->rounds = 1;
+        o->seconds = 0.1;
+        o->region = (uint64_t)64 << 20;
     } else if (strcmp(name, "rounds") == 0) {
         o->rounds = (unsigned)number_parse(name, value, 1, SAMPLE_ROUNDS);
     } else if (strcmp(name, "seconds") == 0) {
@@ -93,15 +99,12 @@ static void option_apply(struct bound_options *o, const char *name, const char *
 
 static void options_take(struct bound_options *o, int argc, char **argv)
 {
-    static const struct option names[] = {{"swap", no_argument, NULL, 0},
-                                          {"rounds", required_argument, NULL, 0},
-                                          {"seconds", required_argument, NULL, 0},
-                                          {"region", required_argument, NULL, 0},
-                                          {"memory-share", required_argument, NULL, 0},
-                                          {"dir", required_argument, NULL, 0},
-                                          {"json", required_argument, NULL, 0},
-                                          {"help", no_argument, NULL, 'h'},
-                                          {NULL, 0, NULL, 0}};
+    static const struct option names[] = {
+        {"swap", no_argument, NULL, 0},         {"quick", no_argument, NULL, 0},
+        {"rounds", required_argument, NULL, 0}, {"seconds", required_argument, NULL, 0},
+        {"region", required_argument, NULL, 0}, {"memory-share", required_argument, NULL, 0},
+        {"dir", required_argument, NULL, 0},    {"json", required_argument, NULL, 0},
+        {"help", no_argument, NULL, 'h'},       {NULL, 0, NULL, 0}};
     const char *dir = getenv("TMPDIR");
     int found, index;
 
@@ -224,42 +227,51 @@ struct aim {
 
 #define AIMS_MAX 16
 
+/* What bench aims at, at the share that its aims are for. */
+static double ratio_wanted(const char *workload, unsigned threads)
+{
+    return target_bound(workload, threads, 25, SWAP, TARGET_RATIO);
+}
+
 /* bound and peer are in the same unit; wanted is of their quotient. */
 static size_t aims_make(const struct bound *b, struct aim *aims)
 {
-    static const double rand_wanted[BOUND_CROWDS] = {0.95, 1.2, 2, 2.5};
     double first = median(b, BOUND_FILL_PAGE);
+    double cpu_wanted = target_bound(NULL, 0, 0, SWAP, TARGET_CPU);
     size_t count = 0;
 
-    aims[count++] = (struct aim){"fill, to swap", 6, fill_bound(b),
+    aims[count++] = (struct aim){"fill, to swap", ratio_wanted("fill", 2), fill_bound(b),
                                  sample_summarize(&b->swap_fill.rate).median, false};
-    aims[count++] = (struct aim){"scan, to swap", 4, scan_bound(b),
+    aims[count++] = (struct aim){"scan, to swap", ratio_wanted("scan", 2), scan_bound(b),
                                  sample_summarize(&b->swap_scan.rate).median, false};
     for (unsigned c = 0; c < BOUND_CROWDS; c++) {
-        aims[count] =
-            (struct aim){"", rand_wanted[c], sample_summarize(&pager_best(b, c)->rate).median,
-                         sample_summarize(&b->swap_rand[c].rate).median, false};
+        aims[count] = (struct aim){"", ratio_wanted("rand", bound_threads[c]),
+                                   sample_summarize(&pager_best(b, c)->rate).median,
+                                   sample_summarize(&b->swap_rand[c].rate).median, false};
         snprintf(aims[count++].words, sizeof(aims[0].words), "rand, %u thread%s, to swap",
                  bound_threads[c], bound_threads[c] == 1 ? "" : "s");
     }
-    aims[count++] = (struct aim){"rand, 16 threads, to 2 threads", 1,
+    aims[count++] = (struct aim){"rand, 16 threads, to 2 threads",
+                                 target_bound("rand", 16, 25, MANAGED, TARGET_SCALING),
                                  sample_summarize(&pager_best(b, 3)->rate).median,
                                  sample_summarize(&pager_best(b, 1)->rate).median, false};
-    aims[count++] = (struct aim){"fill where all fits, to ordinary memory", 3,
-                                 1 / (median(b, BOUND_COPY_64) + first),
-                                 1 / (median(b, BOUND_FIRST_TOUCH) + first), false};
-    aims[count++] = (struct aim){"prefault, part of the disk", 0.8, prefault_bound(b),
-                                 median(b, BOUND_RANDOM_32), false};
-    aims[count++] = (struct aim){"scan, part of the disk", 0.6,
-                                 scan_bound(b) * (1 - resident_part(b)) * BOUND_PAGE,
-                                 median(b, BOUND_READ), false};
-    aims[count++] = (struct aim){"CPU a page, rand, 2 threads, to swap", 1, pager_cpu(b, 1),
-                                 sample_summarize(&b->swap_rand[1].cpu).median, true};
+    aims[count++] = (struct aim){
+        "fill where all fits, to ordinary memory", target_bound("fill", 2, 150, SWAP, TARGET_RATIO),
+        1 / (median(b, BOUND_COPY_64) + first), 1 / (median(b, BOUND_FIRST_TOUCH) + first), false};
+    aims[count++] = (struct aim){"prefault, part of the disk",
+                                 target_bound("prefault", 1, 25, MANAGED, TARGET_DISK),
+                                 prefault_bound(b), median(b, BOUND_RANDOM_32), false};
+    aims[count++] = (struct aim){
+        "scan, part of the disk", target_bound("scan", 2, 25, MANAGED, TARGET_DISK),
+        scan_bound(b) * (1 - resident_part(b)) * BOUND_PAGE, median(b, BOUND_READ), false};
     aims[count++] =
-        (struct aim){"CPU a page, scan, to swap", 1, scan_cpu(b) / (1 - resident_part(b)),
+        (struct aim){"CPU a page, rand, 2 threads, to swap", cpu_wanted, pager_cpu(b, 1),
+                     sample_summarize(&b->swap_rand[1].cpu).median, true};
+    aims[count++] =
+        (struct aim){"CPU a page, scan, to swap", cpu_wanted, scan_cpu(b) / (1 - resident_part(b)),
                      sample_summarize(&b->swap_scan.cpu).median, true};
     aims[count++] =
-        (struct aim){"CPU a page, fill, to swap", 1, fill_cpu(b) / (1 - resident_part(b)),
+        (struct aim){"CPU a page, fill, to swap", cpu_wanted, fill_cpu(b) / (1 - resident_part(b)),
                      sample_summarize(&b->swap_fill.cpu).median, true};
     return count;
 }
@@ -463,8 +475,11 @@ int main(int argc, char **argv)
     sigaction(SIGTERM, &action, NULL);
     samples_clear(&b);
     error = bound_disk_open(&b);
-    if (error == 0 && b.options.swap)
+    if (error == 0 && b.options.swap) {
         error = bound_swap_open(&b);
+        b.options.swap = error == 0;
+        error = error == -ENOTSUP ? 0 : error;
+    }
     for (; b.round < b.options.rounds && error == 0 && bound_interrupted == 0; b.round++) {
         fprintf(stderr, "bound: round %u of %u\n", b.round + 1, b.options.rounds);
         error = round_measure(&b);

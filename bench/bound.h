@@ -21,6 +21,7 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 
+#include "latency.h"
 #include "sample.h"
 
 #define BOUND_PAGE 4096u
@@ -111,7 +112,7 @@ int bound_disk_open(struct bound *b); /* makes and writes the file */
 int bound_disk(struct bound *b);
 int bound_pagers(struct bound *b);
 /* Swap for all rounds: once before, a round at a time, once after. */
-int bound_swap_open(struct bound *b);
+int bound_swap_open(struct bound *b); /* -ENOTSUP: it cannot be had here */
 int bound_swap(struct bound *b);
 void bound_swap_close(void);
 
@@ -141,7 +142,6 @@ unsigned range_faults(const struct range *range, size_t *pages, unsigned most);
 
 /* ---- Clocks and processors ---- */
 
-double seconds_now(void);
 double cpu_now(void); /* of the process */
 /* The calling thread runs on this one only; -1: on all. False: there is none such. */
 bool processor_take(int processor);

@@ -17,14 +17,6 @@
 #define PIDFD_SELF_THREAD_GROUP (-10000)
 #define MESSAGES 64u
 
-double seconds_now(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
-
 double cpu_now(void)
 {
     struct timespec now;

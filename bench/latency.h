@@ -1,6 +1,6 @@
 /*
  * How long touches take: a clock that costs the same few nanoseconds for every kind of memory (the
- * processor's time stamp counter on x86-64), and a histogram of powers of two divided in 32, one a
+ * processor's time stamp counter on x86-64); the system's clock; and a histogram of powers of two divided in 32, one a
  * thread, merged afterwards.
  */
 #ifndef VMSM_BENCH_LATENCY_H
@@ -28,6 +28,15 @@ static inline uint64_t ticks_now(void)
     clock_gettime(CLOCK_MONOTONIC, &now);
     return (uint64_t)now.tv_sec * UINT64_C(1000000000) + (uint64_t)now.tv_nsec;
 #endif
+}
+
+/* Of a clock that is not set. */
+static inline double seconds_now(void)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
 static inline unsigned latency_bucket(uint64_t ticks)

@@ -1,3 +1,5 @@
+#include "targets.h"
+
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -27,6 +29,24 @@ const struct target target_table[] = {
 };
 
 const size_t target_count = sizeof(target_table) / sizeof(target_table[0]);
+
+static bool same_workload(const char *one, const char *other)
+{
+    return one == NULL || other == NULL ? one == other : strcmp(one, other) == 0;
+}
+
+double target_bound(const char *workload, unsigned threads, unsigned share, enum memory_kind peer,
+                    enum target_metric metric)
+{
+    for (size_t i = 0; i < target_count; i++) {
+        const struct target *t = &target_table[i];
+
+        if (same_workload(t->workload, workload) && t->threads == threads && t->share == share &&
+            t->peer == peer && t->metric == metric)
+            return t->bound;
+    }
+    return NAN;
+}
 
 /* Does the cell count for the target? Of the mapped file, only those with random access. */
 static bool target_covers(const struct target *t, const struct cell *c)

@@ -388,14 +388,6 @@ static void *worker_main(void *arg)
     return NULL;
 }
 
-static double seconds_now(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
-}
-
 static void seconds_sleep(double seconds)
 {
     struct timespec left = {.tv_sec = (time_t)seconds};
