@@ -254,6 +254,40 @@ static void scarce_memory(struct fixture *f, uintptr_t base, size_t pages)
                                                        "is missing");
 }
 
+/* A page that another thread takes when there is room to read it ahead. */
+static struct {
+    struct machine *m;
+    pte_t *pte;
+} rival;
+
+static void take_page(struct sync *s, enum sync_point point)
+{
+    pte_t *pte = rival.pte;
+
+    (void)point;
+    if (pte == NULL || atomic_load(&rival.m->ahead_room) == (int64_t)ahead_most(rival.m))
+        return;
+    rival.pte = NULL;
+    pte_try_busy(s, pte, pte_load(pte));
+}
+
+static void lost_race(struct fixture *f, uintptr_t base)
+{
+    struct sync_backend backend = sync_backend_linux;
+    pte_t *pte = pte_at(f, base, RUN_MAX);
+    uint64_t word = pte_load(pte);
+
+    rival.m = f->m;
+    rival.pte = pte;
+    backend.yield = take_page;
+    f->m->sync.backend = &backend;
+    fault_at(f, base, 0, 9);
+    f->m->sync.backend = &sync_backend_linux;
+    is(pte_load(pte), word | PTE_BUSY, "a page was taken that was about to be read ahead");
+    is(f->m->ahead_room, ahead_most(f->m), "no less may be read ahead for that");
+    pte_release(f->m, pte, base + RUN_MAX * PAGE, word);
+}
+
 /* With this much memory windows are longer than a run. */
 static void long_windows(void)
 {
@@ -278,6 +312,9 @@ static void long_windows(void)
            (unsigned long long)faults);
         is(f.m->ahead_room, ahead_most(f.m), "%+d: as many as before may be read ahead", direction);
     }
+    page_out(&f);
+    machine_advise(f.m, base, pages * PAGE, VMSM_SEQUENTIAL);
+    lost_race(&f, base);
     is(wrong_of(&f, base, pages, 1), 0, "all are right");
     tear_down(&f);
 }
