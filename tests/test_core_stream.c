@@ -211,9 +211,10 @@ static void machine_level(void)
     tear_down(&f);
 }
 
-/* A mapper that, at one call, has memory for only half of the pages of zeroes. */
+/* A mapper that, at one call, has memory for only half of the pages of zeroes; and staging for no
+ * more than stage_most pages of a run. */
 static struct mapper_ops scarce, usual;
-static unsigned zero_calls, scarce_at;
+static unsigned zero_calls, scarce_at, stage_most = RUN_MAX;
 
 static int map_zero_scarce(struct mapper *mapper, uintptr_t va, unsigned count,
                            const uint32_t *frames, unsigned flags, unsigned *done)
@@ -222,6 +223,12 @@ static int map_zero_scarce(struct mapper *mapper, uintptr_t va, unsigned count,
         return usual.map_zero(mapper, va, count, frames, flags, done);
     usual.map_zero(mapper, va, count / 2, frames, flags, done);
     return -ENOMEM;
+}
+
+static unsigned stage_take_scarce(struct mapper *mapper, unsigned want, const uint32_t *frames,
+                                  struct mapper_stage *stage, void **content)
+{
+    return usual.stage_take(mapper, want < stage_most ? want : stage_most, frames, stage, content);
 }
 
 static int open_scarce(struct sync *sync, const struct mapper_options *options,
@@ -233,6 +240,7 @@ static int open_scarce(struct sync *sync, const struct mapper_options *options,
         return error;
     scarce = usual = *(*mapper)->ops;
     scarce.map_zero = map_zero_scarce;
+    scarce.stage_take = stage_take_scarce;
     (*mapper)->ops = &scarce;
     return 0;
 }
@@ -252,6 +260,21 @@ static void scarce_memory(struct fixture *f, uintptr_t base, size_t pages)
     fault_at(f, base, next, 1);
     ok(pages_at(f, base, pages, 'a') > next + RUN_MAX, "the stream goes on at the first page that "
                                                        "is missing");
+}
+
+/* Backward, the page that is asked for is the last of its run; of which staging has room for two. */
+static void scarce_stage(struct fixture *f, uintptr_t base, size_t pages)
+{
+    size_t wanted;
+
+    page_out(f);
+    walk(f, base + (pages - 100) * PAGE, 100, -1);
+    wanted = pages - pages_at(f, base, pages, 'a') - 1;
+    stage_most = 2;
+    is(fault_at(f, base, wanted, 1), FAULT_DONE, "with little staging a page is read");
+    stage_most = RUN_MAX;
+    is(where(f, base, wanted), 'a', "the one that was asked for");
+    is(where(f, base, wanted - 1), 'a', "with its neighbour");
 }
 
 /* A page that another thread takes when there is room to read it ahead. */
@@ -312,6 +335,7 @@ static void long_windows(void)
            (unsigned long long)faults);
         is(f.m->ahead_room, ahead_most(f.m), "%+d: as many as before may be read ahead", direction);
     }
+    scarce_stage(&f, base, pages);
     page_out(&f);
     machine_advise(f.m, base, pages * PAGE, VMSM_SEQUENTIAL);
     lost_race(&f, base);
