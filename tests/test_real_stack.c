@@ -128,7 +128,7 @@ int main(void)
     for (unsigned i = 0; i < 2; i++) {
         const char *mapper = i == 0 ? "mapper:copy" : "mapper:move";
         static const char *const more[] = {"stage:full", "stage:single",
-                                           "stage:full,store_write_error:2",
+                                           "stage:full,store_write_error:2,write_batch:4",
                                            "stage:basic,store_bad_write_slot:5"};
         char conf[100];
 
