@@ -181,7 +181,7 @@ static void audit_rights(struct machine *m, struct audit *a)
               (long long)cache_size(m) - (long long)cached);
     if (m->mapper->has_cache && (int64_t)freestack_taken(&m->buffers) != cached + lent)
         wrong(a, "%u buffers are taken, should be %lld", freestack_taken(&m->buffers),
-              (long long)(cached + lent));
+              (long long)cached + (long long)lent);
     if (atomic_load(&m->ahead_room) != (int64_t)ahead_most(m))
         wrong(a, "%lld pages may be read ahead, should be %u",
               (long long)atomic_load(&m->ahead_room), ahead_most(m));
