@@ -57,12 +57,16 @@ HEADERS := $(sort $(wildcard include/*.h src/*.h src/*/*.h tests/*.h tests/*/*.h
 	examples/*.h))
 PROGRAM_SOURCES := $(sort $(wildcard tests/test_*.c tests/fuzz/*.c tests/torture/*.c \
 	bench/*.c examples/*.c))
+PRELOAD_SOURCES := $(sort $(wildcard src/preload/*.c))
 SIM_MAINS := src/sim/simtest.c src/sim/exhaust.c
 SIM_SOURCES := $(filter-out $(SIM_MAINS),$(sort $(wildcard src/sim/*.c)))
-ALL_SOURCES := $(LIB_SOURCES) $(CLI_SOURCES) $(SIM_SOURCES) $(SIM_MAINS) $(PROGRAM_SOURCES)
+ALL_SOURCES := $(LIB_SOURCES) $(PRELOAD_SOURCES) $(CLI_SOURCES) $(SIM_SOURCES) $(SIM_MAINS) $(PROGRAM_SOURCES)
 
 LIB_OBJECTS := $(LIB_SOURCES:%.c=$(BUILD)/obj/%.o)
 PIC_OBJECTS := $(LIB_SOURCES:%.c=$(BUILD)/pic/%.o)
+PRELOAD_OBJECTS := $(PRELOAD_SOURCES:%.c=$(BUILD)/pic/%.o)
+# A sanitizer has interposed what the preloaded library interposes: there is none then.
+PRELOAD := $(if $(SAN)$(FUZZ),,$(BUILD)/libvmsm-preload.so)
 CLI_OBJECTS := $(CLI_SOURCES:%.c=$(BUILD)/obj/%.o)
 TESTS := $(patsubst %.c,$(BUILD)/%,$(sort $(wildcard tests/test_*.c)))
 TORTURE := $(BUILD)/tests/torture/torture
@@ -89,7 +93,7 @@ MANUALS := $(BUILD)/vmsm.1 $(BUILD)/vmsm.3
 
 all: libs cli benches examples man ## build the libraries, vmsm, benchmarks, examples, manual pages
 
-libs: $(BUILD)/libvmsm.a $(BUILD)/libvmsm.so
+libs: $(BUILD)/libvmsm.a $(BUILD)/libvmsm.so $(PRELOAD)
 cli: $(BUILD)/vmsm
 tests: $(TESTS) $(TORTURE) ## build the test programs
 benches: $(BENCHES)
@@ -130,7 +134,8 @@ GOALS := $(filter-out demo bench bound progression scale check check-core check-
 	tidy uninstall clean help,$(or $(MAKECMDGOALS),all))
 ifneq ($(GOALS),)
 $(call stamp,$(BUILD)/flags,$(COMPILE) $(LINK))
-$(call stamp,$(BUILD)/files,$(LIB_SOURCES) $(CLI_SOURCES) $(SIM_SOURCES) $(BENCH_OBJECTS))
+$(call stamp,$(BUILD)/files,$(LIB_SOURCES) $(CLI_SOURCES) $(SIM_SOURCES) $(BENCH_OBJECTS) \
+	$(PRELOAD_SOURCES))
 endif
 
 $(BUILD)/obj/%.o: %.c $(BUILD)/flags
@@ -154,6 +159,27 @@ $(BUILD)/$(SONAME): $(PIC_OBJECTS) $(BUILD)/files
 
 $(BUILD)/libvmsm.so: $(BUILD)/$(SONAME)
 	$(Q)ln -sf $(SONAME) $@
+
+# What it has of libvmsm and of jemalloc calls its own functions instead of some of the C library's.
+JEMALLOC ?= $(firstword $(wildcard $(addsuffix /libjemalloc_pic.a,/usr/lib/$(shell $(CC) \
+	-print-multiarch) /usr/lib64 /usr/lib /usr/local/lib)) libjemalloc_pic.a)
+
+$(BUILD)/preload/core.o: $(PIC_OBJECTS) src/preload/core.syms $(BUILD)/files
+	@mkdir -p $(@D)
+	$(Q)$(CC) -r -nostdlib $(PIC_OBJECTS) -o $@
+	$(Q)objcopy --redefine-syms=src/preload/core.syms $@
+
+$(BUILD)/preload/jemalloc.a: $(JEMALLOC) src/preload/jemalloc.syms
+	@mkdir -p $(@D)
+	$(Q)objcopy --redefine-syms=src/preload/jemalloc.syms $< $@
+	$(Q)$(AR) d $@ jemalloc_cpp.pic.o
+
+$(BUILD)/libvmsm-preload.so: $(PRELOAD_OBJECTS) $(BUILD)/preload/core.o \
+		$(BUILD)/preload/jemalloc.a src/preload/preload.map
+	@echo "  LINK  $@"
+	$(Q)$(LINK) -shared -Wl,-soname,libvmsm-preload.so -Wl,-z,now -Wl,-z,defs -Wl,-z,nodelete \
+		-Wl,--version-script=src/preload/preload.map $(PRELOAD_OBJECTS) \
+		$(BUILD)/preload/core.o $(BUILD)/preload/jemalloc.a $(LIBS) -lm -ldl -o $@
 
 $(BUILD)/vmsm: $(CLI_OBJECTS) $(BUILD)/libvmsm.a $(BUILD)/files
 	@echo "  LINK  $@"

@@ -7,7 +7,8 @@
 # tests; presubmit: and for every other check. Without root it prints the command to run, and fails.
 set -eu
 
-packages="gcc libc6-dev make pkg-config liburing-dev libsodium-dev libxxhash-dev libjansson-dev"
+packages="gcc libc6-dev make pkg-config liburing-dev libsodium-dev libxxhash-dev libjansson-dev \
+    libjemalloc-dev binutils"
 bench="fio kmod"
 check="perl e2fsprogs strace util-linux mount spin"
 presubmit="clang libclang-rt-14-dev clang-format-14 clang-tidy-14 valgrind libc6-dbg"

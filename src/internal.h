@@ -17,4 +17,8 @@ const struct counters *vmsm_counters_of(const struct vmsm *m); /* histograms and
 const struct sync *vmsm_sync(const struct vmsm *m);            /* lock statistics */
 const char *vmsm_store_name(const struct vmsm *m);             /* "file /path (direct, io_uring)" */
 
+/* The first page of [start, end), all of it managed, that has content (or may be getting some); end
+ * if there is none. */
+uintptr_t vmsm_next_content(struct vmsm *m, uintptr_t start, uintptr_t end);
+
 #endif

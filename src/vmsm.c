@@ -389,3 +389,8 @@ const char *vmsm_store_name(const struct vmsm *m)
 {
     return m->store_name;
 }
+
+uintptr_t vmsm_next_content(struct vmsm *m, uintptr_t start, uintptr_t end)
+{
+    return region_next_content(m->machine, start, end);
+}

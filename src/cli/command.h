@@ -23,7 +23,10 @@
     X(CANNOT, 3,                                                                                   \
       "it could not be carried out: no userfaultfd, the pagefile cannot be made, the disk is "     \
       "full, a page could not be read")                                                            \
-    X(UNCHECKED, 4, "nothing was found wrong, but not all pages could be checked")
+    X(UNCHECKED, 4, "nothing was found wrong, but not all pages could be checked")                 \
+    X(RUN_FAILED, 125, "run: vmsm itself failed, or the program cannot be managed")                \
+    X(RUN_REFUSED, 126, "run: the program cannot be executed")                                     \
+    X(RUN_MISSING, 127, "run: there is no such program; otherwise run's status is the program's")
 
 enum status {
 #define STATUS_ENUM(name, value, help) STATUS_##name = value,
@@ -53,6 +56,7 @@ struct command {
 
 extern const struct command *const command_table[]; /* NULL-terminated */
 
+extern const struct command run_command;
 extern const struct command sim_command;
 extern const struct command doctor_command;
 

@@ -9,7 +9,7 @@
 #include "core/error.h"
 #include "vmsm.h"
 
-const struct command *const command_table[] = {&sim_command, &doctor_command, NULL};
+const struct command *const command_table[] = {&sim_command, &run_command, &doctor_command, NULL};
 
 static const char *const global_options[] = {"--help", "--version", "--show-settings", "--man",
                                              NULL};

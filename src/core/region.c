@@ -52,6 +52,39 @@ bool region_covers(struct machine *m, uintptr_t start, size_t length)
     return true;
 }
 
+/* The same in one table, in which [start, end) lies. */
+static uintptr_t next_content(const struct pagetable *table, uintptr_t start, uintptr_t end)
+{
+    size_t i = pagetable_index(table, start), stop = pagetable_index(table, end);
+    size_t n = i / SECTION_PAGES, sections = (stop + SECTION_PAGES - 1) / SECTION_PAGES;
+
+    for (; pagetable_next_section(table, &n, sections); n++) {
+        if (i < n * SECTION_PAGES)
+            i = n * SECTION_PAGES;
+        for (; i < (n + 1) * SECTION_PAGES && i < stop; i++) {
+            if (pte_load(&table->ptes[i]) & (PTE_FORMAT | PTE_BUSY))
+                return table->base + i * PAGE_SIZE;
+        }
+    }
+    return end;
+}
+
+uintptr_t region_next_content(struct machine *m, uintptr_t start, uintptr_t end)
+{
+    sync_rwlock_read(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    while (start < end) {
+        const struct region *region = region_find(m, start);
+        uintptr_t stop = region != NULL && region->end < end ? region->end : end;
+        uintptr_t found = region != NULL ? next_content(region->table, start, stop) : stop;
+
+        start = found;
+        if (found < stop || region == NULL)
+            break;
+    }
+    sync_rwlock_unread(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    return start;
+}
+
 /* ---- page tables ---- */
 
 static size_t bitmap_bytes(const struct pagetable *table)

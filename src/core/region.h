@@ -118,6 +118,9 @@ void region_unmap_all(struct machine *m);
 /* Bytes of the page tables that are populated. regions_lock held. */
 uint64_t region_table_bytes(const struct machine *m);
 
+/* The first page of [start, end) that has content, in a frame or a slot; end if there is none. */
+uintptr_t region_next_content(struct machine *m, uintptr_t start, uintptr_t end);
+
 /* Is [start, start + length) wholly mapped? regions_lock held. */
 bool region_covers(struct machine *m, uintptr_t start, size_t length);
 

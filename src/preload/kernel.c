@@ -1,0 +1,84 @@
+#include "preload/kernel.h"
+
+#include <errno.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include "preload/preload.h"
+
+void *kernel_mmap(void *address, size_t length, int protection, int flags, int fd, off_t offset)
+{
+    return (void *)syscall(SYS_mmap, address, length, protection, flags, fd, offset);
+}
+
+int kernel_munmap(void *address, size_t length)
+{
+    void *left;
+
+    if (!arena_overlaps((uintptr_t)address, length))
+        return (int)syscall(SYS_munmap, address, length);
+    left = kernel_mmap(address, length, PROT_NONE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
+    return left == MAP_FAILED ? -1 : 0;
+}
+
+int kernel_mprotect(void *address, size_t length, int protection)
+{
+    return (int)syscall(SYS_mprotect, address, length, protection);
+}
+
+int kernel_madvise(void *address, size_t length, int advice)
+{
+    return (int)syscall(SYS_madvise, address, length, advice);
+}
+
+int kernel_mincore(void *address, size_t length, unsigned char *vector)
+{
+    return (int)syscall(SYS_mincore, address, length, vector);
+}
+
+int kernel_mlock(const void *address, size_t length)
+{
+    return (int)syscall(SYS_mlock, address, length);
+}
+
+int kernel_mlock2(const void *address, size_t length, unsigned flags)
+{
+    return (int)syscall(SYS_mlock2, address, length, flags);
+}
+
+int kernel_munlock(const void *address, size_t length)
+{
+    return (int)syscall(SYS_munlock, address, length);
+}
+
+void *kernel_mremap(void *address, size_t old_length, size_t new_length, int flags, void *target)
+{
+    return (void *)syscall(SYS_mremap, address, old_length, new_length, flags, target);
+}
+
+ssize_t kernel_read(int fd, void *buffer, size_t length)
+{
+    return syscall(SYS_read, fd, buffer, length);
+}
+
+ssize_t kernel_pread(int fd, void *buffer, size_t length, off_t offset)
+{
+    return syscall(SYS_pread64, fd, buffer, length, offset);
+}
+
+ssize_t kernel_preadv(int fd, const struct iovec *iov, int count, off_t offset)
+{
+    return syscall(SYS_preadv, fd, iov, count, offset, 0);
+}
+
+ssize_t kernel_readv(int fd, const struct iovec *iov, int count)
+{
+    return syscall(SYS_readv, fd, iov, count);
+}
+
+ssize_t kernel_preadv2(int fd, const struct iovec *iov, int count, off_t offset, int flags)
+{
+    return syscall(SYS_preadv2, fd, iov, count, offset, 0, flags);
+}

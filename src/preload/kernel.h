@@ -1,0 +1,29 @@
+/*
+ * The system calls themselves, past what this library puts in their place. The manager's objects
+ * are linked in with their calls renamed to these (core.syms).
+ */
+#ifndef VMSM_PRELOAD_KERNEL_H
+#define VMSM_PRELOAD_KERNEL_H
+
+#include <stddef.h>
+#include <sys/types.h>
+#include <sys/uio.h>
+
+/* As those without the prefix: -1 and errno. */
+void *kernel_mmap(void *address, size_t length, int protection, int flags, int fd, off_t offset);
+/* In the arena it leaves a mapping without access behind, so that the addresses stay ours. */
+int kernel_munmap(void *address, size_t length);
+int kernel_mprotect(void *address, size_t length, int protection);
+int kernel_madvise(void *address, size_t length, int advice);
+int kernel_mincore(void *address, size_t length, unsigned char *vector);
+int kernel_mlock(const void *address, size_t length);
+int kernel_mlock2(const void *address, size_t length, unsigned flags);
+int kernel_munlock(const void *address, size_t length);
+void *kernel_mremap(void *address, size_t old_length, size_t new_length, int flags, void *target);
+ssize_t kernel_read(int fd, void *buffer, size_t length);
+ssize_t kernel_pread(int fd, void *buffer, size_t length, off_t offset);
+ssize_t kernel_preadv(int fd, const struct iovec *iov, int count, off_t offset);
+ssize_t kernel_readv(int fd, const struct iovec *iov, int count);
+ssize_t kernel_preadv2(int fd, const struct iovec *iov, int count, off_t offset, int flags);
+
+#endif

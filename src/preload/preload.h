@@ -1,0 +1,121 @@
+/*
+ * The library behind `vmsm run`: an unmodified program whose large memory is managed.
+ *
+ * Who owns which address
+ *   the arena     One region of the manager, of up to a terabyte, reserved when the manager is made.
+ *                 Every address in it is ours for the life of the process: what is not in use is
+ *                 mapped without access, so that the kernel never puts anything there.
+ *                 Anonymous private memory that the program maps comes from it (space.h says which
+ *                 part is what); so does the heap, which is jemalloc, linked into this library with
+ *                 its calls of mmap() and the like renamed to those of heap.c.
+ *   the kernel's  All the rest: code, stacks, file and shared mappings, and what was mapped before
+ *                 there was a manager. Calls on it go straight through.
+ *
+ * When there is a manager
+ *   Not at the start: a process that has mapped less than `early` bytes (a sixteenth of the memory,
+ *   8 to 64 MiB, a quarter of it at most) has none, costs nothing, and forks as it always did. The
+ *   call that maps more makes it; what was mapped before stays with the kernel, and comes off the
+ *   manager's budget.
+ *
+ * What may not meet
+ *   - Nothing of the manager lives in managed memory: its objects are linked in with calls of
+ *     calloc() and the like renamed to those of own.c, whose memory is the kernel's; and while a
+ *     thread makes a manager, what the C library allocates for it comes from there as well
+ *     (own_depth).
+ *   - A thread that is inside the manager must not fault: signals are blocked meanwhile, since a
+ *     handler would, and a thread whose stack is managed memory (a coroutine's) changes to a stack
+ *     of ours (gate_call()).
+ *   - One lock, `gate`, serializes calls that change the arena. Handler threads never take it.
+ *   - Every reference is resolved when the library is loaded (-z now), for the dynamic linker keeps
+ *     its own records on the program's heap.
+ *
+ * What is the program's to see
+ *   munmap() gives SIGSEGV to who touches the range, mprotect() holds, MADV_DONTNEED gives zeroes:
+ *   protections are the kernel's own, on the arena. MAP_FIXED of a file into the arena takes the
+ *   range away from the manager for good. Buffers of direct reads are pinned for the call
+ *   (direct.c); io_uring and libaio, whose reads cannot be seen, look as if the kernel had none
+ *   (filter.c). Descriptors of ours cannot be closed (descriptor.c).
+ *
+ * fork() is told in fork.c. Children by vfork(), posix_spawn(), system() and popen() share the
+ * parent's memory until they exec, as ever.
+ */
+#ifndef VMSM_PRELOAD_H
+#define VMSM_PRELOAD_H
+
+#include <signal.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "preload/space.h"
+#include "vmsm.h"
+
+#define PRELOAD_API __attribute__((visibility("default")))
+
+struct arena {
+    struct vmsm *manager;       /* constant once `managed` is set */
+    _Atomic bool managed;       /* there is a manager */
+    uintptr_t base, end;        /* constant once `managed` is set */
+    struct space space;         /* (gate) */
+    uintptr_t brk_start;        /* (gate) 0: brk() was never called */
+    uintptr_t brk_now, brk_end; /* (gate) */
+};
+
+extern struct arena arena;
+
+/* Is any of the range in the arena? */
+static inline bool arena_overlaps(uintptr_t start, size_t length)
+{
+    return __atomic_load_n(&arena.managed, __ATOMIC_ACQUIRE) && start < arena.end &&
+           start + length > arena.base;
+}
+
+/* gate.c: calls that change the arena, one at a time. 0 or more, or a negative errno. */
+typedef long gate_function(const uintptr_t *arguments);
+long gate_call(gate_function *function, const uintptr_t *arguments);
+/* The same for calls that change no ranges: several may be made at a time. */
+long gate_shared_call(gate_function *function, const uintptr_t *arguments);
+/* For fork(): the same lock and the same stack, over a fork. */
+void gate_lock(sigset_t *before);
+void gate_unlock(const sigset_t *before);
+/* Run on a stack that is not managed. The gate is held. */
+long gate_on_own_stack(gate_function *function, const uintptr_t *arguments);
+
+/* process.c: what this process was told to do, and its manager. */
+struct process {
+    bool active;       /* under `vmsm run` */
+    size_t early_most; /* bytes that may be mapped before there is a manager */
+};
+extern struct process process;
+/* Make the manager, if there is none. The gate is held. 0 or a negative errno, and then it is
+ * logged. */
+int process_manage(void);
+/* Count what was mapped before; true: it is time for a manager. */
+bool process_early(size_t length);
+void process_early_gone(size_t length);
+/* How many pages may be promised in all. The gate is held. */
+uint64_t process_promise_limit(void);
+/* After a fork, in the child: it is another process for the report. */
+void process_forked(void);
+
+/* memory.c, for heap.c and fork.c */
+void *memory_map(void *address, size_t length, int protection, int flags, int fd, off_t offset);
+int memory_unmap(void *address, size_t length);
+int memory_advise(void *address, size_t length, int advice);
+
+/* own.c: memory for the manager's objects. Never given back. */
+extern _Thread_local int own_depth; /* over 0: this thread's malloc() is served from here */
+void *own_alloc(size_t alignment, size_t length);
+bool own_contains(const void *address);
+
+/* filter.c */
+void filter_install(void);
+
+/* descriptor.c */
+/* Move a descriptor of ours out of the way of the program, and remember it. Returns the new one. */
+int descriptor_keep(int fd);
+void descriptor_forget(int fd);
+bool descriptor_is_ours(int fd);
+
+#endif

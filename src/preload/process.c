@@ -1,0 +1,344 @@
+/*
+ * This process: what it was told to do, when its manager is made, and what is reported of it.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/statvfs.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "core/error.h"
+#include "core/tunables.h"
+#include "internal.h"
+#include "preload/kernel.h"
+#include "preload/preload.h"
+#include "preload/renamed.h"
+#include "preload/settings.h"
+
+#define MIB (1024UL * 1024)
+#define EARLY_SHARE 16u
+#define EARLY_LEAST (8 * MIB)
+#define EARLY_MOST (64 * MIB)
+#define EARLY_PART 4u /* never more than so much of the memory */
+#define ARENA_LARGEST (1024UL * 1024 * MIB)
+#define ARENA_SMALLEST (4096UL * MIB)
+#define RANGES_MAX 65536u /* more the kernel would not have either (vm.max_map_count) */
+#define SLACK_SHARE 16u   /* of the limit, never promised: pages mapped ahead of need are charged too */
+
+struct arena arena;
+struct process process;
+
+static struct tunables settings;    /* constant after start */
+static char pagefile_directory[PATH_MAX]; /* "": as TMPDIR says. Constant after start */
+static char report_path[PATH_MAX];  /* "": none. Constant after start */
+static bool stats;                  /* constant after start */
+static bool first;                  /* what `vmsm run` became, not a child of it */
+static struct timespec started;     /* constant after start */
+static _Atomic size_t early;        /* bytes mapped before there was a manager, by estimate */
+static _Atomic bool reported;
+static bool refused;                /* (gate) there was to be a manager, and there is none */
+
+/* ---- before there is a manager ---- */
+
+bool process_early(size_t length)
+{
+    if (!process.active)
+        return false;
+    if (__atomic_load_n(&arena.managed, __ATOMIC_ACQUIRE))
+        return true;
+    if (atomic_load(&early) + length > process.early_most)
+        return true;
+    atomic_fetch_add(&early, length);
+    return false;
+}
+
+void process_early_gone(size_t length)
+{
+    size_t now = atomic_load(&early);
+
+    if (__atomic_load_n(&arena.managed, __ATOMIC_RELAXED))
+        return;
+    while (!atomic_compare_exchange_weak(&early, &now, now > length ? now - length : 0))
+        continue;
+}
+
+/* ---- making it ---- */
+
+static int arena_open(void)
+{
+    size_t bytes = RANGES_MAX * sizeof(struct space_range), size = ARENA_LARGEST;
+    void *ranges, *base = NULL;
+    int error;
+
+    ranges = kernel_mmap(NULL, bytes, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (ranges == MAP_FAILED)
+        return error_set(-ENOMEM, "no address space for a table of %u ranges", RANGES_MAX);
+    do
+        error = vmsm_reserve(arena.manager, size, &base);
+    while (error == -ENOMEM && (size /= 4) >= ARENA_SMALLEST);
+    if (error == 0 && kernel_mprotect(base, size, PROT_NONE) != 0)
+        error = error_set(-errno, "the arena cannot be protected: %s", strerror(errno));
+    if (error != 0) {
+        kernel_munmap(ranges, bytes);
+        return error;
+    }
+    arena.base = (uintptr_t)base;
+    arena.end = arena.base + size;
+    space_init(&arena.space, arena.base, arena.end, ranges, RANGES_MAX);
+    return 0;
+}
+
+int process_manage(void)
+{
+    struct tunables t = settings;
+    int error;
+
+    if (__atomic_load_n(&arena.managed, __ATOMIC_RELAXED))
+        return 0;
+    if (refused)
+        return -ENOMEM;
+    t.memory -= atomic_load(&early) & ~(uint64_t)(VMSM_PAGE_SIZE - 1);
+    own_depth++;
+    error = vmsm_create_tuned(&arena.manager, &t);
+    if (error == 0) {
+        error = arena_open();
+        if (error != 0)
+            vmsm_destroy(arena.manager);
+    }
+    own_depth--;
+    if (error == 0) {
+        __atomic_store_n(&arena.managed, true, __ATOMIC_RELEASE);
+        return 0;
+    }
+    refused = true;
+    log_line(LOG_ERROR, "run: process %d gets no memory: %s", (int)getpid(), error_last());
+    return -ENOMEM;
+}
+
+/* ---- promises ---- */
+
+/* Pages that the pagefile may still grow by: what its file system has, and what the user may. */
+static uint64_t growth(void)
+{
+    const char *directory = pagefile_directory[0] != '\0' ? pagefile_directory : getenv("TMPDIR");
+    struct statvfs fs;
+    struct rlimit limit;
+    uint64_t pages;
+
+    if (directory == NULL || directory[0] == '\0')
+        directory = "/var/tmp";
+    if (statvfs(directory, &fs) != 0)
+        return 0;
+    pages = (uint64_t)fs.f_bavail * fs.f_frsize / VMSM_PAGE_SIZE;
+    if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
+        limit.rlim_cur / VMSM_PAGE_SIZE < pages)
+        pages = limit.rlim_cur / VMSM_PAGE_SIZE;
+    return pages;
+}
+
+uint64_t process_promise_limit(void)
+{
+    static uint64_t known; /* (gate) it is so at least */
+    struct vmsm_counters counters;
+    uint64_t limit;
+
+    /* Asking the file system takes a while, and mostly far less than it has is wanted. */
+    if (arena.space.charged / VMSM_PAGE_SIZE * 2 < known)
+        return known;
+    vmsm_get_counters(arena.manager, &counters);
+    limit = counters.commit_limit;
+    if (settings.pagefile_size == 0)
+        limit += growth();
+    limit -= limit / SLACK_SHARE;
+    known = limit;
+    return limit;
+}
+
+/* ---- reporting ---- */
+
+static const char *program_name(void)
+{
+    return program_invocation_short_name;
+}
+
+static double seconds_since(const struct timespec *start)
+{
+    struct timespec now;
+
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)(now.tv_sec - start->tv_sec) + (double)(now.tv_nsec - start->tv_nsec) / 1e9;
+}
+
+static void report_stats(const struct vmsm_counters *c, long peak_kib)
+{
+    log_line(LOG_ERROR,
+             "run: %s (process %d), %.2f s: peak resident %ld MiB; managed memory %" PRIu64
+             " MiB at its peak; faults: %" PRIu64 " first touches, %" PRIu64 " rescues, %" PRIu64
+             " from the pagefile; pagefile: %" PRIu64 " MiB in use, %" PRIu64
+             " MiB written, %" PRIu64 " MiB read",
+             program_name(), (int)getpid(), seconds_since(&started), peak_kib / 1024,
+             arena.space.charged_peak / MIB, c->faults_first_touch,
+             c->faults_standby + c->faults_modified + c->faults_writing, c->faults_hard,
+             c->slots_used >> 8, c->pages_written >> 8, c->pages_read >> 8);
+}
+
+/* One line of JSON, added to the file by one write, since several processes may share it. */
+static void report_file(const struct vmsm_counters *c, long peak_kib)
+{
+    char line[8192];
+    int fd, used;
+
+    fd = open(report_path, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0666);
+    if (fd < 0) {
+        log_line(LOG_ERROR, "run: the report %s cannot be written: %s", report_path,
+                 strerror(errno));
+        return;
+    }
+    used = snprintf(line, sizeof(line),
+                    "{\"process\": %d, \"managed\": %s, \"seconds\": %.3f, \"memory\": %" PRIu64
+                    ", \"peak_resident\": %ld, \"peak_managed\": %" PRIu64,
+                    (int)getpid(), arena.managed ? "true" : "false", seconds_since(&started),
+                    settings.memory, peak_kib * 1024, arena.space.charged_peak);
+#define REPORT_COUNTER(name, kind, help)                                                           \
+    used += snprintf(line + used, sizeof(line) - (size_t)used, ", \"" #name "\": %" PRIu64, c->name);
+    VMSM_COUNTERS(REPORT_COUNTER)
+#undef REPORT_COUNTER
+    used += snprintf(line + used, sizeof(line) - (size_t)used, "}\n");
+    if (write(fd, line, (size_t)used) != used)
+        log_line(LOG_ERROR, "run: the report %s was not written whole", report_path);
+    close(fd);
+}
+
+static void report(void)
+{
+    struct vmsm_counters counters = {0};
+    struct rusage usage = {0};
+    int saved = errno;
+
+    if (!process.active || (!stats && report_path[0] == '\0') ||
+        atomic_exchange(&reported, true))
+        return;
+    getrusage(RUSAGE_SELF, &usage);
+    if (arena.managed)
+        vmsm_get_counters(arena.manager, &counters);
+    if (stats && (arena.managed || first))
+        report_stats(&counters, usage.ru_maxrss);
+    if (report_path[0] != '\0')
+        report_file(&counters, usage.ru_maxrss);
+    errno = saved;
+}
+
+void process_forked(void)
+{
+    atomic_store(&reported, false);
+    first = false;
+}
+
+__attribute__((destructor)) static void finish(void)
+{
+    report();
+}
+
+/* Programs that end without exit() are reported all the same. */
+PRELOAD_API __attribute__((noreturn)) void _exit(int status)
+{
+    report();
+    for (;;)
+        syscall(SYS_exit_group, status);
+}
+
+PRELOAD_API __attribute__((noreturn)) void _Exit(int status) __attribute__((alias("_exit")));
+
+/* ---- starting ---- */
+
+char *own_secure_getenv(const char *name)
+{
+    if (strcmp(name, "TMPDIR") == 0 && pagefile_directory[0] != '\0')
+        return pagefile_directory;
+    return secure_getenv(name);
+}
+
+/*
+ * A named pagefile can serve one process. It is the first one's; those that it starts have a
+ * nameless one in the same directory.
+ */
+static void choose_pagefile(void)
+{
+    struct stat st;
+    char *slash;
+
+    if (settings.pagefile[0] == '\0')
+        return;
+    snprintf(pagefile_directory, sizeof(pagefile_directory), "%s", settings.pagefile);
+    if (stat(settings.pagefile, &st) == 0 && S_ISDIR(st.st_mode)) {
+        settings.pagefile[0] = '\0';
+        return;
+    }
+    slash = strrchr(pagefile_directory, '/');
+    if (slash != NULL)
+        slash[slash == pagefile_directory] = '\0';
+    if (!first)
+        settings.pagefile[0] = '\0';
+}
+
+/* Programs that this one starts are to find the environment as it was. */
+static void restore_environment(void)
+{
+    const char *before = getenv(RUN_ENV_BEFORE);
+
+    if (before != NULL)
+        setenv("LD_PRELOAD", before, 1);
+    else
+        unsetenv("LD_PRELOAD");
+    unsetenv(RUN_ENV_CONF);
+    unsetenv(RUN_ENV_OPTIONS);
+    unsetenv(RUN_ENV_REPORT);
+    unsetenv(RUN_ENV_BEFORE);
+}
+
+static size_t clamp(size_t value, size_t least, size_t most)
+{
+    return value < least ? least : value > most ? most : value;
+}
+
+/* After the log (core/error.c, 101), before what the program's own libraries do. */
+__attribute__((constructor(102))) static void start(void)
+{
+    const char *conf = getenv(RUN_ENV_CONF), *options = getenv(RUN_ENV_OPTIONS);
+    const char *path = getenv(RUN_ENV_REPORT);
+    bool no_children;
+    size_t most;
+
+    if (conf == NULL || options == NULL)
+        return;
+    tunables_init(&settings);
+    if (tunables_parse(&settings, conf) != 0) {
+        log_line(LOG_ERROR, "run: %s: %s", RUN_ENV_CONF, error_last());
+        _exit(125);
+    }
+    clock_gettime(CLOCK_MONOTONIC, &started);
+    stats = strchr(options, RUN_OPTION_STATS) != NULL;
+    no_children = strchr(options, RUN_OPTION_NO_CHILDREN) != NULL;
+    if (path != NULL)
+        snprintf(report_path, sizeof(report_path), "%s", path);
+    first = atoi(options) == getpid();
+    choose_pagefile();
+    if (no_children)
+        restore_environment();
+    most = settings.memory / EARLY_PART;
+    process.early_most =
+        clamp(settings.memory / EARLY_SHARE, EARLY_LEAST < most ? EARLY_LEAST : most,
+              EARLY_MOST < most ? EARLY_MOST : most);
+    filter_install();
+    process.active = true;
+}
