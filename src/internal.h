@@ -17,6 +17,17 @@ const struct counters *vmsm_counters_of(const struct vmsm *m); /* histograms and
 const struct sync *vmsm_sync(const struct vmsm *m);            /* lock statistics */
 const char *vmsm_store_name(const struct vmsm *m);             /* "file /path (direct, io_uring)" */
 
+struct store;
+
+/*
+ * A manager in a child of fork(), see core/fork.h. Between prepare and the other two nobody may
+ * touch managed memory. 0 or a negative errno with words; without success prepare has changed
+ * nothing, and a child can only end. The child closes what its parent's manager had open.
+ */
+int vmsm_fork_prepare(struct vmsm *m, struct store **copy);
+void vmsm_fork_parent(struct vmsm *m, struct store *copy);
+int vmsm_fork_child(struct vmsm *m, struct store *copy);
+
 /* The first page of [start, end), all of it managed, that has content (or may be getting some); end
  * if there is none. */
 uintptr_t vmsm_next_content(struct vmsm *m, uintptr_t start, uintptr_t end);

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "core/error.h"
+#include "core/fork.h"
 #include "core/machine.h"
 #include "core/platform.h"
 #include "internal.h"
@@ -146,6 +147,12 @@ static int open_store(const struct tunables *t, struct store **store)
     return wrap_crypt(t, *store, store);
 }
 
+static void name_store(struct vmsm *v, const struct store *store)
+{
+    snprintf(v->store_name, sizeof(v->store_name), "%s %s (%s)", store->ops->name, store->where,
+             store->how);
+}
+
 static int open_trap(struct vmsm *v, const struct tunables *t)
 {
     int error = 0;
@@ -183,8 +190,7 @@ static int create_tuned(struct vmsm **out, const struct tunables *tunables)
     error = open_store(&t, &options.store);
     if (error != 0)
         goto out;
-    snprintf(v->store_name, sizeof(v->store_name), "%s %s (%s)", options.store->ops->name,
-             options.store->where, options.store->how);
+    name_store(v, options.store);
     if (t.yield_delay > 0)
         options.backend = &sync_backend_linux_delayed;
     options.mapper_open = mappers[t.mapper].open;
@@ -393,4 +399,38 @@ const char *vmsm_store_name(const struct vmsm *m)
 uintptr_t vmsm_next_content(struct vmsm *m, uintptr_t start, uintptr_t end)
 {
     return region_next_content(m->machine, start, end);
+}
+
+/* ---- in a child ---- */
+
+int vmsm_fork_prepare(struct vmsm *m, struct store **copy)
+{
+    struct tunables t = m->machine->tunables;
+    int error;
+
+    if (m->trap == NULL)
+        return error_set(-ENOTSUP, "fork: only the trap thread can be taken up in a child");
+    t.pagefile[0] = '\0'; /* a named one serves one process */
+    error = open_store(&t, copy);
+    if (error != 0)
+        return error;
+    error = machine_fork_prepare(m->machine, *copy);
+    if (error != 0)
+        (*copy)->ops->close(*copy);
+    return error;
+}
+
+void vmsm_fork_parent(struct vmsm *m, struct store *copy)
+{
+    machine_fork_parent(m->machine);
+    copy->ops->close(copy);
+}
+
+int vmsm_fork_child(struct vmsm *m, struct store *copy)
+{
+    int error = machine_fork_child(m->machine, copy);
+
+    m->trap = NULL;
+    name_store(m, copy);
+    return error != 0 ? error : trap_thread_open(m->machine, &m->trap);
 }

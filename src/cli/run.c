@@ -92,6 +92,9 @@ static int check_tunables(const struct run_settings *s)
     if (t->trap != TRAP_THREAD)
         return fail("only the trap thread can be used: with others, system calls on memory that "
                     "is not there fail (--trap thread)");
+    if (t->dirty == DIRTY_PROTECT)
+        return fail("changes cannot be noticed by protection: a child by fork() would miss them "
+                    "(--dirty hash)");
     if (!t->workers)
         return fail("it needs worker threads (--workers on, not --stage single)");
     if (!s->no_children && stat(t->pagefile, &st) == 0 && S_ISBLK(st.st_mode))

@@ -222,7 +222,7 @@ static void audit_promises(struct machine *m, struct audit *a)
 }
 
 /* Stop everything: no fault in flight, no worker in a step, no write under way. */
-static void gate_close(struct machine *m)
+void machine_stop(struct machine *m)
 {
     atomic_fetch_add(&m->gate_closing, 1);
     for (;;) {
@@ -239,7 +239,7 @@ static void gate_close(struct machine *m)
     }
 }
 
-static void gate_open(struct machine *m)
+void machine_go(struct machine *m)
 {
     sync_rwlock_unwrite(&m->sync, &m->gate, SYNC_GATE);
     sync_yield(&m->sync, SYNC_AT_ATOMIC);
@@ -253,12 +253,12 @@ int machine_check(struct machine *m)
     struct audit a = {0};
     size_t bytes;
 
-    gate_close(m);
+    machine_stop(m);
     a.slots_end = atomic_load(&m->pagefile.slots.limit);
     bytes = (a.slots_end / 64 + 1) * sizeof(*a.owned);
     a.owned = m->platform->reserve(bytes);
     if (a.owned == NULL) {
-        gate_open(m);
+        machine_go(m);
         return error_set(-ENOMEM, "check: no address space to mark %llu slots",
                          (unsigned long long)a.slots_end);
     }
@@ -270,7 +270,7 @@ int machine_check(struct machine *m)
     audit_rights(m, &a);
     audit_slots(m, &a);
     audit_promises(m, &a);
-    gate_open(m);
+    machine_go(m);
     m->platform->release(a.owned, bytes);
     if (a.wrong > 0)
         return error_set(-EUCLEAN, "the books do not balance: %u things are wrong", a.wrong);

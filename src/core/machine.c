@@ -269,8 +269,10 @@ no_memory:
     return error_set(-ENOMEM, "no address space for the database of %u frames", m->frame_count);
 }
 
-static int pool_init(struct machine *m, unsigned queues)
+int machine_open_pool(struct machine *m, unsigned queues)
 {
+    m->pool_free = NULL;
+    m->pool_count = 0;
     for (unsigned i = 0; i < queues && i < FAULT_POOL_MAX; i++) {
         int error = fault_queue_open(m, &m->pool[i]);
 
@@ -283,10 +285,12 @@ static int pool_init(struct machine *m, unsigned queues)
     return 0;
 }
 
-static int workers_start(struct machine *m)
+int machine_start_workers(struct machine *m)
 {
     int error;
 
+    m->trim_worker = m->age_worker = m->write_worker = (struct worker){0};
+    m->refill_worker = m->zero_worker = (struct worker){0};
     /* Set before any worker runs: they kick each other. */
     m->trim_worker.m = m->age_worker.m = m->write_worker.m = m;
     m->refill_worker.m = m->zero_worker.m = m;
@@ -345,9 +349,9 @@ int machine_create(const struct machine_options *options, struct machine **out)
     if (error == 0)
         error = writer_init(m);
     if (error == 0)
-        error = pool_init(m, options->pool_queues);
+        error = machine_open_pool(m, options->pool_queues);
     if (error == 0)
-        error = workers_start(m);
+        error = machine_start_workers(m);
     if (error == 0) {
         *out = m;
         return 0;

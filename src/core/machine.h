@@ -212,6 +212,17 @@ int machine_create(const struct machine_options *options, struct machine **out);
 /* The trap must have stopped. Unmaps what is left. */
 void machine_destroy(struct machine *m);
 
+/*
+ * Stop: nothing of the machine runs until machine_go(), and what comes meanwhile waits. No write is
+ * in flight, no page BUSY.
+ */
+void machine_stop(struct machine *m);
+void machine_go(struct machine *m);
+
+/* Parts of machine_create() that a child of fork() needs again; what was there before is forgotten. */
+int machine_open_pool(struct machine *m, unsigned queues);
+int machine_start_workers(struct machine *m);
+
 /* Stop, check the books, go on. 0 or -EUCLEAN; what is wrong is logged. */
 int machine_check(struct machine *m);
 void machine_get_counters(struct machine *m, struct vmsm_counters *out);

@@ -6,6 +6,7 @@
 #ifndef VMSM_CORE_PLATFORM_H
 #define VMSM_CORE_PLATFORM_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 struct platform {
@@ -20,6 +21,8 @@ struct platform {
     void (*release)(void *base, size_t length);
     /* Bytes of a range of what reserve() gave that are populated, in whole pages. */
     size_t (*resident)(void *base, size_t length);
+    /* Shall a child of fork() have a copy of it? 0 or a negative errno with words. May be NULL. */
+    int (*inherit)(void *base, size_t length, bool inherited);
     /* Any 64 bits that an outsider cannot guess. */
     unsigned long (*secret)(void);
 };

@@ -230,6 +230,30 @@ static void copy_zero(struct mapper *mapper, uint32_t frame)
     (void)frame;
 }
 
+static int copy_fork_prepare(struct mapper *mapper, bool inherited)
+{
+    struct copy_mapper *copy = copy_of(mapper);
+    int error = platform_linux.inherit(mapper->buffers, copy->buffers * PAGE_SIZE, inherited);
+
+    if (error == 0)
+        error = platform_linux.inherit(copy->stage, copy->stage_pages * PAGE_SIZE, inherited);
+    return error;
+}
+
+static int copy_fork_child(struct mapper *mapper)
+{
+    struct copy_mapper *copy = copy_of(mapper);
+    int error = uffd_reopen(&copy->uffd);
+
+    mapper->fd = copy->uffd.fd;
+    return error;
+}
+
+static int copy_region_adopt(struct mapper *mapper, uintptr_t base, size_t length)
+{
+    return uffd_watch(&copy_of(mapper)->uffd, base, length, true);
+}
+
 static void copy_close(struct mapper *mapper)
 {
     struct copy_mapper *copy = copy_of(mapper);
@@ -262,6 +286,9 @@ static const struct mapper_ops copy_ops = {
     .unfail = copy_unfail,
     .wake = copy_wake,
     .zero = copy_zero,
+    .fork_prepare = copy_fork_prepare,
+    .fork_child = copy_fork_child,
+    .region_adopt = copy_region_adopt,
     .close = copy_close,
 };
 

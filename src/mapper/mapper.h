@@ -105,6 +105,13 @@ struct mapper_ops {
     /* Fill a frame's buffer with zeroes (mappers whose free frames are real). */
     void (*zero)(struct mapper *mapper, uint32_t frame);
 
+    /* For fork(); NULL where pages cannot be inherited (core/fork.h). Buffers and staging are to be in
+     * a child, or not to be. */
+    int (*fork_prepare)(struct mapper *mapper, bool inherited);
+    /* In the child: begin anew; then each region is watched again. 0 or a negative errno, with words. */
+    int (*fork_child)(struct mapper *mapper);
+    int (*region_adopt)(struct mapper *mapper, uintptr_t base, size_t length);
+
     void (*close)(struct mapper *mapper);
 };
 

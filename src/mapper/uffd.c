@@ -152,9 +152,34 @@ void uffd_close(struct uffd *uffd)
     close(uffd->fd);
 }
 
+int uffd_reopen(struct uffd *uffd)
+{
+    struct uffdio_api api = {.api = UFFD_API, .features = uffd->features};
+    int fd = open_descriptor(uffd->sigbus);
+
+    if (fd < 0)
+        return fd;
+    uffd->fd = fd;
+    if (ioctl(fd, UFFDIO_API, &api) == 0)
+        return 0;
+    return error_set(-errno, "userfaultfd refused its features: %s", strerror(errno));
+}
+
+int uffd_watch(struct uffd *uffd, uintptr_t base, size_t length, bool protect)
+{
+    struct uffdio_register registration = {.mode = UFFDIO_REGISTER_MODE_MISSING,
+                                           .range = {.start = base, .len = length}};
+
+    if (protect)
+        registration.mode |= UFFDIO_REGISTER_MODE_WP;
+    if (ioctl(uffd->fd, UFFDIO_REGISTER, &registration) == 0)
+        return 0;
+    return error_set(-errno, "userfaultfd cannot watch %zu MiB: %s", length >> 20,
+                     strerror(errno));
+}
+
 int uffd_region_open(struct uffd *uffd, size_t length, bool protect, uintptr_t *base)
 {
-    struct uffdio_register registration = {.mode = UFFDIO_REGISTER_MODE_MISSING};
     void *memory = mmap(NULL, length, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     int error;
@@ -171,15 +196,9 @@ int uffd_region_open(struct uffd *uffd, size_t length, bool protect, uintptr_t *
         error = error_set(-errno, "cannot lock %zu MiB of memory: raise `ulimit -l`", length >> 20);
         goto fail;
     }
-    registration.range.start = (uintptr_t)memory;
-    registration.range.len = length;
-    if (protect)
-        registration.mode |= UFFDIO_REGISTER_MODE_WP;
-    if (ioctl(uffd->fd, UFFDIO_REGISTER, &registration) != 0) {
-        error = error_set(-errno, "userfaultfd cannot watch %zu MiB: %s", length >> 20,
-                          strerror(errno));
+    error = uffd_watch(uffd, (uintptr_t)memory, length, protect);
+    if (error != 0)
         goto fail;
-    }
     *base = (uintptr_t)memory;
     return 0;
 fail:
@@ -248,8 +267,11 @@ int uffd_protect(struct uffd *uffd, uintptr_t va, size_t length)
     if (error != -ENOENT)
         return error;
     error = 0;
-    for (size_t at = 0; at < length && error == 0; at += PAGE_SIZE)
+    for (size_t at = 0; at < length && error == 0; at += PAGE_SIZE) {
         error = write_protect(uffd, va + at, PAGE_SIZE, UFFDIO_WRITEPROTECT_MODE_WP);
+        if (error == -ENOENT) /* not the region's: a part of it has been unmapped */
+            error = 0;
+    }
     return error;
 }
 

@@ -61,6 +61,10 @@ struct uffd {
 int uffd_open(struct uffd *uffd, struct sync *sync, const struct mapper_options *options,
               uint64_t needed, uint64_t optional);
 void uffd_close(struct uffd *uffd);
+/* In a child of fork(): the same again, for this process. The old descriptor is the caller's. */
+int uffd_reopen(struct uffd *uffd);
+/* Watch a range that is mapped. */
+int uffd_watch(struct uffd *uffd, uintptr_t base, size_t length, bool protect);
 
 /* Anonymous memory at its full length, registered for missing faults and, where wanted, write
  * protection. */

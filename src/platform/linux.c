@@ -227,6 +227,14 @@ static size_t linux_resident(void *base, size_t length)
     return resident;
 }
 
+static int linux_inherit(void *base, size_t length, bool inherited)
+{
+    if (length == 0 || madvise(base, length, inherited ? MADV_DOFORK : MADV_DONTFORK) == 0)
+        return 0;
+    return error_set(-errno, "fork: %zu KiB at %p cannot be %s a child: %s", length >> 10, base,
+                     inherited ? "had by" : "kept from", strerror(errno));
+}
+
 static unsigned long linux_secret(void)
 {
     unsigned long secret = 0;
@@ -240,6 +248,7 @@ const struct platform platform_linux = {
     .reserve = linux_reserve,
     .buffer = linux_buffer,
     .release = linux_release,
+    .inherit = linux_inherit,
     .resident = linux_resident,
     .secret = linux_secret,
 };

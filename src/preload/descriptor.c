@@ -77,6 +77,22 @@ int descriptor_keep(int fd)
     return fd;
 }
 
+static int marked[OURS_MAX]; /* with the gate held */
+
+void descriptor_mark(void)
+{
+    for (int i = 0; i < OURS_MAX; i++)
+        marked[i] = atomic_load(&ours[i]) - 1;
+}
+
+void descriptor_close_marked(void)
+{
+    for (int i = 0; i < OURS_MAX; i++) {
+        if (marked[i] >= 0)
+            own_close(marked[i]);
+    }
+}
+
 /* ---- what the manager calls ---- */
 
 int own_open(const char *path, int flags, ...)

@@ -85,6 +85,7 @@ int own_ring_init(unsigned entries, struct io_uring *ring, struct io_uring_param
     ring->features = params->features;
     for (unsigned i = 0; i < ring->sq.ring_entries; i++)
         ring->sq.array[i] = i; /* each place of the ring has its own entry, for good */
+    io_uring_ring_dontfork(ring); /* a child makes its own */
     return 0;
 }
 

@@ -14,10 +14,11 @@
 
 #include "preload/kernel.h"
 #include "preload/preload.h"
+#include "preload/renamed.h"
 
 #define STACK_SIZE (1024UL * 1024)
 
-static pthread_mutex_t gate = PTHREAD_MUTEX_INITIALIZER;
+static pthread_rwlock_t gate = PTHREAD_RWLOCK_INITIALIZER;
 static char *own_stack; /* (gate) its lowest address; mapped at first use */
 
 /* Straight to the kernel: that C library's function leaves two signals of its own open. */
@@ -31,13 +32,21 @@ void gate_lock(sigset_t *before)
     static const uint64_t all = ~UINT64_C(0);
 
     mask_signals(&all, (uint64_t *)(void *)before);
-    pthread_mutex_lock(&gate);
+    pthread_rwlock_wrlock(&gate);
 }
 
 void gate_unlock(const sigset_t *before)
 {
-    pthread_mutex_unlock(&gate);
+    pthread_rwlock_unlock(&gate);
     mask_signals((const uint64_t *)(const void *)before, NULL);
+}
+
+void gate_reset(void)
+{
+    static const pthread_rwlock_t fresh = PTHREAD_RWLOCK_INITIALIZER;
+
+    gate = fresh;
+    pthread_rwlock_wrlock(&gate);
 }
 
 #if defined(__x86_64__)
@@ -104,8 +113,34 @@ long gate_shared_call(gate_function *function, const uintptr_t *arguments)
     if (arena_overlaps((uintptr_t)__builtin_frame_address(0), 1))
         return gate_call(function, arguments);
     mask_signals(&all, &before);
+    pthread_rwlock_rdlock(&gate);
     result = function(arguments);
+    pthread_rwlock_unlock(&gate);
     mask_signals(&before, NULL);
     errno = saved;
     return result;
+}
+
+/*
+ * Not on a stack that the C library keeps from a thread that has ended: in a child of fork() its
+ * records may be on the heap, which is not to be had yet.
+ */
+int own_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *),
+                       void *argument)
+{
+    pthread_attr_t own = *attributes;
+    size_t size = STACK_SIZE;
+    void *stack;
+    int error;
+
+    pthread_attr_getstacksize(attributes, &size);
+    stack = kernel_mmap(NULL, size, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
+    if (stack == MAP_FAILED)
+        return ENOMEM;
+    pthread_attr_setstack(&own, stack, size);
+    error = pthread_create(thread, &own, run, argument);
+    if (error != 0)
+        kernel_munmap(stack, size);
+    return error;
 }

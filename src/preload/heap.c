@@ -63,7 +63,7 @@ PRELOAD_API void *calloc(size_t count, size_t size)
 
 PRELOAD_API void free(void *pointer)
 {
-    if (UNLIKELY(own_contains(pointer)))
+    if (UNLIKELY(own_depth || own_contains(pointer)))
         return;
     jemalloc_free(pointer);
 }

@@ -79,6 +79,8 @@ long gate_shared_call(gate_function *function, const uintptr_t *arguments);
 /* For fork(): the same lock and the same stack, over a fork. */
 void gate_lock(sigset_t *before);
 void gate_unlock(const sigset_t *before);
+/* In a child of fork(), which holds it: whoever else waited for it is not there. */
+void gate_reset(void);
 /* Run on a stack that is not managed. The gate is held. */
 long gate_on_own_stack(gate_function *function, const uintptr_t *arguments);
 
@@ -117,5 +119,8 @@ void filter_install(void);
 int descriptor_keep(int fd);
 void descriptor_forget(int fd);
 bool descriptor_is_ours(int fd);
+/* Over a fork: remember what is open now, and close it in the child. */
+void descriptor_mark(void);
+void descriptor_close_marked(void);
 
 #endif

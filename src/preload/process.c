@@ -45,6 +45,7 @@ static bool first;                  /* what `vmsm run` became, not a child of it
 static struct timespec started;     /* constant after start */
 static _Atomic size_t early;        /* bytes mapped before there was a manager, by estimate */
 static _Atomic bool reported;
+static pid_t self;                  /* a child by vfork() is another */
 static bool refused;                /* (gate) there was to be a manager, and there is none */
 
 /* ---- before there is a manager ---- */
@@ -219,22 +220,44 @@ static void report_file(const struct vmsm_counters *c, long peak_kib)
     close(fd);
 }
 
+/* VmHWM: getrusage() tells of what ran here before exec as well. */
+static long peak_resident_kib(void)
+{
+    char text[4096];
+    const char *line;
+    ssize_t got = -1;
+    int fd = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
+
+    if (fd >= 0) {
+        got = kernel_read(fd, text, sizeof(text) - 1);
+        close(fd);
+    }
+    text[got > 0 ? got : 0] = '\0';
+    line = strstr(text, "VmHWM:");
+    return line != NULL ? atol(line + strlen("VmHWM:")) : 0;
+}
+
+static long read_counters(const uintptr_t *a)
+{
+    return vmsm_get_counters(arena.manager, (struct vmsm_counters *)a[0]);
+}
+
 static void report(void)
 {
     struct vmsm_counters counters = {0};
-    struct rusage usage = {0};
+    long peak;
     int saved = errno;
 
-    if (!process.active || (!stats && report_path[0] == '\0') ||
+    if (!process.active || (!stats && report_path[0] == '\0') || getpid() != self ||
         atomic_exchange(&reported, true))
         return;
-    getrusage(RUSAGE_SELF, &usage);
+    peak = peak_resident_kib();
     if (arena.managed)
-        vmsm_get_counters(arena.manager, &counters);
+        gate_shared_call(read_counters, (uintptr_t[]){(uintptr_t)&counters});
     if (stats && (arena.managed || first))
-        report_stats(&counters, usage.ru_maxrss);
+        report_stats(&counters, peak);
     if (report_path[0] != '\0')
-        report_file(&counters, usage.ru_maxrss);
+        report_file(&counters, peak);
     errno = saved;
 }
 
@@ -242,6 +265,7 @@ void process_forked(void)
 {
     atomic_store(&reported, false);
     first = false;
+    self = getpid();
 }
 
 __attribute__((destructor)) static void finish(void)
@@ -331,7 +355,8 @@ __attribute__((constructor(102))) static void start(void)
     no_children = strchr(options, RUN_OPTION_NO_CHILDREN) != NULL;
     if (path != NULL)
         snprintf(report_path, sizeof(report_path), "%s", path);
-    first = atoi(options) == getpid();
+    self = getpid();
+    first = atoi(options) == self;
     choose_pagefile();
     if (no_children)
         restore_environment();

@@ -6,6 +6,7 @@
 #define VMSM_PRELOAD_RENAMED_H
 
 #include <liburing.h>
+#include <pthread.h>
 #include <stddef.h>
 #include <sys/types.h>
 
@@ -14,6 +15,10 @@ void *own_calloc(size_t count, size_t size);
 void own_free(void *pointer);
 char *own_strdup(const char *text);
 int own_asprintf(char **out, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* gate.c, for the manager: a thread on a stack of its own */
+int own_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *),
+                       void *argument);
 
 /* descriptor.c, for the manager: what they open is out of the program's way */
 int own_open(const char *path, int flags, ...);

@@ -1,0 +1,170 @@
+#include "core/fork.h"
+
+#include <errno.h>
+#include <string.h>
+
+#include "core/check.h"
+#include "core/error.h"
+#include "core/machine.h"
+
+#define COPY_SLOTS 512u /* at once, at most */
+
+/* ---- in the parent ---- */
+
+/* One transfer, to its end. */
+static int transfer(struct store *store, struct store_queue *queue, struct store_io *io)
+{
+    struct store_io *done = NULL;
+
+    store->ops->submit(queue, &io, 1);
+    while (store->ops->reap(queue, &done, 1, true) == 0)
+        continue;
+    return io->result;
+}
+
+/*
+ * A slot that cannot be read is left out: the child's then has not the hash that it should, and
+ * whoever needs the page gets SIGBUS there as here.
+ */
+static int copy_run(struct machine *m, struct store *copy, struct store_queue *to, uint64_t slot,
+                    unsigned count)
+{
+    struct iovec iov = {.iov_base = m->writer.buffer, .iov_len = count * PAGE_SIZE};
+    struct store_io io = {.slot = slot, .count = count, .iovcnt = 1, .iov = &iov};
+    int error = transfer(m->pagefile.store, m->writer.queue, &io);
+
+    if (error != 0 && count == 1)
+        return 0;
+    for (unsigned i = 0; error != 0 && i < count; i++) {
+        int one = copy_run(m, copy, to, slot + i, 1);
+
+        if (one != 0)
+            return one;
+    }
+    if (error != 0)
+        return 0;
+    io.write = true;
+    error = transfer(copy, to, &io);
+    return error == 0 ? 0 : error_set(error, "fork: the child's pagefile cannot be written: %s",
+                                      strerror(-error));
+}
+
+/* Copy the slots that are taken, in runs; the writer's buffer is free while nothing runs. */
+static int copy_slots(struct machine *m, struct store *copy)
+{
+    struct pagefile *pf = &m->pagefile;
+    uint64_t limit = atomic_load(&pf->slots.limit), slot = 1;
+    unsigned most = m->writer.batch_pages < COPY_SLOTS ? m->writer.batch_pages : COPY_SLOTS;
+    struct store_queue *to;
+    int error = copy->ops->grow(copy, pf->store->slots);
+
+    if (error == 0)
+        error = copy->ops->queue_open(copy, 1, &to);
+    if (error != 0)
+        return error;
+    while (slot < limit && error == 0) {
+        unsigned count = 0;
+
+        while (count < most && slot + count < limit && bitmap_test(&pf->slots, slot + count))
+            count++;
+        if (count > 0)
+            error = copy_run(m, copy, to, slot, count);
+        slot += count > 0 ? count : 1;
+    }
+    copy->ops->queue_close(to);
+    return error;
+}
+
+static int set_inherited(struct machine *m, bool inherited)
+{
+    int error = m->mapper->ops->fork_prepare(m->mapper, inherited);
+    size_t buffer = m->tunables.write_depth * m->writer.batch_pages * PAGE_SIZE;
+
+    if (error == 0)
+        error = m->platform->inherit(m->writer.buffer, buffer, inherited);
+    for (unsigned i = 0; i < m->region_count && error == 0; i++)
+        error = m->platform->inherit((void *)m->regions[i]->start,
+                                     m->regions[i]->end - m->regions[i]->start, inherited);
+    return error;
+}
+
+int machine_fork_prepare(struct machine *m, struct store *copy)
+{
+    int error;
+
+    if (m->mapper->ops->fork_prepare == NULL || m->platform->inherit == NULL)
+        return error_set(-ENOTSUP, "fork: the mapper %s cannot be inherited", m->mapper->ops->name);
+    if (m->tunables.encrypt || m->tunables.dirty == DIRTY_PROTECT)
+        return error_set(-ENOTSUP, "fork: with encrypt=on or dirty=protect a child cannot have its "
+                                   "parent's memory");
+    machine_stop(m);
+    slot_release_deferred(m);
+    error = copy_slots(m, copy);
+    if (error == 0) {
+        error = set_inherited(m, true);
+        if (error != 0)
+            set_inherited(m, false);
+    }
+    if (error != 0)
+        machine_go(m);
+    return error;
+}
+
+void machine_fork_parent(struct machine *m)
+{
+    if (set_inherited(m, false) != 0)
+        log_line(LOG_ERROR, "after a fork managed memory stays inheritable: a child that is made "
+                            "without fork() could find zeroes in it");
+    machine_go(m);
+}
+
+/* ---- in the child ---- */
+
+/* Nobody else is here: what others waited for, or were about to do, is not. */
+static void forget_others(struct machine *m)
+{
+    m->gate = m->regions_lock = (struct sync_rwlock){0};
+    m->reclaim_lock = m->pool_lock = (struct sync_mutex){0};
+    m->pagefile.lock = m->pagefile.commit_lock = (struct sync_mutex){0};
+    m->trim_behind.lock = m->slot_ring.lock = (struct sync_mutex){0};
+    m->frames_event = m->queues_event = m->writer.idle = (struct sync_event){0};
+    atomic_store(&m->gate_closing, 0);
+    atomic_store(&m->waiting, 0);
+    atomic_store(&m->pinning, 0);
+    memset(m->counters, 0, sizeof(*m->counters)); /* what the parent did is in its own */
+    check_always(m->writer.in_flight == 0);
+}
+
+static void forget_pins(struct machine *m)
+{
+    for (uint32_t n = 0; n < m->frame_count; n++) {
+        struct frame *frame = &m->frames[n];
+
+        if (atomic_exchange(&frame->pins, 0) == 0)
+            continue;
+        atomic_fetch_and(frame->pte, ~PTE_PINNED);
+    }
+    atomic_store(&m->pinned, 0);
+}
+
+int machine_fork_child(struct machine *m, struct store *store)
+{
+    int error;
+
+    forget_others(m);
+    forget_pins(m);
+    m->pagefile.store = store;
+    error = set_inherited(m, false);
+    if (error == 0)
+        error = m->mapper->ops->fork_child(m->mapper);
+    for (unsigned i = 0; i < m->region_count && error == 0; i++)
+        error = m->mapper->ops->region_adopt(m->mapper, m->regions[i]->start,
+                                             m->regions[i]->end - m->regions[i]->start);
+    if (error == 0)
+        error = store->ops->queue_open(store, (unsigned)m->tunables.store_depth, &m->writer.queue);
+    if (error == 0)
+        error = machine_open_pool(m, m->pool_count);
+    if (error == 0)
+        error = machine_start_workers(m);
+    return error;
+}

@@ -1,0 +1,303 @@
+/*
+ * fork(): the child has the memory of the moment, and a manager of its own.
+ *
+ * What the manager does is told in core/fork.h: it stops, copies the slots in use into a pagefile
+ * for the child (so a fork takes time in proportion to what is in the pagefile), and lets the child
+ * inherit the rest. In the child it begins anew over the same addresses.
+ *
+ * From the stop to the new beginning nobody may touch managed memory. So the C library's fork()
+ * cannot be used: around the system call it touches streams and records that are on the heap. Here
+ * its parts are done one by one: handlers of pthread_atfork() (the list is kept here), the lock of
+ * the list of streams, the system call by _Fork(), the locks of streams in the child. A process of
+ * one thread has no manager, and uses the C library's.
+ *
+ * What is missing of it: in the child of a program with threads, the C library does not know that
+ * they are gone, which shows only in a child whose first thread ends by pthread_exit(); and if
+ * another thread is being made or is ending at this very moment, or has the lock of the name
+ * service's records, the child may wait for that for ever.
+ *
+ * A child that is made by other means than those here (the raw system call) has no managed memory:
+ * it gets SIGSEGV where it touches any. If a fork cannot be had, it fails with ENOMEM, and why is
+ * logged.
+ */
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <pty.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/single_threaded.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include <utmp.h>
+
+#include "core/error.h"
+#include "internal.h"
+#include "preload/kernel.h"
+#include "preload/preload.h"
+#include "preload/renamed.h"
+
+#define HANDLERS_MAX 256
+#define STREAM_UNLOCKED 0x8000 /* _IO_USER_LOCK: the stream has no lock */
+
+/* Of the C library: exported, but declared nowhere. */
+void _IO_list_lock(void);
+void _IO_list_unlock(void);
+void _IO_list_resetlock(void);
+typedef struct stream_iterator *stream_iterator;
+stream_iterator _IO_iter_begin(void);
+stream_iterator _IO_iter_end(void);
+stream_iterator _IO_iter_next(stream_iterator);
+FILE *_IO_iter_file(stream_iterator);
+
+struct handler {
+    void (*prepare)(void), (*parent)(void), (*child)(void);
+    void *module; /* start of the library it is in; it may be closed */
+};
+
+static struct {
+    pthread_mutex_t lock;
+    unsigned count;                        /* (lock) */
+    struct handler handlers[HANDLERS_MAX]; /* (lock) in the order of registration */
+} atfork = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+/* ---- handlers ---- */
+
+static void *module_of(void (*function)(void))
+{
+    Dl_info info;
+    void *address;
+
+    memcpy(&address, &function, sizeof(address));
+    return function != NULL && dladdr(address, &info) != 0 ? info.dli_fbase : NULL;
+}
+
+static void *handler_module(const struct handler *handler)
+{
+    if (handler->prepare != NULL)
+        return module_of(handler->prepare);
+    return module_of(handler->parent != NULL ? handler->parent : handler->child);
+}
+
+int __register_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void), void *dso);
+
+/* What pthread_atfork() is. The C library is told as well, for a process of one thread. */
+PRELOAD_API int __register_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void),
+                                  void *dso)
+{
+    struct handler handler = {prepare, parent, child, NULL};
+    int (*real)(void (*)(void), void (*)(void), void (*)(void), void *);
+    void *found = dlsym(RTLD_NEXT, "__register_atfork");
+    int error = 0;
+
+    handler.module = handler_module(&handler);
+    pthread_mutex_lock(&atfork.lock);
+    if (atfork.count < HANDLERS_MAX)
+        atfork.handlers[atfork.count++] = handler;
+    else
+        error = ENOMEM;
+    pthread_mutex_unlock(&atfork.lock);
+    if (error != 0 || found == NULL)
+        return error;
+    memcpy(&real, &found, sizeof(real));
+    return real(prepare, parent, child, dso);
+}
+
+/* Has the library been closed since? */
+static bool is_there(const struct handler *handler)
+{
+    return handler_module(handler) == handler->module;
+}
+
+static void run_prepare(unsigned count)
+{
+    for (unsigned i = count; i-- > 0;) {
+        if (atfork.handlers[i].prepare != NULL && is_there(&atfork.handlers[i]))
+            atfork.handlers[i].prepare();
+    }
+}
+
+static void run_after(unsigned count, bool child)
+{
+    for (unsigned i = 0; i < count; i++) {
+        void (*function)(void) = child ? atfork.handlers[i].child : atfork.handlers[i].parent;
+
+        if (function != NULL && is_there(&atfork.handlers[i]))
+            function();
+    }
+}
+
+/* ---- the fork itself, with the gate held ---- */
+
+/* The C library's own, found at the start: later, another thread may have the loader's lock. */
+static pid_t (*libc_fork)(void), (*libc_Fork)(void);
+
+__attribute__((constructor(102))) static void find_forks(void)
+{
+    void *plain = dlsym(RTLD_NEXT, "fork"), *bare = dlsym(RTLD_NEXT, "_Fork");
+
+    memcpy(&libc_fork, &plain, sizeof(plain));
+    memcpy(&libc_Fork, &bare, sizeof(bare));
+}
+
+static void go_on_in_child(struct store *copy)
+{
+    int error;
+
+    own_depth++;
+    error = vmsm_fork_child(arena.manager, copy);
+    own_depth--;
+    if (error != 0) {
+        log_line(LOG_ERROR, "run: a child by fork() cannot go on: %s", error_last());
+        syscall(SYS_exit_group, 125);
+    }
+    descriptor_close_marked();
+}
+
+static long fork_managed(const uintptr_t *unused)
+{
+    struct store *copy;
+    pid_t child;
+    int error;
+
+    (void)unused;
+    descriptor_mark();
+    own_depth++;
+    error = vmsm_fork_prepare(arena.manager, &copy);
+    own_depth--;
+    if (error != 0) {
+        log_line(LOG_ERROR, "run: process %d cannot fork: %s", (int)getpid(), error_last());
+        return -ENOMEM;
+    }
+    child = libc_Fork();
+    error = child < 0 ? -errno : 0;
+    if (child == 0)
+        go_on_in_child(copy);
+    else
+        vmsm_fork_parent(arena.manager, copy);
+    return error != 0 ? error : child;
+}
+
+static pid_t fork_at_gate(void)
+{
+    sigset_t before;
+    long child;
+
+    gate_lock(&before);
+    if (arena.managed)
+        child = gate_on_own_stack(fork_managed, NULL);
+    else if ((child = libc_Fork()) < 0)
+        child = -errno;
+    if (child == 0) {
+        gate_reset();
+        process_forked();
+    }
+    gate_unlock(&before);
+    if (child >= 0)
+        return (pid_t)child;
+    errno = (int)-child;
+    return -1;
+}
+
+/* ---- what the program calls ---- */
+
+static void reset_streams(void)
+{
+    for (stream_iterator i = _IO_iter_begin(); i != _IO_iter_end(); i = _IO_iter_next(i)) {
+        FILE *stream = _IO_iter_file(i);
+
+        if (!(stream->_flags & STREAM_UNLOCKED) && stream->_lock != NULL)
+            memset(stream->_lock, 0, 16); /* what an unlocked one is: no depth, no owner */
+    }
+    _IO_list_resetlock();
+}
+
+PRELOAD_API pid_t fork(void)
+{
+    unsigned handlers;
+    pid_t child;
+
+    if (!process.active || __libc_single_threaded) {
+        child = libc_fork();
+        if (child == 0)
+            process_forked();
+        return child;
+    }
+    pthread_mutex_lock(&atfork.lock);
+    handlers = atfork.count;
+    pthread_mutex_unlock(&atfork.lock);
+    run_prepare(handlers);
+    _IO_list_lock();
+    child = fork_at_gate();
+    if (child == 0)
+        reset_streams();
+    else
+        _IO_list_unlock();
+    run_after(handlers, child == 0);
+    return child;
+}
+
+pid_t __fork(void);
+
+PRELOAD_API pid_t __fork(void)
+{
+    return fork();
+}
+
+/* Without handlers, for signal handlers. */
+PRELOAD_API pid_t _Fork(void)
+{
+    return process.active ? fork_at_gate() : libc_Fork();
+}
+
+/* These call the C library's own fork(), unless they are here. */
+
+PRELOAD_API int daemon(int keep_directory, int keep_streams)
+{
+    int null;
+
+    switch (fork()) {
+    case -1:
+        return -1;
+    case 0:
+        break;
+    default:
+        _exit(0);
+    }
+    if (setsid() < 0 || (!keep_directory && chdir("/") != 0))
+        return -1;
+    if (keep_streams)
+        return 0;
+    null = open("/dev/null", O_RDWR);
+    if (null < 0)
+        return -1;
+    for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++)
+        dup2(null, fd);
+    if (null > STDERR_FILENO)
+        close(null);
+    return 0;
+}
+
+PRELOAD_API pid_t forkpty(int *master, char *name, const struct termios *termios,
+                          const struct winsize *size)
+{
+    int slave;
+    pid_t child;
+
+    if (openpty(master, &slave, name, termios, size) < 0)
+        return -1;
+    child = fork();
+    if (child == 0) {
+        close(*master);
+        if (login_tty(slave) != 0)
+            _exit(1);
+        return 0;
+    }
+    close(slave);
+    if (child < 0)
+        close(*master);
+    return child;
+}
