@@ -55,7 +55,7 @@ LIB_SOURCES := $(sort $(wildcard $(addsuffix /*.c,src/core src/mapper src/trap s
 CLI_SOURCES := $(sort $(wildcard src/cli/*.c))
 HEADERS := $(sort $(wildcard include/*.h src/*.h src/*/*.h tests/*.h tests/*/*.h bench/*.h \
 	examples/*.h))
-PROGRAM_SOURCES := $(sort $(wildcard tests/test_*.c tests/fuzz/*.c tests/torture/*.c \
+PROGRAM_SOURCES := $(sort $(wildcard tests/test_*.c tests/fuzz/*.c tests/torture/*.c tests/managed/*.c \
 	bench/*.c examples/*.c))
 PRELOAD_SOURCES := $(sort $(wildcard src/preload/*.c))
 SIM_MAINS := src/sim/simtest.c src/sim/exhaust.c
@@ -79,6 +79,8 @@ BENCH_OBJECTS := $(patsubst %.c,$(BUILD)/obj/%.o,$(filter-out $(BENCHES:$(BUILD)
 	$(wildcard bench/*.c))))
 BENCH_LIB := $(BUILD)/bench/libbench.a
 BENCH_TESTS := $(filter $(BUILD)/tests/test_bench_%,$(TESTS))
+# Programs that know nothing of vmsm, to be run by it.
+MANAGED := $(patsubst %.c,$(BUILD)/%,$(sort $(wildcard tests/managed/*.c)))
 FUZZERS := $(patsubst tests/fuzz/%.c,$(BUILD)/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
 EXAMPLES := $(patsubst %.c,$(BUILD)/%,$(sort $(wildcard examples/*.c)))
 SIM_OBJECTS := $(SIM_SOURCES:%.c=$(BUILD)/obj/%.o)
@@ -95,7 +97,7 @@ all: libs cli benches examples man ## build the libraries, vmsm, benchmarks, exa
 
 libs: $(BUILD)/libvmsm.a $(BUILD)/libvmsm.so $(PRELOAD)
 cli: $(BUILD)/vmsm
-tests: $(TESTS) $(TORTURE) ## build the test programs
+tests: $(TESTS) $(TORTURE) $(MANAGED) ## build the test programs
 benches: $(BENCHES)
 
 # Measurements that write tables and plots to RESULTS; MEASURE=--quick for a short look.
@@ -195,10 +197,18 @@ $(BENCHES) $(BENCH_TESTS): $(BUILD)/%: $(BUILD)/obj/%.o $(BENCH_LIB) $(BUILD)/li
 	@echo "  LINK  $@"
 	$(Q)$(LINK) $< $(BENCH_LIB) $(BUILD)/libvmsm.a $(LIBS) $(CLI_LIBS) -o $@
 
+$(MANAGED): $(BUILD)/%: $(BUILD)/obj/%.o
+	@mkdir -p $(@D)
+	@echo "  LINK  $@"
+	$(Q)$(LINK) $< -o $@
+
+# Its parts that know no system call are tested by themselves.
+$(BUILD)/tests/test_preload_space: $(BUILD)/obj/src/preload/space.o
+
 $(filter-out $(BENCH_TESTS),$(TESTS)) $(EXAMPLES): $(BUILD)/%: $(BUILD)/obj/%.o $(BUILD)/libvmsm.a
 	@mkdir -p $(@D)
 	@echo "  LINK  $@"
-	$(Q)$(LINK) $< $(BUILD)/libvmsm.a $(LIBS) -lm -o $@
+	$(Q)$(LINK) $(filter %.o,$^) $(BUILD)/libvmsm.a $(LIBS) -lm -o $@
 
 $(SIMULATORS): $(BUILD)/%: $(BUILD)/obj/src/sim/%.o $(SIM_OBJECTS) $(BUILD)/libvmsm.a $(BUILD)/files
 	@echo "  LINK  $@"

@@ -1,0 +1,47 @@
+#!/bin/bash
+# Programs of tests/managed, which know nothing of vmsm: plain, then in `vmsm run` with a quarter of
+# the memory that they use and less, with delays at random points, and with a slow pagefile. TAP.
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+build=${VMSM_BUILD:-$root/build}
+vmsm=$build/vmsm
+export LC_ALL=C
+unset VMSM_CONF
+
+dir=$(mktemp -d "${TMPDIR:-/var/tmp}/vmsm-managed.XXXXXX") || exit 1
+trap 'rm -rf "$dir"' EXIT
+trap 'exit 1' HUP INT TERM
+. "$root/tests/tap_shell"
+tap_evidence="$dir/out $dir/err"
+
+if [ ! -e "$build/libvmsm-preload.so" ]; then
+    echo "1..0 # SKIP this build has no library to preload"
+    exit 0
+fi
+if ! "$vmsm" run -- true 2>"$dir/err"; then
+    echo "1..0 # SKIP $(tail -1 "$dir/err")"
+    exit 0
+fi
+
+# check NAME PROGRAM COMMAND…: every line of its output is ok, and its status 0.
+check() {
+    name=$1
+    path=$build/tests/managed/$2
+    shift 2
+    timeout 100 "$@" "$path" >"$dir/out" 2>"$dir/err"
+    status=$?
+    [ $status -eq 0 ] && grep -q '^ok' "$dir/out" && ! grep '^not ok' "$dir/out" && [ ! -s "$dir/err" ]
+    ok $? "$name"
+}
+
+for program in memory heap forks; do
+    check "$program, plain" $program
+    check "$program, with 6 MiB" $program "$vmsm" run --memory 6M --
+    check "$program, with 6 MiB and delays" $program "$vmsm" run --memory 6M --yield-delay 20us \
+        --fault-threads 1 --
+    check "$program, with 8 MiB and a slow pagefile" $program "$vmsm" run --memory 8M \
+        --store-delay 200us --
+    check "$program, with more memory than it needs" $program "$vmsm" run --memory 256M --
+done
+
+finish

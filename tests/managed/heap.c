@@ -1,0 +1,215 @@
+/* The heap, threads and direct I/O of a program: see memory.c for how it is run. */
+#include <errno.h>
+#include <fcntl.h>
+#include <malloc.h>
+#include <pthread.h>
+#include <stdint.h>
+#include <sys/mman.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "../tap.h"
+
+#define MIB (1024UL * 1024)
+#define BLOCKS 20000u
+#define THREADS 4
+#define FILE_SIZE (4 * MIB)
+
+static uint64_t next_random(uint64_t *state)
+{
+    *state = *state * 6364136223846793005u + 1442695040888963407u;
+    return *state >> 33;
+}
+
+/* Blocks of many sizes, replaced at random, each filled with its number. */
+static void *churn(void *argument)
+{
+    uint64_t state = (uintptr_t)argument;
+    unsigned char **blocks = calloc(BLOCKS / THREADS, sizeof(*blocks));
+    size_t *sizes = calloc(BLOCKS / THREADS, sizeof(*sizes));
+    uintptr_t wrong = 0;
+
+    for (unsigned step = 0; step < BLOCKS; step++) {
+        unsigned i = (unsigned)(next_random(&state) % (BLOCKS / THREADS));
+        size_t size = 1 + next_random(&state) % (step % 64 == 0 ? 65536 : 512);
+
+        if (blocks[i] != NULL && (blocks[i][0] != (i & 0xff) || blocks[i][sizes[i] - 1] != (i & 0xff)))
+            wrong++;
+        if (step % 3 == 0) {
+            blocks[i] = realloc(blocks[i], size);
+        } else {
+            free(blocks[i]);
+            blocks[i] = malloc(size);
+        }
+        memset(blocks[i], (int)(i & 0xff), size);
+        sizes[i] = size;
+    }
+    for (unsigned i = 0; i < BLOCKS / THREADS; i++) {
+        for (size_t at = 0; blocks[i] != NULL && at < sizes[i]; at++)
+            wrong += blocks[i][at] != (i & 0xff);
+        free(blocks[i]);
+    }
+    free(blocks);
+    free(sizes);
+    return (void *)wrong;
+}
+
+static void test_threads(void)
+{
+    pthread_t threads[THREADS];
+    uintptr_t wrong = 0;
+    void *result;
+
+    for (uintptr_t i = 0; i < THREADS; i++)
+        pthread_create(&threads[i], NULL, churn, (void *)(i + 1));
+    for (unsigned i = 0; i < THREADS; i++) {
+        pthread_join(threads[i], &result);
+        wrong += (uintptr_t)result;
+    }
+    is(wrong, 0, "%u blocks of %d threads are right", BLOCKS, THREADS);
+}
+
+static void test_functions(void)
+{
+    volatile size_t many = (size_t)1 << 33;
+    void *memory = NULL, *huge;
+    char *text;
+
+    ok(posix_memalign(&memory, 4096, 10000) == 0 && (uintptr_t)memory % 4096 == 0, "posix_memalign");
+    free(memory);
+    memory = aligned_alloc(64, 640);
+    ok((uintptr_t)memory % 64 == 0 && malloc_usable_size(memory) >= 640, "aligned_alloc");
+    free(memory);
+    memory = calloc(1, 20 * MIB);
+    text = memory;
+    ok(text != NULL && text[0] == 0 && text[20 * MIB - 1] == 0, "calloc of 20 MiB");
+    memset(memory, 7, 20 * MIB);
+    memory = realloc(memory, 30 * MIB);
+    text = memory;
+    ok(text != NULL && text[0] == 7 && text[20 * MIB - 1] == 7, "realloc to 30 MiB");
+    free(memory);
+    huge = malloc(many << 27);
+    ok(huge == NULL && errno == ENOMEM, "an exabyte cannot be had");
+    ok(calloc(many, many) == NULL, "nor more than can be said");
+    memory = memalign(1 << 20, 100);
+    ok((uintptr_t)memory % (1 << 20) == 0, "memalign");
+    free(memory);
+    free(NULL);
+}
+
+static void *wait_for_ever(void *argument)
+{
+    char byte;
+
+    return read(*(int *)argument, &byte, 1) < 0 ? NULL : argument;
+}
+
+static void test_cancel(void)
+{
+    int ends[2];
+    pthread_t thread;
+    void *result = NULL;
+
+    if (pipe(ends) != 0)
+        return;
+    pthread_create(&thread, NULL, wait_for_ever, &ends[0]);
+    usleep(10000);
+    pthread_cancel(thread);
+    pthread_join(thread, &result);
+    ok(result == PTHREAD_CANCELED, "a thread is cancelled in read()");
+    close(ends[0]);
+    close(ends[1]);
+}
+
+struct reader {
+    int fd;
+    char *buffer;
+    unsigned wrong;
+};
+
+static char expected_byte(size_t at)
+{
+    return (char)((at >> 12) * 7 + at % 251);
+}
+
+static void *read_directly(void *argument)
+{
+    struct reader *r = argument;
+
+    for (unsigned round = 0; round < 6; round++) {
+        for (size_t at = 0; at < FILE_SIZE; at += 256 * 1024) {
+            ssize_t got = pread(r->fd, r->buffer, 256 * 1024, (off_t)at);
+
+            r->wrong += got <= 0;
+            for (size_t i = 0; got > 0 && i < (size_t)got; i += 97)
+                r->wrong += r->buffer[i] != expected_byte(at + i);
+        }
+    }
+    return NULL;
+}
+
+/* Pages are taken all the time, while a device writes into some. */
+static void test_direct(void)
+{
+    char name[] = "/var/tmp/vmsm-managed-XXXXXX";
+    size_t pressure = 16 * MIB;
+    struct reader r = {.fd = mkostemp(name, O_DIRECT)};
+    char *memory = malloc(pressure), *content = NULL;
+    struct iovec iov[2];
+    pthread_t thread;
+
+    unlink(name);
+    if (r.fd < 0 || posix_memalign((void **)&r.buffer, 4096, 256 * 1024) != 0 ||
+        posix_memalign((void **)&content, 4096, FILE_SIZE) != 0) {
+        skip("there is no direct I/O in /var/tmp");
+        return;
+    }
+    for (size_t at = 0; at < FILE_SIZE; at++)
+        content[at] = expected_byte(at);
+    ok(pwrite(r.fd, content, FILE_SIZE, 0) == (ssize_t)FILE_SIZE, "a direct write");
+    pthread_create(&thread, NULL, read_directly, &r);
+    for (unsigned round = 0; round < 4; round++)
+        for (size_t at = 0; at < pressure; at += 4096)
+            memory[at] = (char)round;
+    pthread_join(thread, NULL);
+    is(r.wrong, 0, "direct reads bring what is in the file");
+    memset(content, 0, FILE_SIZE);
+    iov[0] = (struct iovec){.iov_base = content, .iov_len = 8192};
+    iov[1] = (struct iovec){.iov_base = content + MIB, .iov_len = 8192};
+    is(preadv(r.fd, iov, 2, 0), 16384, "a direct read into two buffers");
+    ok(content[100] == expected_byte(100) && content[MIB + 100] == expected_byte(8192 + 100),
+       "is right");
+    close(r.fd);
+    free(memory);
+    free(content);
+    free(r.buffer);
+}
+
+/* The descriptors of others are others'. */
+static void test_descriptors(void)
+{
+    int log = dup(STDERR_FILENO);
+    char *memory;
+
+    for (int fd = log; fd < 1024; fd++)
+        close(fd);
+    close_range((unsigned)log, 4000, 0);
+    memory = malloc(20 * MIB);
+    for (size_t at = 0; at < 20 * MIB; at += 4096)
+        memory[at] = (char)(at >> 12);
+    for (size_t at = 0; at < 20 * MIB; at += 4096)
+        if (memory[at] != (char)(at >> 12))
+            memory = NULL;
+    ok(memory != NULL, "memory can be had when all descriptors have been closed");
+    free(memory);
+}
+
+int main(void)
+{
+    test_functions();
+    test_threads();
+    test_cancel();
+    test_direct();
+    test_descriptors();
+    return done_testing();
+}

@@ -1,0 +1,293 @@
+/*
+ * mmap() and its kin, as a program knows them. Run plain it shows that the checks are right, run by
+ * `vmsm run` with little memory that managed memory is no different.
+ */
+#include <errno.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdint.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+#include <unistd.h>
+
+#include "../tap.h"
+
+#define PAGE ((size_t)4096)
+#define MIB (1024UL * 1024)
+#define BIG (24 * MIB) /* several times what the test is run with */
+
+static sigjmp_buf back;
+static volatile uintptr_t fault_address;
+
+static void on_fault(int signal, siginfo_t *info, void *context)
+{
+    (void)signal;
+    (void)context;
+    fault_address = (uintptr_t)info->si_addr;
+    siglongjmp(back, 1);
+}
+
+/* Does reading (or writing) the byte raise SIGSEGV there? */
+static bool faults(volatile char *at, bool write)
+{
+    struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO}, before;
+    volatile bool faulted = false;
+
+    sigaction(SIGSEGV, &action, &before);
+    if (sigsetjmp(back, 1) != 0)
+        faulted = fault_address == (uintptr_t)at;
+    else if (write)
+        *at = 1;
+    else
+        (void)*at;
+    sigaction(SIGSEGV, &before, NULL);
+    return faulted;
+}
+
+static char *map(size_t length, int protection)
+{
+    char *memory = mmap(NULL, length, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    return memory == MAP_FAILED ? NULL : memory;
+}
+
+/* A word on each page that depends on it and on `salt`. */
+static void fill(char *memory, size_t length, uint64_t salt)
+{
+    for (size_t at = 0; at < length; at += PAGE)
+        *(uint64_t *)(void *)(memory + at) = (at + 1) * 0x9e3779b97f4a7c15u ^ salt;
+}
+
+static bool holds(const char *memory, size_t length, uint64_t salt)
+{
+    for (size_t at = 0; at < length; at += PAGE)
+        if (*(const uint64_t *)(const void *)(memory + at) !=
+            ((at + 1) * 0x9e3779b97f4a7c15u ^ salt))
+            return false;
+    return true;
+}
+
+static bool all_zero(const char *memory, size_t length)
+{
+    for (size_t at = 0; at < length; at += 8)
+        if (*(const uint64_t *)(const void *)(memory + at) != 0)
+            return false;
+    return true;
+}
+
+static void test_map(void)
+{
+    char *memory = map(BIG, PROT_READ | PROT_WRITE), *again;
+
+    ok(memory != NULL && all_zero(memory, BIG), "new memory reads as zeroes");
+    fill(memory, BIG, 1);
+    ok(holds(memory, BIG, 1), "what was written is there");
+    is(munmap(memory + 8 * MIB, 4 * MIB), 0, "the middle is unmapped");
+    ok(faults(memory + 8 * MIB, false) && faults(memory + 12 * MIB - 1, true), "and gone");
+    ok(holds(memory, 8 * MIB, 1), "what is before it stays");
+    ok(*(uint64_t *)(void *)(memory + 12 * MIB) == ((12 * MIB + 1) * 0x9e3779b97f4a7c15u ^ 1),
+       "and what is behind it");
+    again = mmap(memory + 8 * MIB, 4 * MIB, PROT_READ | PROT_WRITE,
+                 MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    ok(again == memory + 8 * MIB && all_zero(again, 4 * MIB), "mapped there again it is zeroes");
+    again = mmap(memory, BIG, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
+                 0);
+    ok(again == memory && all_zero(memory, BIG), "so is all of it when mapped over");
+    again = mmap(memory, PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+    ok(again == MAP_FAILED && errno == EEXIST, "MAP_FIXED_NOREPLACE replaces nothing");
+    is(munmap(memory, BIG), 0, "unmapped");
+    is(munmap(memory, BIG), 0, "twice, as the kernel allows it");
+    ok(faults(memory, false), "nothing is left");
+    ok(mmap(NULL, 0, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) == MAP_FAILED &&
+           errno == EINVAL,
+       "no bytes cannot be mapped");
+    is(munmap(memory + 1, PAGE), -1, "nor an odd address unmapped");
+}
+
+static void test_protect(void)
+{
+    char *memory = map(8 * MIB, PROT_READ | PROT_WRITE), *pressure = map(BIG, PROT_READ | PROT_WRITE);
+
+    fill(memory, 8 * MIB, 2);
+    is(mprotect(memory + MIB, MIB, PROT_READ), 0, "a part is made read-only");
+    ok(!faults(memory + MIB, false) && faults(memory + MIB, true), "it can be read, not written");
+    ok(!faults(memory + MIB - 1, true) && !faults(memory + 2 * MIB, true), "its neighbours can be");
+    is(mprotect(memory + 4 * MIB, MIB, PROT_NONE), 0, "another part loses all access");
+    ok(faults(memory + 4 * MIB + 5, false), "it has none");
+    fill(pressure, BIG, 3);
+    ok(holds(pressure, BIG, 3), "other memory is used meanwhile");
+    is(mprotect(memory, 8 * MIB, PROT_READ | PROT_WRITE), 0, "all may be written again");
+    memory[MIB - 1] = memory[2 * MIB] = 0;
+    fill(memory + 2 * MIB, PAGE, 0);
+    *(uint64_t *)(void *)(memory + 2 * MIB) = (2 * MIB + 1) * 0x9e3779b97f4a7c15u ^ 2;
+    ok(holds(memory, 8 * MIB, 2), "and its content is there");
+    is(munmap(memory + 5 * MIB, MIB), 0, "a hole");
+    ok(mprotect(memory, 8 * MIB, PROT_READ) == -1 && errno == ENOMEM,
+       "a hole cannot be protected");
+    munmap(memory, 8 * MIB);
+    munmap(pressure, BIG);
+}
+
+static void test_reserve(void)
+{
+    size_t vast = 64UL * 1024 * MIB;
+    char *memory = mmap(NULL, vast, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    ok(memory != MAP_FAILED, "64 GiB are reserved without access");
+    ok(faults(memory, false), "they cannot be read");
+    is(mprotect(memory + vast / 2, 4 * MIB, PROT_READ | PROT_WRITE), 0, "a part is opened");
+    fill(memory + vast / 2, 4 * MIB, 4);
+    ok(holds(memory + vast / 2, 4 * MIB, 4), "and used");
+    is(munmap(memory, vast), 0, "all is given back");
+}
+
+static void test_advice(void)
+{
+    char *memory = map(8 * MIB, PROT_READ | PROT_WRITE);
+    unsigned char vector[2048];
+
+    fill(memory, 8 * MIB, 5);
+    is(madvise(memory + MIB, 2 * MIB, MADV_DONTNEED), 0, "MADV_DONTNEED");
+    ok(all_zero(memory + MIB, 2 * MIB) && holds(memory, MIB, 5), "gives zeroes, there only");
+    is(madvise(memory, 8 * MIB, MADV_SEQUENTIAL), 0, "MADV_SEQUENTIAL");
+    is(madvise(memory, 8 * MIB, MADV_WILLNEED), 0, "MADV_WILLNEED");
+    is(madvise(memory, 8 * MIB, MADV_COLD), 0, "MADV_COLD");
+    ok(holds(memory, MIB, 5), "change nothing");
+    is(posix_madvise(memory, 8 * MIB, POSIX_MADV_DONTNEED), 0, "nor does POSIX_MADV_DONTNEED");
+    ok(holds(memory, MIB, 5), "which destroys nothing");
+    is(mincore(memory, 8 * MIB, vector), 0, "mincore");
+    munmap(memory + 2 * MIB, MIB);
+    ok(mincore(memory, 8 * MIB, vector) == -1 && errno == ENOMEM, "mincore finds a hole");
+    ok(madvise(memory, 8 * MIB, MADV_DONTNEED) == -1 && errno == ENOMEM, "so does madvise");
+    ok(all_zero(memory + 3 * MIB, 5 * MIB), "but advises what is behind it");
+    ok(madvise(memory + 1, PAGE, MADV_DONTNEED) == -1 && errno == EINVAL, "odd addresses are not");
+    munmap(memory, 8 * MIB);
+}
+
+static void test_remap(void)
+{
+    char *memory = map(8 * MIB, PROT_READ | PROT_WRITE), *moved, *wall;
+
+    fill(memory, 8 * MIB, 6);
+    ok(mremap(memory, 8 * MIB, 6 * MIB, 0) == memory, "mremap shrinks");
+    ok(faults(memory + 6 * MIB, false) && holds(memory, 6 * MIB, 6), "what is behind is gone");
+    wall = mmap(memory + 6 * MIB, PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+    ok(wall == memory + 6 * MIB, "something is in the way");
+    ok(mremap(memory, 6 * MIB, 12 * MIB, 0) == MAP_FAILED && errno == ENOMEM,
+       "it cannot grow where it is");
+    moved = mremap(memory, 6 * MIB, 12 * MIB, MREMAP_MAYMOVE);
+    ok(moved != MAP_FAILED && moved != memory, "but elsewhere");
+    ok(holds(moved, 6 * MIB, 6) && all_zero(moved + 6 * MIB, 6 * MIB),
+       "with its content, and zeroes behind it");
+    ok(faults(memory, false), "it is not where it was");
+    memory = map(12 * MIB, PROT_READ | PROT_WRITE);
+    fill(memory, 12 * MIB, 7);
+    ok(mremap(moved, 12 * MIB, 12 * MIB, MREMAP_MAYMOVE | MREMAP_FIXED, memory) == memory,
+       "it is moved over something");
+    ok(holds(memory, 6 * MIB, 6) && all_zero(memory + 6 * MIB, 6 * MIB), "which is gone");
+    munmap(wall, PAGE);
+    is(mprotect(memory, 12 * MIB, PROT_READ), 0, "made read-only,");
+    moved = mremap(memory, 12 * MIB, 24 * MIB, MREMAP_MAYMOVE);
+    ok(moved != MAP_FAILED && holds(moved, 6 * MIB, 6), "it can be moved,");
+    ok(faults(moved, true) && faults(moved + 20 * MIB, true), "and stays read-only");
+    ok(mremap(moved, 24 * MIB, 0, MREMAP_MAYMOVE) == MAP_FAILED && errno == EINVAL,
+       "it cannot become nothing");
+    munmap(moved, 24 * MIB);
+}
+
+static void test_foreign(void)
+{
+    char *memory = map(8 * MIB, PROT_READ | PROT_WRITE), *file;
+    char name[] = "/var/tmp/vmsm-managed-XXXXXX";
+    int fd = mkstemp(name);
+
+    unlink(name);
+    fill(memory, 8 * MIB, 8);
+    ok(fd >= 0 && pwrite(fd, memory, 2 * MIB, 0) == (ssize_t)(2 * MIB), "a file");
+    memset(memory, 0x55, PAGE);
+    file = mmap(memory + 2 * MIB, 2 * MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED, fd, 0);
+    ok(file == memory + 2 * MIB && holds(file, 2 * MIB, 8), "is mapped in the middle");
+    fill(file, 2 * MIB, 9);
+    memset(memory, 0, 2 * MIB);
+    fill(memory, 2 * MIB, 8);
+    for (int round = 0; round < 3; round++) {
+        char *pressure = map(BIG, PROT_READ | PROT_WRITE);
+
+        fill(pressure, BIG, 10);
+        munmap(pressure, BIG);
+    }
+    ok(holds(file, 2 * MIB, 9), "what is written to it stays");
+    ok(holds(memory, 2 * MIB, 8), "so does what is before it");
+    is(munmap(file, MIB), 0, "a part of it is unmapped");
+    ok(faults(file, false) && !faults(file + MIB, false), "and only that");
+    is(munmap(memory, 8 * MIB), 0, "all is unmapped");
+    close(fd);
+}
+
+static void test_break(void)
+{
+    char *start = sbrk(0);
+
+    ok(start != (void *)-1 && sbrk((intptr_t)(8 * MIB)) == start, "the break is moved up");
+    ok(all_zero(start, 8 * MIB), "to zeroes");
+    fill(start, 8 * MIB, 11);
+    ok(holds(start, 8 * MIB, 11), "which are memory");
+    is(brk(start + 2 * MIB), 0, "it is moved down");
+    ok(sbrk(0) == start + 2 * MIB && holds(start, 2 * MIB, 11), "to where it is");
+    is(brk(start + 8 * MIB), 0, "and up again");
+    ok(all_zero(start + 2 * MIB, 6 * MIB), "with zeroes");
+    is(brk(start), 0, "and to its start");
+}
+
+static ucontext_t main_context, other_context;
+static volatile bool coroutine_right;
+
+/* On a stack in managed memory: calls that change mappings must not need the stack's own pages. */
+static void coroutine(void)
+{
+    coroutine_right = true;
+    for (int round = 0; round < 8; round++) {
+        char *memory = map(BIG / 4, PROT_READ | PROT_WRITE);
+
+        fill(memory, BIG / 4, 12);
+        coroutine_right &= holds(memory, BIG / 4, 12);
+        munmap(memory, BIG / 4);
+    }
+}
+
+static void test_stacks(void)
+{
+    char *stack = map(256 * 1024, PROT_READ | PROT_WRITE);
+    stack_t alternate = {.ss_sp = map(64 * 1024, PROT_READ | PROT_WRITE), .ss_size = 64 * 1024};
+    struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO | SA_ONSTACK};
+    volatile bool handled = false;
+    volatile uintptr_t nowhere = 8;
+
+    getcontext(&other_context);
+    other_context.uc_stack.ss_sp = stack;
+    other_context.uc_stack.ss_size = 256 * 1024;
+    other_context.uc_link = &main_context;
+    makecontext(&other_context, coroutine, 0);
+    swapcontext(&main_context, &other_context);
+    ok(coroutine_right, "a coroutine on a mapped stack maps and unmaps");
+    sigaltstack(&alternate, NULL);
+    sigaction(SIGSEGV, &action, NULL);
+    if (sigsetjmp(back, 1) != 0)
+        handled = true;
+    else
+        *(volatile char *)nowhere = 1;
+    ok(handled && fault_address == 8, "a handler on a mapped alternate stack gets its fault");
+}
+
+int main(void)
+{
+    test_map();
+    test_protect();
+    test_reserve();
+    test_advice();
+    test_remap();
+    test_foreign();
+    test_break();
+    test_stacks();
+    return done_testing();
+}
