@@ -1,0 +1,137 @@
+#!/bin/bash
+# `vmsm run`: what it refuses, exit statuses, signals, environment, reports, limits. TAP.
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+build=${VMSM_BUILD:-$root/build}
+vmsm=$build/vmsm
+export LC_ALL=C
+unset VMSM_CONF LD_PRELOAD
+
+dir=$(mktemp -d "${TMPDIR:-/var/tmp}/vmsm-run.XXXXXX") || exit 1
+trap 'rm -rf "$dir"' EXIT
+trap 'exit 1' HUP INT TERM
+. "$root/tests/tap_shell"
+tap_evidence="$dir/out $dir/err"
+
+if [ ! -e "$build/libvmsm-preload.so" ]; then
+    echo "1..0 # SKIP this build has no library to preload"
+    exit 0
+fi
+if ! "$vmsm" run -- true 2>"$dir/err"; then
+    echo "1..0 # SKIP $(tail -1 "$dir/err")"
+    exit 0
+fi
+
+# run ARGUMENT…: leaves the exit status in $status.
+run() {
+    timeout 60 "$vmsm" run "$@" >"$dir/out" 2>"$dir/err"
+    status=$?
+}
+
+# said STATUS WORDS NAME: the last run ended so, with these words on standard error.
+said() {
+    [ $status -eq "$1" ] && grep -q -- "$2" "$dir/err"
+    ok $? "$3"
+}
+
+# eats: a program that uses 24 MiB and checks them.
+eats=(perl -e 'my @a; push @a, ("$_-") x 40 for 1 .. 8000; my $n = 0;
+    for my $i (0 .. $#a) { $n++ if $a[$i] eq (int($i / 40) + 1) . "-" } print "$n\n"')
+
+run --memory 4M
+said 125 'there is no program' "no program: status 125"
+run --memory 4M --
+said 125 'there is no program' "nothing behind --"
+run --memori 4M -- true
+said 125 'did you mean --memory' "an unknown option, and the nearest one"
+run --memory -- true
+said 125 'memory' "an option without its value"
+run -- "$dir/nothing"
+said 127 'there is no such file' "no such file: status 127"
+run -- no-such-program-anywhere
+said 127 'no such program in PATH' "no such program"
+run -- "$dir"
+said 126 'not a program' "a directory: status 126"
+echo text >"$dir/text"
+run -- "$dir/text"
+said 126 'permission denied' "a file that may not be executed"
+run --mapper move -- true
+said 125 'mapper copy' "the mapper move is refused"
+run --trap sigbus -- true
+said 125 'trap thread' "so is the trap sigbus"
+run --pagefile /dev/null -- true
+said 125 'neither a file nor a block device' "and a pagefile that cannot be one, before the program starts"
+echo 'int main(void) { return 0; }' >"$dir/static.c"
+if gcc -static -o "$dir/static" "$dir/static.c" 2>/dev/null; then
+    run -- "$dir/static"
+    said 125 'statically linked' "a static program"
+else
+    skip "there is no static C library"
+fi
+if [ "$(id -u)" -eq 0 ]; then
+    cp "$(command -v true)" "$dir/other"
+    chown 65534 "$dir/other"
+    chmod 4755 "$dir/other"
+    run -- "$dir/other"
+    said 125 'set-user-ID' "a set-user-ID program of somebody else"
+else
+    skip "only root can make a set-user-ID program"
+fi
+
+run -- sh -c 'exit 42'
+[ $status -eq 42 ]
+ok $? "the program's exit status comes through"
+"$vmsm" run -- sh -c 'kill -USR1 $$' >/dev/null 2>&1
+[ $? -eq $((128 + 10)) ]
+ok $? "so does death by a signal"
+printf '#!/bin/sh\necho "$0 $1"\n' >"$dir/script"
+chmod +x "$dir/script"
+run -- "$dir/script" one
+[ $status -eq 0 ] && [ "$(cat "$dir/out")" = "$dir/script one" ]
+ok $? "a script is run by its interpreter"
+printf 'echo plain\n' >"$dir/bare"
+chmod +x "$dir/bare"
+run -- "$dir/bare"
+[ $status -eq 0 ] && [ "$(cat "$dir/out")" = plain ]
+ok $? "and one that names none by the shell"
+echo text | "$vmsm" run -- cat >"$dir/out" 2>"$dir/err"
+[ "$(cat "$dir/out")" = text ] && [ ! -s "$dir/err" ]
+ok $? "input and output are the program's, and nothing is added"
+
+run --memory 6M --stats --report "$dir/report" -- "${eats[@]}"
+[ $status -eq 0 ] && [ "$(cat "$dir/out")" = 320000 ] &&
+    grep -q 'vmsm: run: perl .*peak resident' "$dir/err"
+ok $? "--stats: a line at the end"
+perl -MJSON::PP -e 'local $/; my $r = decode_json(<STDIN>);
+    exit($r->{managed} && $r->{pages_written} > 0 && $r->{memory} == 6 << 20 ? 0 : 1)' <"$dir/report"
+ok $? "--report: JSON with counters"
+resident=$(sed -n 's/.*"peak_resident": \([0-9]*\).*/\1/p' "$dir/report")
+[ "${resident:-999999999}" -lt $((20 << 20)) ]
+ok $? "it was never resident with much more than its memory"
+run --report "$dir/none/report" -- true
+said 125 'cannot be written' "a report that cannot be written"
+
+LD_PRELOAD='' run --no-children -- sh -c 'echo "[$LD_PRELOAD] [$VMSM_RUN_CONF]"'
+grep -qx '\[\] \[\]' "$dir/out"
+ok $? "--no-children: programs that it starts find the environment as it was"
+run -- sh -c 'env | grep -c libvmsm-preload'
+[ "$(cat "$dir/out")" = 1 ]
+ok $? "without it they are managed"
+VMSM_CONF=memory:5M run --report "$dir/report" -- "${eats[@]}"
+grep -q '"memory": 5242880' "$dir/report"
+ok $? "VMSM_CONF is read"
+
+mkdir "$dir/pages"
+run --memory 6M --pagefile "$dir/pages" -- "${eats[@]}"
+[ $status -eq 0 ] && [ -z "$(ls "$dir/pages")" ]
+ok $? "a directory as pagefile: a nameless file in it"
+run --memory 6M --pagefile "$dir/pages/file" -- sh -c '"$@"; "$@" | cat' sh "${eats[@]}"
+[ $status -eq 0 ] && [ "$(sort -u "$dir/out")" = 320000 ]
+ok $? "a named pagefile, and children beside it"
+
+run --memory 4M --pagefile-size 24M -- perl -e '
+    my @a; for (1 .. 400) { push @a, "x" x (1 << 20) } print "all\n"'
+[ $status -ne 0 ] && grep -qi 'out of memory' "$dir/err" && ! grep -q 'SIGBUS\|invariant' "$dir/err"
+ok $? "no memory and no pagefile left: the allocation fails"
+
+finish
