@@ -131,7 +131,7 @@ within = $(findstring "$(strip $(1))","$(strip $(2))")
 same = $(and $(call within,$(1),$(2)),$(call within,$(2),$(1)))
 stamp_write = $(shell mkdir -p $(dir $(1)))$(file >$(1),$(strip $(2)))
 stamp = $(if $(call same,$(2),$(file <$(1))),,$(call stamp_write,$(1),$(2)))
-GOALS := $(filter-out demo bench bound progression scale check check-core check-programs simtest \
+GOALS := $(filter-out demo bench bound progression scale check check-large check-core check-programs simtest \
 	model exhaust mutate fuzz torture torture-case valgrind presubmit format format-check \
 	tidy uninstall clean help,$(or $(MAKECMDGOALS),all))
 ifneq ($(GOALS),)
@@ -274,6 +274,12 @@ torture-case: # one case again: PHASE, MAPPER, TRAP and SEED as torture has prin
 	$(Q)tests/torture/run $(BUILD) 1 --case $(SECONDS) --phase $(PHASE) --mapper $(MAPPER) \
 		--trap $(TRAP) --seed $(SEED)
 
+LARGE ?= 8
+check-large: ## run programs of Debian in `vmsm run` on LARGE=8 times as much
+	$(Q)scripts/install-deps.sh check
+	$(Q)$(MAKE) $(PARALLEL) all
+	$(Q)VMSM_BUILD="$(CURDIR)/$(BUILD)" SCALE=$(LARGE) tests/run_programs.sh $(PROGRAMS)
+
 check-programs: ## run all test programs, without the shell tests: what sanitizers can watch
 	$(Q)$(MAKE) $(PARALLEL) tests
 	$(Q)tests/run $(BUILD) programs $(WRAP_thread)
@@ -361,6 +367,7 @@ install: all ## install below PREFIX (/usr/local), or below DESTDIR for packagin
 	install -m 755 $(BUILD)/vmsm $(BIN_DIR)/
 	install -m 644 $(BUILD)/libvmsm.a $(BUILD)/$(SONAME) $(LIB_DIR)/
 	ln -sf $(SONAME) $(LIB_DIR)/libvmsm.so
+	$(if $(PRELOAD),install -m 755 $(PRELOAD) $(LIB_DIR)/)
 	install -m 644 include/vmsm.h $(INCLUDE_DIR)/
 	sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' vmsm.pc.in \
 		> $(LIB_DIR)/pkgconfig/vmsm.pc

@@ -6,6 +6,7 @@
  * large I/O is one physical piece. The cache is in small ones, which can be given back one by one.
  */
 #include <errno.h>
+#include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
@@ -22,7 +23,8 @@ struct copy_mapper {
     struct bitmap stage_map; /* pages of staging that are taken */
     char *stage;
     uint32_t buffers, stage_pages;
-    bool vm_read; /* process_vm_readv() is allowed */
+    bool vm_read;  /* process_vm_readv() is allowed */
+    int memory_fd; /* /proc/self/mem, or -1 */
     struct iovec from[SECTION_PAGES],
         to[SECTION_PAGES]; /* of take(): its caller's, the trimmer's */
 };
@@ -176,30 +178,48 @@ static unsigned append(struct iovec *iov, unsigned n, void *base)
     return n + 1;
 }
 
+/*
+ * A page that the program has protected from reading is read past its protection. One that cannot be
+ * read at all is one that the program unmapped behind our back.
+ */
+static int take_protected(const struct copy_mapper *copy, uintptr_t va, void *buffer)
+{
+    return pread(copy->memory_fd, buffer, PAGE_SIZE, (off_t)va) == (ssize_t)PAGE_SIZE ? 0 : -EFAULT;
+}
+
+/* Read pages [first, count), as far as goes at once; returns the first that is not read. */
+static unsigned take_run(struct copy_mapper *copy, unsigned first, unsigned count,
+                         const uintptr_t *va, const uint32_t *buffers)
+{
+    struct iovec *from = copy->from, *to = copy->to; /* too large for a signal handler's stack */
+    unsigned from_count = 0, to_count = 0;
+    ssize_t got;
+
+    for (unsigned i = first; i < count; i++) {
+        from_count = append(from, from_count, (void *)va[i]);
+        to_count = append(to, to_count, mapper_buffer(&copy->mapper, buffers[i]));
+    }
+    got = process_vm_readv(getpid(), to, to_count, from, from_count, 0);
+    return first + (got > 0 ? (unsigned)((size_t)got / PAGE_SIZE) : 0);
+}
+
 static void copy_take(struct mapper *mapper, unsigned count, const uintptr_t *va,
                       const uint32_t *buffers, int *status)
 {
     struct copy_mapper *copy = copy_of(mapper);
-    struct iovec *from = copy->from, *to = copy->to; /* too large for a signal handler's stack */
-    unsigned from_count = 0, to_count = 0;
-    ssize_t got = 0;
+    unsigned done = 0;
 
-    for (unsigned i = 0; i < count; i++) {
-        from_count = append(from, from_count, (void *)va[i]);
-        to_count = append(to, to_count, mapper_buffer(mapper, buffers[i]));
-        status[i] = 0;
-    }
+    memset(status, 0, count * sizeof(*status));
     /* The kernel reads through the page table; touching just-protected pages ourselves costs more.
      */
-    if (copy->vm_read)
-        got = process_vm_readv(getpid(), to, to_count, from, from_count, 0);
     if (!copy->vm_read) {
         copy_singly(mapper, 0, count, va, buffers);
         return;
     }
-    /* A page that cannot be read is one that the program unmapped behind our back. */
-    for (unsigned i = got > 0 ? (unsigned)((size_t)got / PAGE_SIZE) : 0; i < count; i++)
-        status[i] = -EFAULT;
+    while ((done = take_run(copy, done, count, va, buffers)) < count) {
+        status[done] = take_protected(copy, va[done], mapper_buffer(mapper, buffers[done]));
+        done++;
+    }
 }
 
 static int copy_drop(struct mapper *mapper, unsigned count, const uintptr_t *va,
@@ -230,6 +250,11 @@ static void copy_zero(struct mapper *mapper, uint32_t frame)
     (void)frame;
 }
 
+static int open_memory(void)
+{
+    return open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
+}
+
 static int copy_fork_prepare(struct mapper *mapper, bool inherited)
 {
     struct copy_mapper *copy = copy_of(mapper);
@@ -245,6 +270,7 @@ static int copy_fork_child(struct mapper *mapper)
     struct copy_mapper *copy = copy_of(mapper);
     int error = uffd_reopen(&copy->uffd);
 
+    copy->memory_fd = open_memory(); /* the old one is the parent's memory */
     mapper->fd = copy->uffd.fd;
     return error;
 }
@@ -263,6 +289,8 @@ static void copy_close(struct mapper *mapper)
     if (copy->stage != NULL)
         platform_linux.release(copy->stage, copy->stage_pages * PAGE_SIZE);
     bitmap_fini(&copy->stage_map);
+    if (copy->memory_fd >= 0)
+        close(copy->memory_fd);
     uffd_close(&copy->uffd);
     platform_linux.release(copy, sizeof(*copy));
 }
@@ -321,6 +349,7 @@ int mapper_copy_open(struct sync *sync, const struct mapper_options *options,
     copy->buffers = options->buffers;
     copy->stage_pages = options->stage;
     copy->vm_read = probe_vm_read();
+    copy->memory_fd = open_memory();
     copy->mapper.buffers = cache_memory(copy->buffers * PAGE_SIZE);
     copy->stage = platform_linux.buffer(copy->stage_pages * PAGE_SIZE);
     if (copy->mapper.buffers == NULL || copy->stage == NULL ||

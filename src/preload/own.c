@@ -93,10 +93,10 @@ int own_asprintf(char **out, const char *format, ...)
 
     va_start(args, format);
     va_copy(again, args);
-    length = vsnprintf(NULL, 0, format, args);
+    length = own_vsnprintf(NULL, 0, format, args);
     *out = length >= 0 ? own_alloc(1, (size_t)length + 1) : NULL;
     if (*out != NULL)
-        vsnprintf(*out, (size_t)length + 1, format, again);
+        own_vsnprintf(*out, (size_t)length + 1, format, again);
     else
         length = -1;
     va_end(again);

@@ -7,6 +7,7 @@
 
 #include <liburing.h>
 #include <pthread.h>
+#include <stdarg.h>
 #include <stddef.h>
 #include <sys/types.h>
 
@@ -15,6 +16,12 @@ void *own_calloc(size_t count, size_t size);
 void own_free(void *pointer);
 char *own_strdup(const char *text);
 int own_asprintf(char **out, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* print.c, for the manager */
+int own_vsnprintf(char *buffer, size_t size, const char *format, va_list args);
+int own_snprintf(char *buffer, size_t size, const char *format, ...)
+    __attribute__((format(printf, 3, 4)));
+char *own_strerror(int error);
 
 /* gate.c, for the manager: a thread on a stack of its own */
 int own_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *),
