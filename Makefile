@@ -90,7 +90,7 @@ MANUALS := $(BUILD)/vmsm.1 $(BUILD)/vmsm.3
 .DELETE_ON_ERROR:
 .SECONDARY:
 .PHONY: all libs cli tests benches bench bound progression scale examples man demo check \
-	check-core check-programs simtest model exhaust mutate fuzz fuzzers torture torture-case \
+	check-large check-core check-programs simtest model exhaust mutate fuzz fuzzers torture torture-case \
 	presubmit format format-check tidy valgrind install uninstall clean help
 
 all: libs cli benches examples man ## build the libraries, vmsm, benchmarks, examples, manual pages
