@@ -45,8 +45,9 @@ static int copy_run(struct machine *m, struct store *copy, struct store_queue *t
         return 0;
     io.write = true;
     error = transfer(copy, to, &io);
-    return error == 0 ? 0 : error_set(error, "fork: the child's pagefile cannot be written: %s",
-                                      strerror(-error));
+    return error == 0 ? 0
+                      : error_set(error, "fork: the child's pagefile cannot be written: %s",
+                                  strerror(-error));
 }
 
 /* Copy the slots that are taken, in runs; the writer's buffer is free while nothing runs. */

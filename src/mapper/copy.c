@@ -258,8 +258,10 @@ static int open_memory(void)
 static int copy_fork_prepare(struct mapper *mapper, bool inherited)
 {
     struct copy_mapper *copy = copy_of(mapper);
-    int error = platform_linux.inherit(mapper->buffers, copy->buffers * PAGE_SIZE, inherited);
+    int error = inherited ? uffd_may_reopen(&copy->uffd) : 0;
 
+    if (error == 0)
+        error = platform_linux.inherit(mapper->buffers, copy->buffers * PAGE_SIZE, inherited);
     if (error == 0)
         error = platform_linux.inherit(copy->stage, copy->stage_pages * PAGE_SIZE, inherited);
     return error;

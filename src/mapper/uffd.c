@@ -152,6 +152,16 @@ void uffd_close(struct uffd *uffd)
     close(uffd->fd);
 }
 
+int uffd_may_reopen(const struct uffd *uffd)
+{
+    int fd = open_descriptor(uffd->sigbus);
+
+    if (fd < 0)
+        return fd;
+    close(fd);
+    return 0;
+}
+
 int uffd_reopen(struct uffd *uffd)
 {
     struct uffdio_api api = {.api = UFFD_API, .features = uffd->features};
@@ -174,8 +184,7 @@ int uffd_watch(struct uffd *uffd, uintptr_t base, size_t length, bool protect)
         registration.mode |= UFFDIO_REGISTER_MODE_WP;
     if (ioctl(uffd->fd, UFFDIO_REGISTER, &registration) == 0)
         return 0;
-    return error_set(-errno, "userfaultfd cannot watch %zu MiB: %s", length >> 20,
-                     strerror(errno));
+    return error_set(-errno, "userfaultfd cannot watch %zu MiB: %s", length >> 20, strerror(errno));
 }
 
 int uffd_region_open(struct uffd *uffd, size_t length, bool protect, uintptr_t *base)

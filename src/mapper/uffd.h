@@ -63,6 +63,8 @@ int uffd_open(struct uffd *uffd, struct sync *sync, const struct mapper_options 
 void uffd_close(struct uffd *uffd);
 /* In a child of fork(): the same again, for this process. The old descriptor is the caller's. */
 int uffd_reopen(struct uffd *uffd);
+/* Before the fork: could it? The program may have given its rights away. */
+int uffd_may_reopen(const struct uffd *uffd);
 /* Watch a range that is mapped. */
 int uffd_watch(struct uffd *uffd, uintptr_t base, size_t length, bool protect);
 

@@ -16,6 +16,7 @@
 #include <unistd.h>
 
 #include "core/error.h"
+#include "preload/kernel.h"
 #include "preload/preload.h"
 #include "preload/renamed.h"
 
@@ -70,7 +71,7 @@ int descriptor_keep(int fd)
         from = limit.rlim_cur > HIGH_ROOM ? (int)limit.rlim_cur - HIGH_ROOM : 3;
     high = fcntl(fd, F_DUPFD_CLOEXEC, from);
     if (high >= 0) {
-        syscall(SYS_close, fd);
+        kernel_call(SYS_close, fd);
         fd = high;
     }
     remember(fd);
@@ -104,7 +105,7 @@ int own_open(const char *path, int flags, ...)
     if (flags & (O_CREAT | __O_TMPFILE))
         mode = va_arg(args, mode_t);
     va_end(args);
-    return descriptor_keep((int)syscall(SYS_openat, AT_FDCWD, path, flags, mode));
+    return descriptor_keep((int)kernel_call(SYS_openat, AT_FDCWD, path, flags, mode));
 }
 
 int own_mkostemp(char *name, int flags)
@@ -115,7 +116,7 @@ int own_mkostemp(char *name, int flags)
 int own_close(int fd)
 {
     descriptor_forget(fd);
-    return (int)syscall(SYS_close, fd);
+    return (int)kernel_call(SYS_close, fd);
 }
 
 int own_epoll_create1(int flags)
@@ -142,7 +143,7 @@ long own_syscall(long number, ...)
     for (int i = 0; i < 6; i++)
         a[i] = va_arg(args, long);
     va_end(args);
-    result = syscall(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+    result = kernel_call(number, a[0], a[1], a[2], a[3], a[4], a[5]);
     return number == SYS_userfaultfd ? descriptor_keep((int)result) : result;
 }
 
@@ -156,21 +157,22 @@ static int refuse(int error)
 
 PRELOAD_API int close(int fd)
 {
-    return descriptor_is_ours(fd) ? refuse(EBADF) : (int)syscall(SYS_close, fd);
+    return descriptor_is_ours(fd) ? refuse(EBADF) : (int)kernel_call(SYS_close, fd);
 }
 
 PRELOAD_API int dup2(int from, int to)
 {
     if (descriptor_is_ours(from))
         return refuse(EBADF);
-    return from != to && descriptor_is_ours(to) ? refuse(EBUSY) : (int)syscall(SYS_dup2, from, to);
+    return from != to && descriptor_is_ours(to) ? refuse(EBUSY)
+                                                : (int)kernel_call(SYS_dup2, from, to);
 }
 
 PRELOAD_API int dup3(int from, int to, int flags)
 {
     if (descriptor_is_ours(from))
         return refuse(EBADF);
-    return descriptor_is_ours(to) ? refuse(EBUSY) : (int)syscall(SYS_dup3, from, to, flags);
+    return descriptor_is_ours(to) ? refuse(EBUSY) : (int)kernel_call(SYS_dup3, from, to, flags);
 }
 
 /* The lowest of ours in [first, last], or last + 1. */
@@ -194,11 +196,12 @@ PRELOAD_API int close_range(unsigned first, unsigned last, int flags)
     long at = first;
 
     if (first > last || (flags & ~7) != 0)
-        return (int)syscall(SYS_close_range, first, last, flags);
+        return (int)kernel_call(SYS_close_range, first, last, flags);
     while (at <= (long)last) {
         long stop = first_of_ours(at, last);
 
-        if (stop > at && syscall(SYS_close_range, (unsigned)at, (unsigned)(stop - 1), flags) != 0)
+        if (stop > at &&
+            kernel_call(SYS_close_range, (unsigned)at, (unsigned)(stop - 1), flags) != 0)
             return -1;
         at = stop + 1;
     }

@@ -110,7 +110,7 @@ static bool is_direct(int fd, const struct iovec *iov, int count)
         ours = arena_overlaps((uintptr_t)iov[i].iov_base, iov[i].iov_len);
     if (!ours)
         return false;
-    flags = (int)syscall(SYS_fcntl, fd, F_GETFL);
+    flags = (int)kernel_call(SYS_fcntl, fd, F_GETFL);
     return flags >= 0 && (flags & O_DIRECT);
 }
 
@@ -167,8 +167,7 @@ PRELOAD_API ssize_t read(int fd, void *buffer, size_t length)
 {
     struct iovec iov = {.iov_base = buffer, .iov_len = length};
 
-    return is_direct(fd, &iov, 1) ? direct_read(fd, &iov, 1, -1, 0)
-                                  : libc.read(fd, buffer, length);
+    return is_direct(fd, &iov, 1) ? direct_read(fd, &iov, 1, -1, 0) : libc.read(fd, buffer, length);
 }
 
 PRELOAD_API ssize_t pread(int fd, void *buffer, size_t length, off_t offset)

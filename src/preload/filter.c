@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 #include "core/error.h"
+#include "preload/kernel.h"
 #include "preload/preload.h"
 #include "preload/renamed.h"
 
@@ -44,7 +45,7 @@ static struct sock_filter program[] = {
 
 static long ring_setup(unsigned entries, struct io_uring_params *params, unsigned password)
 {
-    return syscall(SYS_io_uring_setup, entries, params, 0, 0, 0, password);
+    return kernel_call(SYS_io_uring_setup, entries, params, 0, 0, 0, password);
 }
 
 void filter_install(void)
@@ -52,14 +53,14 @@ void filter_install(void)
     struct sock_fprog filter = {.len = sizeof(program) / sizeof(program[0]), .filter = program};
 
     /* An ancestor has it already, or the kernel lacks it. */
-    if (ring_setup(0, NULL, 0) < 0 && errno == ENOSYS && syscall(SYS_io_setup, 0, NULL) < 0 &&
+    if (ring_setup(0, NULL, 0) < 0 && errno == ENOSYS && kernel_call(SYS_io_setup, 0, NULL) < 0 &&
         errno == ENOSYS)
         return;
-    if (syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter) == 0)
+    if (kernel_call(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter) == 0)
         return;
     /* Without privilege it takes this; then set-user-ID programs that it starts stay as they are. */
     if (errno == EACCES && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
-        syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter) == 0)
+        kernel_call(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter) == 0)
         return;
     log_line(LOG_ERROR,
              "run: io_uring and libaio cannot be kept from the program (%s), and could lose what "
@@ -84,7 +85,7 @@ int own_ring_init(unsigned entries, struct io_uring *ring, struct io_uring_param
     }
     ring->features = params->features;
     for (unsigned i = 0; i < ring->sq.ring_entries; i++)
-        ring->sq.array[i] = i; /* each place of the ring has its own entry, for good */
+        ring->sq.array[i] = i;    /* each place of the ring has its own entry, for good */
     io_uring_ring_dontfork(ring); /* a child makes its own */
     return 0;
 }

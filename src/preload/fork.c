@@ -5,31 +5,35 @@
  * for the child (so a fork takes time in proportion to what is in the pagefile), and lets the child
  * inherit the rest. In the child it begins anew over the same addresses.
  *
- * From the stop to the new beginning nobody may touch managed memory. So the C library's fork()
- * cannot be used: around the system call it touches streams and records that are on the heap. Here
- * its parts are done one by one: handlers of pthread_atfork() (the list is kept here), the lock of
- * the list of streams, the system call by _Fork(), the locks of streams in the child. A process of
- * one thread has no manager, and uses the C library's.
+ * From the stop to the new beginning nobody may touch managed memory: in the parent nobody would
+ * serve it, and in the child, until the arena is watched again, a page that is not there would read
+ * as zeroes. So the C library's fork() cannot be used: around the system call it touches streams and
+ * records that are on the heap. Here its parts are done one by one: handlers of pthread_atfork()
+ * (the list is kept here), the lock of the list of streams, the system call by _Fork(), in the child
+ * the loader's locks, and when the manager serves again, the locks of streams. The manager's threads
+ * are made without the C library (thread.c), which would read the heap.
+ *
+ * A process that has no manager uses the C library's fork(), and gets no manager meanwhile.
  *
  * What is missing of it: in the child of a program with threads, the C library does not know that
  * they are gone, which shows only in a child whose first thread ends by pthread_exit(); and if
  * another thread is being made or is ending at this very moment, or has the lock of the name
  * service's records, the child may wait for that for ever.
  *
- * A child that is made by other means than those here (the raw system call) has no managed memory:
- * it gets SIGSEGV where it touches any. If a fork cannot be had, it fails with ENOMEM, and why is
+ * A child that is made by other means than those here (a system call that is not made by syscall())
+ * has no managed memory: it gets SIGSEGV where it touches any. If a fork cannot be had, it fails with ENOMEM, and why is
  * logged.
  */
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <link.h>
 #include <pthread.h>
 #include <pty.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/single_threaded.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 #include <utmp.h>
@@ -106,28 +110,88 @@ PRELOAD_API int __register_atfork(void (*prepare)(void), void (*parent)(void), v
     return real(prepare, parent, child, dso);
 }
 
-/* Has the library been closed since? */
-static bool is_there(const struct handler *handler)
+/* Those whose library has not been closed since; how many. */
+static unsigned collect_handlers(struct handler *handlers)
 {
-    return handler_module(handler) == handler->module;
+    unsigned all, count = 0;
+
+    pthread_mutex_lock(&atfork.lock);
+    all = atfork.count;
+    pthread_mutex_unlock(&atfork.lock);
+    for (unsigned i = 0; i < all; i++) {
+        if (handler_module(&atfork.handlers[i]) == atfork.handlers[i].module)
+            handlers[count++] = atfork.handlers[i];
+    }
+    return count;
 }
 
-static void run_prepare(unsigned count)
+static void run_prepare(const struct handler *handlers, unsigned count)
 {
     for (unsigned i = count; i-- > 0;) {
-        if (atfork.handlers[i].prepare != NULL && is_there(&atfork.handlers[i]))
-            atfork.handlers[i].prepare();
+        if (handlers[i].prepare != NULL)
+            handlers[i].prepare();
     }
 }
 
-static void run_after(unsigned count, bool child)
+static void run_after(const struct handler *handlers, unsigned count, bool child)
 {
     for (unsigned i = 0; i < count; i++) {
-        void (*function)(void) = child ? atfork.handlers[i].child : atfork.handlers[i].parent;
+        void (*function)(void) = child ? handlers[i].child : handlers[i].parent;
 
-        if (function != NULL && is_there(&atfork.handlers[i]))
+        if (function != NULL)
             function();
     }
+}
+
+/* ---- the loader's locks ---- */
+
+/*
+ * A thread that is not in the child may have held them. They are three recursive mutexes side by
+ * side in the loader's data; dl_iterate_phdr() makes its calls with the second of them held, by
+ * which they are known.
+ */
+enum { LOADER_LOCKS = 3, LOADER_LOCK_HELD = 1 };
+
+static pthread_mutex_t *loader_locks; /* constant after start; NULL: not found */
+
+static bool are_loader_locks(const pthread_mutex_t *locks)
+{
+    for (int i = 0; i < LOADER_LOCKS; i++) {
+        int owner = i == LOADER_LOCK_HELD ? (int)kernel_call(SYS_gettid) : 0;
+
+        if (locks[i].__data.__kind != PTHREAD_MUTEX_RECURSIVE || locks[i].__data.__owner != owner)
+            return false;
+    }
+    return true;
+}
+
+static int find_loader_locks(struct dl_phdr_info *info, size_t size, void *unused)
+{
+    char *data = dlsym(RTLD_DEFAULT, "_rtld_global");
+    void *entry = NULL;
+    const ElfW(Sym) * symbol;
+    Dl_info found;
+
+    (void)info, (void)size, (void)unused;
+    if (data == NULL || dladdr1(data, &found, &entry, RTLD_DL_SYMENT) == 0 || entry == NULL)
+        return 1;
+    symbol = entry;
+    for (size_t at = 0; at + LOADER_LOCKS * sizeof(pthread_mutex_t) <= symbol->st_size;
+         at += sizeof(void *)) {
+        pthread_mutex_t *locks = (pthread_mutex_t *)(void *)(data + at);
+
+        if (are_loader_locks(locks))
+            loader_locks = locks;
+    }
+    return 1;
+}
+
+static void reset_loader_locks(void)
+{
+    static const pthread_mutex_t fresh = PTHREAD_RECURSIVE_MUTEX_INITIALIZER_NP;
+
+    for (int i = 0; i < LOADER_LOCKS && loader_locks != NULL; i++)
+        loader_locks[i] = fresh;
 }
 
 /* ---- the fork itself, with the gate held ---- */
@@ -141,6 +205,7 @@ __attribute__((constructor(102))) static void find_forks(void)
 
     memcpy(&libc_fork, &plain, sizeof(plain));
     memcpy(&libc_Fork, &bare, sizeof(bare));
+    dl_iterate_phdr(find_loader_locks, NULL);
 }
 
 static void go_on_in_child(struct store *copy)
@@ -152,18 +217,27 @@ static void go_on_in_child(struct store *copy)
     own_depth--;
     if (error != 0) {
         log_line(LOG_ERROR, "run: a child by fork() cannot go on: %s", error_last());
-        syscall(SYS_exit_group, 125);
+        kernel_call(SYS_exit_group, 125);
     }
     descriptor_close_marked();
 }
 
-static long fork_managed(const uintptr_t *unused)
+static const uintptr_t by_libc[6];
+
+/* 0: by the C library's _Fork(). Else a system call, and five arguments of it. */
+static pid_t make_child(const uintptr_t *call)
+{
+    if (call[0] == 0)
+        return libc_Fork();
+    return (pid_t)kernel_call((long)call[0], call[1], call[2], call[3], call[4], call[5]);
+}
+
+static long fork_managed(const uintptr_t *call)
 {
     struct store *copy;
     pid_t child;
     int error;
 
-    (void)unused;
     descriptor_mark();
     own_depth++;
     error = vmsm_fork_prepare(arena.manager, &copy);
@@ -172,27 +246,26 @@ static long fork_managed(const uintptr_t *unused)
         log_line(LOG_ERROR, "run: process %d cannot fork: %s", (int)getpid(), error_last());
         return -ENOMEM;
     }
-    child = libc_Fork();
+    child = make_child(call);
     error = child < 0 ? -errno : 0;
-    if (child == 0)
+    if (child == 0) {
+        reset_loader_locks();
         go_on_in_child(copy);
-    else
+    } else {
         vmsm_fork_parent(arena.manager, copy);
+    }
     return error != 0 ? error : child;
 }
 
-static pid_t fork_at_gate(void)
+static pid_t fork_at_gate(const uintptr_t *call)
 {
-    sigset_t before;
+    uint64_t before;
     long child;
 
     gate_lock(&before);
-    if (arena.managed)
-        child = gate_on_own_stack(fork_managed, NULL);
-    else if ((child = libc_Fork()) < 0)
-        child = -errno;
+    child = gate_on_own_stack(fork_managed, call);
     if (child == 0) {
-        gate_reset();
+        gate_reset(true);
         process_forked();
     }
     gate_unlock(&before);
@@ -215,28 +288,36 @@ static void reset_streams(void)
     _IO_list_resetlock();
 }
 
+/* There is no manager, nor will there be before process_plain_forked(). */
+static pid_t fork_plain(const uintptr_t *call)
+{
+    pid_t child = call != NULL ? make_child(call) : libc_fork();
+
+    if (child == 0)
+        process_forked();
+    process_plain_forked(child == 0);
+    return child;
+}
+
 PRELOAD_API pid_t fork(void)
 {
-    unsigned handlers;
+    struct handler handlers[HANDLERS_MAX];
+    unsigned count;
     pid_t child;
 
-    if (!process.active || __libc_single_threaded) {
-        child = libc_fork();
-        if (child == 0)
-            process_forked();
-        return child;
-    }
-    pthread_mutex_lock(&atfork.lock);
-    handlers = atfork.count;
-    pthread_mutex_unlock(&atfork.lock);
-    run_prepare(handlers);
+    if (!process.active)
+        return libc_fork();
+    if (process_plain_fork())
+        return fork_plain(NULL);
+    count = collect_handlers(handlers);
+    run_prepare(handlers, count);
     _IO_list_lock();
-    child = fork_at_gate();
+    child = fork_at_gate(by_libc);
     if (child == 0)
         reset_streams();
     else
         _IO_list_unlock();
-    run_after(handlers, child == 0);
+    run_after(handlers, count, child == 0);
     return child;
 }
 
@@ -247,10 +328,17 @@ PRELOAD_API pid_t __fork(void)
     return fork();
 }
 
+pid_t fork_by_call(const uintptr_t *call)
+{
+    if (!process.active)
+        return make_child(call);
+    return process_plain_fork() ? fork_plain(call) : fork_at_gate(call);
+}
+
 /* Without handlers, for signal handlers. */
 PRELOAD_API pid_t _Fork(void)
 {
-    return process.active ? fork_at_gate() : libc_Fork();
+    return fork_by_call(by_libc);
 }
 
 /* These call the C library's own fork(), unless they are here. */

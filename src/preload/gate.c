@@ -22,31 +22,37 @@ static pthread_rwlock_t gate = PTHREAD_RWLOCK_INITIALIZER;
 static char *own_stack; /* (gate) its lowest address; mapped at first use */
 
 /* Straight to the kernel: that C library's function leaves two signals of its own open. */
-static void mask_signals(const uint64_t *mask, uint64_t *before)
-{
-    syscall(SYS_rt_sigprocmask, SIG_SETMASK, mask, before, sizeof(*mask));
-}
-
-void gate_lock(sigset_t *before)
+void gate_mask_signals(uint64_t *before)
 {
     static const uint64_t all = ~UINT64_C(0);
 
-    mask_signals(&all, (uint64_t *)(void *)before);
+    kernel_call(SYS_rt_sigprocmask, SIG_SETMASK, &all, before, sizeof(all));
+}
+
+void gate_restore_signals(const uint64_t *before)
+{
+    kernel_call(SYS_rt_sigprocmask, SIG_SETMASK, before, NULL, sizeof(*before));
+}
+
+void gate_lock(uint64_t *before)
+{
+    gate_mask_signals(before);
     pthread_rwlock_wrlock(&gate);
 }
 
-void gate_unlock(const sigset_t *before)
+void gate_unlock(const uint64_t *before)
 {
     pthread_rwlock_unlock(&gate);
-    mask_signals((const uint64_t *)(const void *)before, NULL);
+    gate_restore_signals(before);
 }
 
-void gate_reset(void)
+void gate_reset(bool held)
 {
     static const pthread_rwlock_t fresh = PTHREAD_RWLOCK_INITIALIZER;
 
     gate = fresh;
-    pthread_rwlock_wrlock(&gate);
+    if (held)
+        pthread_rwlock_wrlock(&gate);
 }
 
 #if defined(__x86_64__)
@@ -92,7 +98,7 @@ long gate_on_own_stack(gate_function *function, const uintptr_t *arguments)
 
 long gate_call(gate_function *function, const uintptr_t *arguments)
 {
-    sigset_t before;
+    uint64_t before;
     int saved = errno;
     long result;
 
@@ -105,42 +111,17 @@ long gate_call(gate_function *function, const uintptr_t *arguments)
 
 long gate_shared_call(gate_function *function, const uintptr_t *arguments)
 {
-    static const uint64_t all = ~UINT64_C(0);
     int saved = errno;
     uint64_t before;
     long result;
 
     if (arena_overlaps((uintptr_t)__builtin_frame_address(0), 1))
         return gate_call(function, arguments);
-    mask_signals(&all, &before);
+    gate_mask_signals(&before);
     pthread_rwlock_rdlock(&gate);
     result = function(arguments);
     pthread_rwlock_unlock(&gate);
-    mask_signals(&before, NULL);
+    gate_restore_signals(&before);
     errno = saved;
     return result;
-}
-
-/*
- * Not on a stack that the C library keeps from a thread that has ended: in a child of fork() its
- * records may be on the heap, which is not to be had yet.
- */
-int own_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *),
-                       void *argument)
-{
-    pthread_attr_t own = *attributes;
-    size_t size = STACK_SIZE;
-    void *stack;
-    int error;
-
-    pthread_attr_getstacksize(attributes, &size);
-    stack = kernel_mmap(NULL, size, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK, -1, 0);
-    if (stack == MAP_FAILED)
-        return ENOMEM;
-    pthread_attr_setstack(&own, stack, size);
-    error = pthread_create(thread, &own, run, argument);
-    if (error != 0)
-        kernel_munmap(stack, size);
-    return error;
 }

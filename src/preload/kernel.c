@@ -7,9 +7,40 @@
 
 #include "preload/preload.h"
 
+/* Where kernel_call() ends after an error; returns -1. */
+long kernel_failed(long result);
+
+__attribute__((used)) long kernel_failed(long result)
+{
+    errno = (int)-result;
+    return -1;
+}
+
+__asm__(".text\n"
+        ".hidden kernel_call\n"
+        ".globl kernel_call\n"
+        ".type kernel_call, @function\n"
+        "kernel_call:\n"
+        "    .cfi_startproc\n"
+        "    mov %rdi, %rax\n"
+        "    mov %rsi, %rdi\n"
+        "    mov %rdx, %rsi\n"
+        "    mov %rcx, %rdx\n"
+        "    mov %r8, %r10\n"
+        "    mov %r9, %r8\n"
+        "    mov 8(%rsp), %r9\n"
+        "    syscall\n"
+        "    cmp $-4095, %rax\n"
+        "    jae 1f\n"
+        "    ret\n"
+        "1:  mov %rax, %rdi\n"
+        "    jmp kernel_failed\n"
+        "    .cfi_endproc\n"
+        ".size kernel_call, . - kernel_call\n");
+
 void *kernel_mmap(void *address, size_t length, int protection, int flags, int fd, off_t offset)
 {
-    return (void *)syscall(SYS_mmap, address, length, protection, flags, fd, offset);
+    return (void *)kernel_call(SYS_mmap, address, length, protection, flags, fd, offset);
 }
 
 int kernel_munmap(void *address, size_t length)
@@ -17,7 +48,7 @@ int kernel_munmap(void *address, size_t length)
     void *left;
 
     if (!arena_overlaps((uintptr_t)address, length))
-        return (int)syscall(SYS_munmap, address, length);
+        return (int)kernel_call(SYS_munmap, address, length);
     left = kernel_mmap(address, length, PROT_NONE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
     return left == MAP_FAILED ? -1 : 0;
@@ -25,60 +56,60 @@ int kernel_munmap(void *address, size_t length)
 
 int kernel_mprotect(void *address, size_t length, int protection)
 {
-    return (int)syscall(SYS_mprotect, address, length, protection);
+    return (int)kernel_call(SYS_mprotect, address, length, protection);
 }
 
 int kernel_madvise(void *address, size_t length, int advice)
 {
-    return (int)syscall(SYS_madvise, address, length, advice);
+    return (int)kernel_call(SYS_madvise, address, length, advice);
 }
 
 int kernel_mincore(void *address, size_t length, unsigned char *vector)
 {
-    return (int)syscall(SYS_mincore, address, length, vector);
+    return (int)kernel_call(SYS_mincore, address, length, vector);
 }
 
 int kernel_mlock(const void *address, size_t length)
 {
-    return (int)syscall(SYS_mlock, address, length);
+    return (int)kernel_call(SYS_mlock, address, length);
 }
 
 int kernel_mlock2(const void *address, size_t length, unsigned flags)
 {
-    return (int)syscall(SYS_mlock2, address, length, flags);
+    return (int)kernel_call(SYS_mlock2, address, length, flags);
 }
 
 int kernel_munlock(const void *address, size_t length)
 {
-    return (int)syscall(SYS_munlock, address, length);
+    return (int)kernel_call(SYS_munlock, address, length);
 }
 
 void *kernel_mremap(void *address, size_t old_length, size_t new_length, int flags, void *target)
 {
-    return (void *)syscall(SYS_mremap, address, old_length, new_length, flags, target);
+    return (void *)kernel_call(SYS_mremap, address, old_length, new_length, flags, target);
 }
 
 ssize_t kernel_read(int fd, void *buffer, size_t length)
 {
-    return syscall(SYS_read, fd, buffer, length);
+    return kernel_call(SYS_read, fd, buffer, length);
 }
 
 ssize_t kernel_pread(int fd, void *buffer, size_t length, off_t offset)
 {
-    return syscall(SYS_pread64, fd, buffer, length, offset);
+    return kernel_call(SYS_pread64, fd, buffer, length, offset);
 }
 
 ssize_t kernel_preadv(int fd, const struct iovec *iov, int count, off_t offset)
 {
-    return syscall(SYS_preadv, fd, iov, count, offset, 0);
+    return kernel_call(SYS_preadv, fd, iov, count, offset, 0);
 }
 
 ssize_t kernel_readv(int fd, const struct iovec *iov, int count)
 {
-    return syscall(SYS_readv, fd, iov, count);
+    return kernel_call(SYS_readv, fd, iov, count);
 }
 
 ssize_t kernel_preadv2(int fd, const struct iovec *iov, int count, off_t offset, int flags)
 {
-    return syscall(SYS_preadv2, fd, iov, count, offset, 0, flags);
+    return kernel_call(SYS_preadv2, fd, iov, count, offset, 0, flags);
 }

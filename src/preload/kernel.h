@@ -9,6 +9,9 @@
 #include <sys/types.h>
 #include <sys/uio.h>
 
+/* What syscall() of the C library is; that one, too, has ours in its place (syscall.c). */
+long kernel_call(long number, ...);
+
 /* As those without the prefix: -1 and errno. */
 void *kernel_mmap(void *address, size_t length, int protection, int flags, int fd, off_t offset);
 /* In the arena it leaves a mapping without access behind, so that the addresses stay ours. */

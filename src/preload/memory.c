@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <stdarg.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -18,6 +19,7 @@
 #define PAGE ((uintptr_t)VMSM_PAGE_SIZE)
 #define LARGE (2UL * 1024 * 1024) /* aligned to that: sections, and what allocators like */
 #define BRK_SHARE 16u             /* of the arena */
+#define BRK_TRIES 1000
 #define COPY_STEP (1024UL * 1024)
 
 #ifndef MADV_DONTNEED_LOCKED
@@ -31,8 +33,7 @@
 #endif
 
 /* Not ours: stacks, code, huge pages, and addresses that must be low. */
-#define KERNEL_FLAGS                                                                               \
-    (MAP_GROWSDOWN | MAP_HUGETLB | MAP_LOCKED | MAP_32BIT | MAP_STACK | MAP_SHARED)
+#define KERNEL_FLAGS (MAP_GROWSDOWN | MAP_HUGETLB | MAP_LOCKED | MAP_32BIT | MAP_STACK | MAP_SHARED)
 
 static int failed(long error)
 {
@@ -267,6 +268,47 @@ static long map_foreign(const uintptr_t *a)
     return (long)a[0];
 }
 
+/* start, end: give it to the kernel, with its content. */
+static long release_to_kernel(const uintptr_t *a)
+{
+    size_t length = a[1] - a[0];
+    int writable = PROT_READ | PROT_WRITE, flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    struct space_what what;
+    void *copy;
+    int error;
+
+    if (!space_uniform(&arena.space, a[0], a[1], &what) || what.kind != SPACE_MANAGED ||
+        (what.protection & writable) != writable)
+        return 0; /* the caller finds out what is wrong */
+    if (!space_has_room(&arena.space))
+        return -ENOMEM;
+    copy = kernel_mmap(NULL, length, writable, flags, -1, 0);
+    if (copy == MAP_FAILED)
+        return -ENOMEM;
+    for (uintptr_t at = a[0]; (at = vmsm_next_content(arena.manager, at, a[1])) < a[1]; at += PAGE)
+        __builtin_memcpy((char *)copy + (at - a[0]), (const void *)at, PAGE);
+    error = make_foreign(a[0], a[1]);
+    if (error != 0) {
+        kernel_munmap(copy, length);
+        return error;
+    }
+    if (kernel_mremap(copy, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)a[0]) ==
+        MAP_FAILED)
+        return -errno;
+    space_set(&arena.space, a[0], a[1], (struct space_what){.kind = SPACE_FOREIGN});
+    return 0;
+}
+
+int memory_release(uintptr_t start, size_t length)
+{
+    uintptr_t end = (start + length + PAGE - 1) & ~(PAGE - 1);
+
+    start &= ~(PAGE - 1);
+    if (!arena_overlaps(start, end - start) || start < arena.base || end > arena.end)
+        return 0;
+    return (int)gate_call(release_to_kernel, (uintptr_t[]){start, end});
+}
+
 /* start, end, then as map_foreign(); a[6]: it is for us to manage. */
 static long map_at(const uintptr_t *a)
 {
@@ -283,8 +325,7 @@ static long map_at(const uintptr_t *a)
     }
     if (!a[6])
         return map_foreign(a);
-    return map_fixed(
-        (uintptr_t[]){a[0], a[1], a[2], (a[3] & MAP_NORESERVE) ? SPACE_SPARSE : 0});
+    return map_fixed((uintptr_t[]){a[0], a[1], a[2], (a[3] & MAP_NORESERVE) ? SPACE_SPARSE : 0});
 }
 
 static bool can_manage(int protection, int flags, int fd)
@@ -305,16 +346,17 @@ void *memory_map(void *address, size_t length, int protection, int flags, int fd
         if (!whole_range(start, length, &end) || start == end)
             result = -EINVAL;
         else
-            result = gate_call(map_at, (uintptr_t[]){start, end, (uintptr_t)protection,
-                                                     (uintptr_t)flags, (uintptr_t)fd,
-                                                     (uintptr_t)offset, ours});
+            result =
+                gate_call(map_at, (uintptr_t[]){start, end, (uintptr_t)protection, (uintptr_t)flags,
+                                                (uintptr_t)fd, (uintptr_t)offset, ours});
     } else if (fixed || !ours || length == 0 || page_up(length) < length || own_depth > 0 ||
                !process_early(length)) {
         return kernel_mmap(address, length, protection, flags, fd, offset);
     } else {
-        result = gate_call(map_anywhere,
-                           (uintptr_t[]){page_up(length), (uintptr_t)protection,
-                                         (flags & MAP_NORESERVE) ? SPACE_SPARSE : 0});
+        result = gate_call(map_anywhere, (uintptr_t[]){page_up(length), (uintptr_t)protection,
+                                                       (flags & MAP_NORESERVE) ? SPACE_SPARSE : 0});
+        if (result == -EAGAIN) /* no manager can be made now: there is a fork */
+            return kernel_mmap(address, length, protection, flags, fd, offset);
     }
     if (result < 0) {
         errno = (int)-result;
@@ -381,7 +423,7 @@ PRELOAD_API int pkey_mprotect(void *address, size_t length, int protection, int 
         return mprotect(address, length, protection);
     if (arena_overlaps((uintptr_t)address, length))
         return failed(-EINVAL);
-    return (int)syscall(329, address, length, protection, key);
+    return (int)kernel_call(SYS_pkey_mprotect, address, length, protection, key);
 }
 
 /* ---- advice ---- */
@@ -521,7 +563,7 @@ PRELOAD_API int mlockall(int flags)
 {
     if (process.active)
         return failed(-EPERM);
-    return (int)syscall(151, flags);
+    return (int)kernel_call(SYS_mlockall, flags);
 }
 
 /* ---- mremap ---- */
@@ -649,9 +691,9 @@ PRELOAD_API void *mremap(void *address, size_t old_length, size_t new_length, in
         return kernel_mremap(address, old_length, new_length, flags, (void *)target);
     result = check_remap(old, page_up(old_length), page_up(new_length), flags, target);
     if (result == 0)
-        result = gate_call(remap_inside, (uintptr_t[]){old, page_up(old_length),
-                                                       page_up(new_length), target,
-                                                       (uintptr_t)flags});
+        result =
+            gate_call(remap_inside, (uintptr_t[]){old, page_up(old_length), page_up(new_length),
+                                                  target, (uintptr_t)flags});
     if (result == -ENOTSUP) /* a mapping that the program put there itself */
         result = -ENOMEM;
     if (result < 0) {
@@ -677,7 +719,11 @@ PRELOAD_API int munmap(void *address, size_t length)
     return memory_unmap(address, length);
 }
 
-/* The break is a reservation in the arena, of which the part below it is accessible. */
+/*
+ * The break is a reservation in the arena, of which the part below it is accessible. It begins
+ * behind a page that is: where the C library's malloc() has the break, memory lies before it, and
+ * programs touch the byte there.
+ */
 static long break_open(void)
 {
     size_t size;
@@ -690,9 +736,10 @@ static long break_open(void)
     start = map_anywhere((uintptr_t[]){size, PROT_NONE, 0});
     if (start < 0)
         return start;
-    arena.brk_start = arena.brk_now = (uintptr_t)start;
+    arena.brk_start = arena.brk_now = (uintptr_t)start + PAGE;
     arena.brk_end = (uintptr_t)start + size;
-    return 0;
+    return protect_inside(
+        (uintptr_t[]){(uintptr_t)start, (uintptr_t)start + PAGE, PROT_READ | PROT_WRITE});
 }
 
 static long break_move(uintptr_t wanted)
@@ -730,21 +777,44 @@ static long break_to(const uintptr_t *a)
     return error != 0 ? error : break_move(a[0]);
 }
 
+/* The first call makes the manager, which can wait for another thread's fork. */
+static long break_call(gate_function *function, uintptr_t argument)
+{
+    struct timespec pause = {.tv_nsec = 1000000};
+    long result;
+
+    for (int tries = 0; tries < BRK_TRIES; tries++) {
+        result = gate_call(function, &argument);
+        if (result != -EAGAIN)
+            break;
+        nanosleep(&pause, NULL);
+    }
+    return result;
+}
+
 PRELOAD_API void *sbrk(intptr_t increment)
 {
     long result;
 
     if (!process.active)
         return (void *)(intptr_t)failed(-ENOMEM);
-    result = gate_call(break_by, (uintptr_t[]){(uintptr_t)increment});
+    result = break_call(break_by, (uintptr_t)increment);
     if (result < 0)
         return (void *)(intptr_t)failed(-ENOMEM);
     return (void *)result;
 }
 
+uintptr_t memory_break(uintptr_t wanted)
+{
+    if (break_call(break_by, 0) < 0)
+        return 0;
+    break_call(break_to, wanted); /* without success it is where it was */
+    return (uintptr_t)break_call(break_by, 0);
+}
+
 PRELOAD_API int brk(void *address)
 {
-    if (!process.active || gate_call(break_to, (uintptr_t[]){(uintptr_t)address}) != 0)
+    if (!process.active || break_call(break_to, (uintptr_t)address) != 0)
         return failed(-ENOMEM);
     return 0;
 }

@@ -24,7 +24,9 @@
  *     (own_depth).
  *   - A thread that is inside the manager must not fault: signals are blocked meanwhile, since a
  *     handler would, and a thread whose stack is managed memory (a coroutine's) changes to a stack
- *     of ours (gate_call()).
+ *     of ours (gate_call()). A stack that the program gives to pthread_create() has the thread's
+ *     own variables on it, and becomes the kernel's (thread.c).
+ *   - The manager's threads are nobody else's: the C library knows nothing of them (thread.c).
  *   - One lock, `gate`, serializes calls that change the arena. Handler threads never take it.
  *   - Every reference is resolved when the library is loaded (-z now), for the dynamic linker keeps
  *     its own records on the program's heap.
@@ -42,7 +44,6 @@
 #ifndef VMSM_PRELOAD_H
 #define VMSM_PRELOAD_H
 
-#include <signal.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -77,10 +78,13 @@ long gate_call(gate_function *function, const uintptr_t *arguments);
 /* The same for calls that change no ranges: several may be made at a time. */
 long gate_shared_call(gate_function *function, const uintptr_t *arguments);
 /* For fork(): the same lock and the same stack, over a fork. */
-void gate_lock(sigset_t *before);
-void gate_unlock(const sigset_t *before);
-/* In a child of fork(), which holds it: whoever else waited for it is not there. */
-void gate_reset(void);
+void gate_lock(uint64_t *before);
+void gate_unlock(const uint64_t *before);
+/* Block all signals, and put it back as it was. */
+void gate_mask_signals(uint64_t *before);
+void gate_restore_signals(const uint64_t *before);
+/* In a child of fork(), which holds it or not: nobody else is there. */
+void gate_reset(bool held);
 /* Run on a stack that is not managed. The gate is held. */
 long gate_on_own_stack(gate_function *function, const uintptr_t *arguments);
 
@@ -90,8 +94,8 @@ struct process {
     size_t early_most; /* bytes that may be mapped before there is a manager */
 };
 extern struct process process;
-/* Make the manager, if there is none. The gate is held. 0 or a negative errno, and then it is
- * logged. */
+/* Make the manager, if there is none. The gate is held. 0; -ENOMEM, and then it is logged; or
+ * -EAGAIN: not now, there is a fork. */
 int process_manage(void);
 /* Count what was mapped before; true: it is time for a manager. */
 bool process_early(size_t length);
@@ -100,14 +104,28 @@ void process_early_gone(size_t length);
 uint64_t process_promise_limit(void);
 /* After a fork, in the child: it is another process for the report. */
 void process_forked(void);
+/* False: there is a manager. Else there is none until process_plain_forked(), which must come. */
+bool process_plain_fork(void);
+void process_plain_forked(bool child);
 
-/* memory.c, for heap.c and fork.c */
+/* fork.c: a child that has its own memory, made by this system call (its number, five arguments). */
+pid_t fork_by_call(const uintptr_t *call);
+
+/* memory.c, for other parts */
 void *memory_map(void *address, size_t length, int protection, int flags, int fd, off_t offset);
 int memory_unmap(void *address, size_t length);
 int memory_advise(void *address, size_t length, int advice);
+/* A range is to be the kernel's from now on, with its content. 0 or -ENOMEM. */
+int memory_release(uintptr_t start, size_t length);
+/* The system call brk: where the break is afterwards. */
+uintptr_t memory_break(uintptr_t wanted);
 
-/* own.c: memory for the manager's objects. Never given back. */
-extern _Thread_local int own_depth; /* over 0: this thread's malloc() is served from here */
+/* thread.c: at the start, while there is one thread, of which the manager's are made. */
+void thread_start(void);
+
+/* own.c: memory for the manager's objects. Never given back. Over 0: this thread's malloc() is served
+ * from there. (initial-exec: reached without the loader, which would read the heap.) */
+extern _Thread_local int own_depth __attribute__((tls_model("initial-exec")));
 void *own_alloc(size_t alignment, size_t length);
 bool own_contains(const void *address);
 

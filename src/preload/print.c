@@ -95,8 +95,7 @@ static void put_string(struct output *out, const struct conversion *c, const cha
 {
     if (text == NULL)
         text = "(null)";
-    put_field(out, c, text,
-              c->precision >= 0 ? strnlen(text, (size_t)c->precision) : strlen(text));
+    put_field(out, c, text, c->precision >= 0 ? strnlen(text, (size_t)c->precision) : strlen(text));
 }
 
 static int read_number(const char **format, va_list *args)
@@ -150,7 +149,10 @@ static void convert(struct output *out, char kind, const struct conversion *c, v
     case 'x':
     case 'o':
         put_number(out, c, c->longs > 0 ? va_arg(*args, uint64_t) : va_arg(*args, unsigned),
-                   kind == 'u' ? 10 : kind == 'x' ? 16 : 8, "");
+                   kind == 'u'   ? 10
+                   : kind == 'x' ? 16
+                                 : 8,
+                   "");
         break;
     case 'p':
         put_number(out, c, (uintptr_t)va_arg(*args, void *), 16, "0x");

@@ -32,21 +32,23 @@
 #define ARENA_LARGEST (1024UL * 1024 * MIB)
 #define ARENA_SMALLEST (4096UL * MIB)
 #define RANGES_MAX 65536u /* more the kernel would not have either (vm.max_map_count) */
-#define SLACK_SHARE 16u   /* of the limit, never promised: pages mapped ahead of need are charged too */
+#define SLACK_SHARE                                                                                \
+    16u /* of the limit, never promised: pages mapped ahead of need are charged too */
 
 struct arena arena;
 struct process process;
 
-static struct tunables settings;    /* constant after start */
+static struct tunables settings;          /* constant after start */
 static char pagefile_directory[PATH_MAX]; /* "": as TMPDIR says. Constant after start */
-static char report_path[PATH_MAX];  /* "": none. Constant after start */
-static bool stats;                  /* constant after start */
-static bool first;                  /* what `vmsm run` became, not a child of it */
-static struct timespec started;     /* constant after start */
-static _Atomic size_t early;        /* bytes mapped before there was a manager, by estimate */
+static char report_path[PATH_MAX];        /* "": none. Constant after start */
+static bool stats;                        /* constant after start */
+static bool first;                        /* what `vmsm run` became, not a child of it */
+static struct timespec started;           /* constant after start */
+static _Atomic size_t early;              /* bytes mapped before there was a manager, by estimate */
 static _Atomic bool reported;
-static pid_t self;                  /* a child by vfork() is another */
-static bool refused;                /* (gate) there was to be a manager, and there is none */
+static pid_t self;                   /* a child by vfork() is another */
+static bool refused;                 /* (gate) there was to be a manager, and there is none */
+static _Atomic unsigned plain_forks; /* by the C library, under way */
 
 /* ---- before there is a manager ---- */
 
@@ -56,6 +58,8 @@ bool process_early(size_t length)
         return false;
     if (__atomic_load_n(&arena.managed, __ATOMIC_ACQUIRE))
         return true;
+    if (atomic_load(&plain_forks) > 0)
+        return false;
     if (atomic_load(&early) + length > process.early_most)
         return true;
     atomic_fetch_add(&early, length);
@@ -108,6 +112,8 @@ int process_manage(void)
         return 0;
     if (refused)
         return -ENOMEM;
+    if (atomic_load(&plain_forks) > 0)
+        return -EAGAIN;
     t.memory -= atomic_load(&early) & ~(uint64_t)(VMSM_PAGE_SIZE - 1);
     own_depth++;
     error = vmsm_create_tuned(&arena.manager, &t);
@@ -124,6 +130,34 @@ int process_manage(void)
     refused = true;
     log_line(LOG_ERROR, "run: process %d gets no memory: %s", (int)getpid(), error_last());
     return -ENOMEM;
+}
+
+/* ---- forks without a manager ---- */
+
+bool process_plain_fork(void)
+{
+    uint64_t before;
+    bool managed;
+
+    if (__atomic_load_n(&arena.managed, __ATOMIC_ACQUIRE))
+        return false;
+    atomic_fetch_add(&plain_forks, 1);
+    gate_lock(&before); /* whoever is making one has done so */
+    managed = arena.managed;
+    gate_unlock(&before);
+    if (managed)
+        atomic_fetch_sub(&plain_forks, 1);
+    return !managed;
+}
+
+void process_plain_forked(bool child)
+{
+    if (child) {
+        gate_reset(false);
+        atomic_store(&plain_forks, 0);
+    } else {
+        atomic_fetch_sub(&plain_forks, 1);
+    }
 }
 
 /* ---- promises ---- */
@@ -211,7 +245,8 @@ static void report_file(const struct vmsm_counters *c, long peak_kib)
                     (int)getpid(), arena.managed ? "true" : "false", seconds_since(&started),
                     settings.memory, peak_kib * 1024, arena.space.charged_peak);
 #define REPORT_COUNTER(name, kind, help)                                                           \
-    used += snprintf(line + used, sizeof(line) - (size_t)used, ", \"" #name "\": %" PRIu64, c->name);
+    used +=                                                                                        \
+        snprintf(line + used, sizeof(line) - (size_t)used, ", \"" #name "\": %" PRIu64, c->name);
     VMSM_COUNTERS(REPORT_COUNTER)
 #undef REPORT_COUNTER
     used += snprintf(line + used, sizeof(line) - (size_t)used, "}\n");
@@ -278,7 +313,7 @@ PRELOAD_API __attribute__((noreturn)) void _exit(int status)
 {
     report();
     for (;;)
-        syscall(SYS_exit_group, status);
+        kernel_call(SYS_exit_group, status);
 }
 
 PRELOAD_API __attribute__((noreturn)) void _Exit(int status) __attribute__((alias("_exit")));
@@ -365,5 +400,6 @@ __attribute__((constructor(102))) static void start(void)
         clamp(settings.memory / EARLY_SHARE, EARLY_LEAST < most ? EARLY_LEAST : most,
               EARLY_MOST < most ? EARLY_MOST : most);
     filter_install();
+    thread_start();
     process.active = true;
 }

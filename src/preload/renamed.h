@@ -23,9 +23,11 @@ int own_snprintf(char *buffer, size_t size, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 char *own_strerror(int error);
 
-/* gate.c, for the manager: a thread on a stack of its own */
+/* thread.c, for the manager: threads that the C library does not know; attributes are their stack's
+ * size */
 int own_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *),
                        void *argument);
+int own_pthread_join(pthread_t thread, void **result);
 
 /* descriptor.c, for the manager: what they open is out of the program's way */
 int own_open(const char *path, int flags, ...);

@@ -33,7 +33,8 @@ static void *churn(void *argument)
         unsigned i = (unsigned)(next_random(&state) % (BLOCKS / THREADS));
         size_t size = 1 + next_random(&state) % (step % 64 == 0 ? 65536 : 512);
 
-        if (blocks[i] != NULL && (blocks[i][0] != (i & 0xff) || blocks[i][sizes[i] - 1] != (i & 0xff)))
+        if (blocks[i] != NULL &&
+            (blocks[i][0] != (i & 0xff) || blocks[i][sizes[i] - 1] != (i & 0xff)))
             wrong++;
         if (step % 3 == 0) {
             blocks[i] = realloc(blocks[i], size);
@@ -75,7 +76,8 @@ static void test_functions(void)
     void *memory = NULL, *huge;
     char *text;
 
-    ok(posix_memalign(&memory, 4096, 10000) == 0 && (uintptr_t)memory % 4096 == 0, "posix_memalign");
+    ok(posix_memalign(&memory, 4096, 10000) == 0 && (uintptr_t)memory % 4096 == 0,
+       "posix_memalign");
     free(memory);
     memory = aligned_alloc(64, 640);
     ok((uintptr_t)memory % 64 == 0 && malloc_usable_size(memory) >= 640, "aligned_alloc");

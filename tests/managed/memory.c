@@ -90,8 +90,8 @@ static void test_map(void)
     again = mmap(memory + 8 * MIB, 4 * MIB, PROT_READ | PROT_WRITE,
                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
     ok(again == memory + 8 * MIB && all_zero(again, 4 * MIB), "mapped there again it is zeroes");
-    again = mmap(memory, BIG, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1,
-                 0);
+    again =
+        mmap(memory, BIG, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
     ok(again == memory && all_zero(memory, BIG), "so is all of it when mapped over");
     again = mmap(memory, PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
     ok(again == MAP_FAILED && errno == EEXIST, "MAP_FIXED_NOREPLACE replaces nothing");
@@ -106,7 +106,8 @@ static void test_map(void)
 
 static void test_protect(void)
 {
-    char *memory = map(8 * MIB, PROT_READ | PROT_WRITE), *pressure = map(BIG, PROT_READ | PROT_WRITE);
+    char *memory = map(8 * MIB, PROT_READ | PROT_WRITE),
+         *pressure = map(BIG, PROT_READ | PROT_WRITE);
 
     fill(memory, 8 * MIB, 2);
     is(mprotect(memory + MIB, MIB, PROT_READ), 0, "a part is made read-only");
@@ -122,8 +123,7 @@ static void test_protect(void)
     *(uint64_t *)(void *)(memory + 2 * MIB) = (2 * MIB + 1) * 0x9e3779b97f4a7c15u ^ 2;
     ok(holds(memory, 8 * MIB, 2), "and its content is there");
     is(munmap(memory + 5 * MIB, MIB), 0, "a hole");
-    ok(mprotect(memory, 8 * MIB, PROT_READ) == -1 && errno == ENOMEM,
-       "a hole cannot be protected");
+    ok(mprotect(memory, 8 * MIB, PROT_READ) == -1 && errno == ENOMEM, "a hole cannot be protected");
     munmap(memory, 8 * MIB);
     munmap(pressure, BIG);
 }

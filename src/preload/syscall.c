@@ -1,0 +1,105 @@
+/*
+ * syscall(): the calls that this library has functions for go there, others to the kernel.
+ *
+ * Calls that a program makes without the C library (from assembly) are not seen.
+ */
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/sched.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include "preload/kernel.h"
+#include "preload/preload.h"
+
+/* A child with memory of its own, which is to go on where this thread is. */
+static bool is_fork(uintptr_t flags, uintptr_t stack)
+{
+    return (flags & (CLONE_VM | CLONE_THREAD)) == 0 && stack == 0;
+}
+
+static bool is_fork3(uintptr_t argument, size_t size)
+{
+    const struct clone_args *args = (const struct clone_args *)argument;
+
+    return size >= CLONE_ARGS_SIZE_VER0 && is_fork((uintptr_t)args->flags, (uintptr_t)args->stack);
+}
+
+static long call_processes(long number, const uintptr_t *a)
+{
+    const uintptr_t call[6] = {(uintptr_t)number, a[0], a[1], a[2], a[3], a[4]};
+
+    if (number == SYS_fork || (number == SYS_clone && is_fork(a[0], a[1])) ||
+        (number == SYS_clone3 && is_fork3(a[0], a[1])))
+        return fork_by_call(call);
+    return kernel_call(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+}
+
+static long call_descriptors(long number, const uintptr_t *a)
+{
+    switch (number) {
+    case SYS_close:
+        return close((int)a[0]);
+    case SYS_dup2:
+        return dup2((int)a[0], (int)a[1]);
+    case SYS_dup3:
+        return dup3((int)a[0], (int)a[1], (int)a[2]);
+    case SYS_close_range:
+        return close_range((unsigned)a[0], (unsigned)a[1], (int)a[2]);
+    case SYS_read:
+        return read((int)a[0], (void *)a[1], a[2]);
+    case SYS_pread64:
+        return pread((int)a[0], (void *)a[1], a[2], (off_t)a[3]);
+    case SYS_readv:
+        return readv((int)a[0], (const struct iovec *)a[1], (int)a[2]);
+    case SYS_preadv:
+        return preadv((int)a[0], (const struct iovec *)a[1], (int)a[2], (off_t)a[3]);
+    case SYS_preadv2:
+        return preadv2((int)a[0], (const struct iovec *)a[1], (int)a[2], (off_t)a[3], (int)a[5]);
+    default:
+        return call_processes(number, a);
+    }
+}
+
+PRELOAD_API long syscall(long number, ...)
+{
+    uintptr_t a[6];
+    va_list args;
+
+    va_start(args, number);
+    for (int i = 0; i < 6; i++)
+        a[i] = va_arg(args, uintptr_t);
+    va_end(args);
+    switch (number) {
+    case SYS_mmap:
+        return (long)mmap((void *)a[0], a[1], (int)a[2], (int)a[3], (int)a[4], (off_t)a[5]);
+    case SYS_munmap:
+        return munmap((void *)a[0], a[1]);
+    case SYS_mremap:
+        return (long)mremap((void *)a[0], a[1], a[2], (int)a[3], (void *)a[4]);
+    case SYS_mprotect:
+        return mprotect((void *)a[0], a[1], (int)a[2]);
+    case SYS_pkey_mprotect:
+        return pkey_mprotect((void *)a[0], a[1], (int)a[2], (int)a[3]);
+    case SYS_madvise:
+        return madvise((void *)a[0], a[1], (int)a[2]);
+    case SYS_mincore:
+        return mincore((void *)a[0], a[1], (unsigned char *)a[2]);
+    case SYS_mlock:
+        return mlock((const void *)a[0], a[1]);
+    case SYS_mlock2:
+        return mlock2((const void *)a[0], a[1], (unsigned)a[2]);
+    case SYS_munlock:
+        return munlock((const void *)a[0], a[1]);
+    case SYS_mlockall:
+        return mlockall((int)a[0]);
+    case SYS_brk:
+        return process.active ? (long)memory_break(a[0]) : kernel_call(number, a[0]);
+    default:
+        return call_descriptors(number, a);
+    }
+}

@@ -1,0 +1,264 @@
+/* Threads, libraries, signals and the end of a process: see memory.c for how it is run. */
+#include <dlfcn.h>
+#include <errno.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdint.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "../tap.h"
+
+#define PAGE ((size_t)4096)
+#define MIB (1024UL * 1024)
+#define SIZE (12 * MIB)
+
+static char *map(size_t length)
+{
+    char *memory = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    return memory == MAP_FAILED ? NULL : memory;
+}
+
+static void fill(char *memory, size_t length, unsigned salt)
+{
+    for (size_t at = 0; at < length; at += PAGE)
+        *(uint64_t *)(void *)(memory + at) = at ^ salt;
+}
+
+static bool holds(char *memory, size_t length, unsigned salt)
+{
+    for (size_t at = 0; at < length; at += PAGE)
+        if (*(uint64_t *)(void *)(memory + at) != (at ^ salt))
+            return false;
+    return true;
+}
+
+static int status_of(pid_t child)
+{
+    int status = -1;
+
+    if (child <= 0 || waitpid(child, &status, 0) != child)
+        return -1;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+/* ---- libraries ---- */
+
+static void test_libraries(char *memory)
+{
+    static const char *const names[] = {"libm.so.6", "libresolv.so.2", "libnsl.so.1",
+                                        "libutil.so.1"};
+    unsigned loaded = 0;
+
+    for (unsigned round = 0; round < 3; round++) {
+        for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+            void *library = dlopen(names[i], RTLD_NOW);
+
+            loaded += library != NULL;
+            fill(memory, SIZE, (unsigned)i);
+            if (library != NULL)
+                dlclose(library);
+        }
+    }
+    ok(loaded > 0, "libraries are loaded and closed");
+}
+
+/* ---- threads ---- */
+
+static _Thread_local unsigned own_number;
+static pthread_key_t key;
+static _Atomic unsigned ended;
+
+static void on_end(void *value)
+{
+    ended += *(unsigned *)value == own_number;
+    free(value);
+}
+
+static void *live_shortly(void *argument)
+{
+    unsigned *value = malloc(sizeof(*value));
+
+    own_number = *value = (unsigned)(uintptr_t)argument;
+    pthread_setspecific(key, value);
+    return value;
+}
+
+static void test_threads(char *memory)
+{
+    enum { THREADS = 60 };
+
+    pthread_key_create(&key, on_end);
+    for (uintptr_t i = 1; i <= THREADS; i++) {
+        pthread_t thread;
+
+        pthread_create(&thread, NULL, live_shortly, (void *)i);
+        if (i % 20 == 0)
+            fill(memory, SIZE, 1);
+        pthread_join(thread, NULL);
+    }
+    is(ended, THREADS, "threads come and go, each with variables of its own");
+}
+
+static void *use_stack(void *argument)
+{
+    char large[128 * 1024];
+    char *memory = argument;
+
+    memset(large, 5, sizeof(large));
+    fill(memory, SIZE, 2);
+    for (size_t i = 0; i < sizeof(large); i++)
+        if (((volatile char *)large)[i] != 5)
+            return NULL;
+    return argument;
+}
+
+static void test_given_stack(char *memory)
+{
+    size_t size = 256 * 1024;
+    char *stack = map(size);
+    pthread_attr_t attributes;
+    void *result = NULL;
+    pthread_t thread;
+
+    stack[0] = 77;
+    pthread_attr_init(&attributes);
+    pthread_attr_setstack(&attributes, stack, size);
+    is(pthread_create(&thread, &attributes, use_stack, memory), 0, "a thread on a mapped stack");
+    pthread_join(thread, &result);
+    ok(result == memory && stack[0] == 77, "has it, and what was on it stays");
+    is(munmap(stack, size), 0, "it is unmapped");
+}
+
+static void *outlive_main(void *argument)
+{
+    usleep(50000);
+    return holds(argument, SIZE, 3) ? NULL : (_exit(4), NULL);
+}
+
+static void test_last_thread(char *memory)
+{
+    pid_t child;
+
+    fill(memory, SIZE, 3);
+    child = fork();
+    if (child == 0) {
+        pthread_t thread;
+
+        pthread_create(&thread, NULL, outlive_main, memory);
+        pthread_exit(NULL);
+    }
+    is(status_of(child), 0, "a process ends when its last thread does");
+}
+
+/* ---- signals ---- */
+
+static sigjmp_buf back;
+static volatile sig_atomic_t got;
+
+static void on_signal(int signal)
+{
+    got = signal;
+    siglongjmp(back, 1);
+}
+
+static void on_timer(int signal)
+{
+    (void)signal;
+    got++;
+}
+
+static void test_signals(char *memory)
+{
+    FILE *file = tmpfile();
+    volatile char *page = mmap(NULL, PAGE, PROT_READ, MAP_SHARED, fileno(file), 0);
+    struct sigaction action = {.sa_handler = on_timer};
+
+    signal(SIGBUS, on_signal);
+    if (sigsetjmp(back, 1) == 0)
+        (void)*page;
+    is(got, SIGBUS, "a file that ends too early raises SIGBUS, which the program handles");
+    signal(SIGBUS, SIG_DFL);
+    fclose(file);
+    got = 0;
+    sigaction(SIGALRM, &action, NULL);
+    ualarm(1000, 1000);
+    for (unsigned round = 0; round < 6; round++) {
+        char *more = malloc(SIZE);
+
+        fill(more, SIZE, round);
+        if (!holds(more, SIZE, round))
+            got = -1000000;
+        free(more);
+    }
+    ualarm(0, 0);
+    ok(got > 0, "signals come while memory is mapped and used");
+    ok(holds(memory, SIZE, 3), "and memory is as it was");
+}
+
+static void test_deaths(char *memory)
+{
+    volatile uintptr_t nowhere = 8;
+    pid_t child = fork();
+
+    if (child == 0)
+        *(volatile char *)nowhere = 1;
+    is(status_of(child), 128 + SIGSEGV, "a child dies of its SIGSEGV");
+    child = fork();
+    if (child == 0) {
+        munmap(memory, SIZE);
+        *(volatile char *)memory = 1;
+    }
+    is(status_of(child), 128 + SIGSEGV, "also where memory was");
+    child = fork();
+    if (child == 0)
+        abort();
+    is(status_of(child), 128 + SIGABRT, "and of abort()");
+}
+
+/* ---- system calls by number ---- */
+
+static void test_calls(void)
+{
+    long at =
+        syscall(SYS_mmap, NULL, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    char *memory = (char *)at, *bottom = (char *)syscall(SYS_brk, 0);
+    pid_t child;
+
+    fill(memory, SIZE, 6);
+    ok(holds(memory, SIZE, 6), "mmap by number");
+    is(syscall(SYS_madvise, memory, MIB, MADV_DONTNEED), 0, "madvise by number");
+    ok(memory[0] == 0 && memory[MIB] != 0, "gives zeroes there");
+    is(syscall(SYS_brk, bottom + MIB) - (intptr_t)bottom, MIB, "brk by number");
+    bottom[MIB - 1] = 1;
+    fill(memory, SIZE, 7);
+    child = (pid_t)syscall(SYS_fork);
+    if (child == 0)
+        _exit(holds(memory, SIZE, 7) && bottom[MIB - 1] == 1 ? 0 : 1);
+    is(status_of(child), 0, "fork by number");
+    child = (pid_t)syscall(SYS_clone, SIGCHLD, 0, 0, 0, 0);
+    if (child == 0)
+        _exit(holds(memory, SIZE, 7) ? 0 : 1);
+    is(status_of(child), 0, "clone by number");
+    is(syscall(SYS_munmap, memory, SIZE), 0, "munmap by number");
+    ok(syscall(SYS_close, 4000) == -1 && errno == EBADF, "an error by number");
+}
+
+int main(void)
+{
+    char *memory = map(SIZE);
+
+    fflush(stdout);
+    test_libraries(memory);
+    test_threads(memory);
+    test_given_stack(memory);
+    test_last_thread(memory);
+    test_signals(memory);
+    test_deaths(memory);
+    test_calls();
+    return done_testing();
+}
