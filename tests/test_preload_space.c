@@ -59,7 +59,8 @@ static void test_random(void)
     unsigned wrong = 0, wrong_gaps = 0;
 
     for (unsigned step = 0; step < STEPS && wrong == 0; step++) {
-        unsigned first = draw(&state, PAGES), count = 1 + draw(&state, step % 2 ? 4 : PAGES - first);
+        unsigned first = draw(&state, PAGES),
+                 count = 1 + draw(&state, step % 2 ? 4 : PAGES - first);
         struct space_what what = {.kind = (uint8_t)draw(&state, 4)};
         unsigned alignment = 1u << draw(&state, 3);
 
@@ -73,7 +74,8 @@ static void test_random(void)
         for (unsigned i = first; i < first + count; i++)
             model[i] = what;
         wrong += !agrees();
-        wrong_gaps += space_find(&space, count * PAGE, alignment * PAGE) != lowest_gap(count, alignment);
+        wrong_gaps +=
+            space_find(&space, count * PAGE, alignment * PAGE) != lowest_gap(count, alignment);
     }
     is(wrong, 0, "%u changes, as the model has them", STEPS);
     is(wrong_gaps, 0, "gaps are found where they are");

@@ -90,8 +90,8 @@ static bool changes_rights(const char *path)
         return true;
     if ((st.st_mode & S_ISGID) && (st.st_mode & S_IXGRP) && st.st_gid != getgid())
         return true;
-    return getuid() != 0 && getxattr(path, "security.capability", capabilities,
-                                     sizeof(capabilities)) > 0;
+    return getuid() != 0 &&
+           getxattr(path, "security.capability", capabilities, sizeof(capabilities)) > 0;
 }
 
 static enum program_fitness unfit(const char *path, const char *why)

@@ -217,8 +217,7 @@ static int set_report(const struct run_settings *s)
         return error;
     fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (fd < 0)
-        return error_set(-errno, "the report %s cannot be written: %s", s->report,
-                         strerror(errno));
+        return error_set(-errno, "the report %s cannot be written: %s", s->report, strerror(errno));
     close(fd);
     setenv(RUN_ENV_REPORT, path, 1);
     return 0;
@@ -284,7 +283,8 @@ static int run_program(struct run_settings *s, char **argv)
         return status;
     if (set_environment(s) != 0)
         return report_error();
-    if (strchr(found, '/') == NULL) { /* found in the working directory, by an empty entry of PATH */
+    if (strchr(found, '/') ==
+        NULL) { /* found in the working directory, by an empty entry of PATH */
         found -= 2;
         memcpy(found, "./", 2);
     }

@@ -104,7 +104,7 @@ static bool is_direct(int fd, const struct iovec *iov, int count)
     bool ours = false;
     int flags;
 
-    if (!__atomic_load_n(&arena.managed, __ATOMIC_RELAXED) || count < 1 || count > IOV_MAX)
+    if (!atomic_load_explicit(&arena.managed, memory_order_relaxed) || count < 1 || count > IOV_MAX)
         return false;
     for (int i = 0; i < count && !ours; i++)
         ours = arena_overlaps((uintptr_t)iov[i].iov_base, iov[i].iov_len);

@@ -44,6 +44,7 @@
 #ifndef VMSM_PRELOAD_H
 #define VMSM_PRELOAD_H
 
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -68,7 +69,7 @@ extern struct arena arena;
 /* Is any of the range in the arena? */
 static inline bool arena_overlaps(uintptr_t start, size_t length)
 {
-    return __atomic_load_n(&arena.managed, __ATOMIC_ACQUIRE) && start < arena.end &&
+    return atomic_load_explicit(&arena.managed, memory_order_acquire) && start < arena.end &&
            start + length > arena.base;
 }
 

@@ -56,7 +56,7 @@ bool process_early(size_t length)
 {
     if (!process.active)
         return false;
-    if (__atomic_load_n(&arena.managed, __ATOMIC_ACQUIRE))
+    if (atomic_load_explicit(&arena.managed, memory_order_acquire))
         return true;
     if (atomic_load(&plain_forks) > 0)
         return false;
@@ -70,7 +70,7 @@ void process_early_gone(size_t length)
 {
     size_t now = atomic_load(&early);
 
-    if (__atomic_load_n(&arena.managed, __ATOMIC_RELAXED))
+    if (atomic_load_explicit(&arena.managed, memory_order_relaxed))
         return;
     while (!atomic_compare_exchange_weak(&early, &now, now > length ? now - length : 0))
         continue;
@@ -108,7 +108,7 @@ int process_manage(void)
     struct tunables t = settings;
     int error;
 
-    if (__atomic_load_n(&arena.managed, __ATOMIC_RELAXED))
+    if (atomic_load_explicit(&arena.managed, memory_order_relaxed))
         return 0;
     if (refused)
         return -ENOMEM;
@@ -124,7 +124,7 @@ int process_manage(void)
     }
     own_depth--;
     if (error == 0) {
-        __atomic_store_n(&arena.managed, true, __ATOMIC_RELEASE);
+        atomic_store_explicit(&arena.managed, true, memory_order_release);
         return 0;
     }
     refused = true;
@@ -139,7 +139,7 @@ bool process_plain_fork(void)
     uint64_t before;
     bool managed;
 
-    if (__atomic_load_n(&arena.managed, __ATOMIC_ACQUIRE))
+    if (atomic_load_explicit(&arena.managed, memory_order_acquire))
         return false;
     atomic_fetch_add(&plain_forks, 1);
     gate_lock(&before); /* whoever is making one has done so */
