@@ -27,6 +27,7 @@
 
 #define PATH_SIZE 512
 #define MIB 1048576.0
+#define PROCESSES_MOST 3 /* of a group, if the kernel kills them for want of memory */
 
 static volatile sig_atomic_t interrupted; /* the signal */
 
@@ -110,7 +111,8 @@ static bool cell_measure(struct runner *r, struct child *child, uint64_t round,
     struct command command = {.workload = workload,
                               .threads = threads,
                               .seconds = o->seconds,
-                              .warm_up = plan_warm_up(o, workload),
+                              .warm_touches = plan_warm_up(o, workload, child->setup->share),
+                              .warm_seconds = o->warm_up,
                               .seed = o->seed + round * 1000};
     struct answer answer;
     char what[64];
@@ -143,22 +145,25 @@ static bool cell_measure(struct runner *r, struct child *child, uint64_t round,
     return true;
 }
 
-/* The fill, then the others. */
+/* The fill, then those of the others that have not been measured in this round. */
 static bool cells_measure(struct runner *r, struct child *child, size_t group, uint64_t round)
 {
     const struct group *g = &r->plan.groups[group];
+    enum memory_kind kind = child->setup->kind;
     const struct cell *fill = NULL;
 
     for (size_t i = 0; i < r->plan.cell_count; i++)
-        if (r->plan.cells[i].group == group && r->plan.cells[i].workload->pattern == FILL)
+        if (r->plan.cells[i].group == group && r->plan.cells[i].workload->pattern == FILL &&
+            !results_sample(&r->results, kind, i, round)->done)
             fill = &r->plan.cells[i];
     if (!cell_measure(r, child, round, fill_of(g), g->threads, fill))
         return false;
     for (size_t i = 0; i < r->plan.cell_count; i++) {
         const struct cell *cell = &r->plan.cells[i];
 
-        if (cell->group != group || cell == fill ||
-            !plan_kind_does(r->options, child->setup->kind, cell))
+        if (cell->group != group || cell->workload->pattern == FILL ||
+            !plan_kind_does(r->options, kind, cell) ||
+            results_sample(&r->results, kind, i, round)->done)
             continue;
         if (!cell_measure(r, child, round, cell->workload, cell->threads, cell))
             return false;
@@ -167,8 +172,8 @@ static bool cells_measure(struct runner *r, struct child *child, size_t group, u
 }
 
 /* One kind's process of a group, from start to end. A kind that fails does not end the run, unless
- * its data was wrong. */
-static void group_measure(struct runner *r, size_t group, enum memory_kind kind, uint64_t round)
+ * its data was wrong. True: it was killed because its control group had no memory left. */
+static bool process_measure(struct runner *r, size_t group, enum memory_kind kind, uint64_t round)
 {
     const struct options *o = r->options;
     const struct group *g = &r->plan.groups[group];
@@ -183,19 +188,38 @@ static void group_measure(struct runner *r, size_t group, enum memory_kind kind,
     struct answer answer = {0};
     struct child child;
     uint64_t limit = plan_budget(o, g->share) + peer_allowance(o->region), peak;
+    int status;
 
     if ((r->peer != NULL && peer_prepare(r->peer, kind, limit) < 0) ||
         child_start(&child, &setup) < 0) {
         status_note(r, STATUS_FAILED);
-        return;
+        return false;
     }
     if (cells_measure(r, &child, group, round))
         child_ask(&child, &finish, &answer);
     peak = memory_kind_managed(kind) ? answer.peak : peer_peak(r->peer);
     if (peak > r->results.peak[kind])
         r->results.peak[kind] = peak;
-    status_note(r, child_end(&child));
+    status = child_end(&child);
     unlink(r->file);
+    if (!child.killed)
+        status_note(r, status);
+    return child.killed;
+}
+
+/*
+ * The kernel's reclaim gives a group up now and then although nearly all of its pages could be
+ * dropped at once: they were used a moment ago, all of them. That says nothing of the others: a new
+ * process goes on with the cell that was cut off, and the report says so.
+ */
+static void group_measure(struct runner *r, size_t group, enum memory_kind kind, uint64_t round)
+{
+    for (unsigned i = 0; i < PROCESSES_MOST; i++) {
+        if (!process_measure(r, group, kind, round))
+            return;
+        r->results.killed[kind]++;
+    }
+    status_note(r, STATUS_FAILED);
 }
 
 static bool runner_goes_on(const struct runner *r)

@@ -55,7 +55,8 @@ static int cell_measure(struct bound *b, struct child *child, const char *name, 
     struct command command = {.workload = workload,
                               .threads = threads,
                               .seconds = options.seconds,
-                              .warm_up = plan_warm_up(&options, workload),
+                              .warm_touches = plan_warm_up(&options, workload, b->options.share),
+                              .warm_seconds = options.warm_up,
                               .seed = b->round};
     struct answer answer;
     const struct usage *u = &answer.usage;

@@ -110,13 +110,18 @@ static void cell_do(struct worksite *s, const struct command *command, struct an
     struct usage from, to;
     struct vmsm_counters before;
 
-    if (command->warm_up > 0) {
-        run.seconds = command->warm_up;
+    if (command->warm_touches > 0) {
+        run.seconds = command->warm_seconds;
+        run.most = command->warm_touches;
         run.seed = ~command->seed;
         answer->status = workload_run(&run, &answer->result);
         if (answer->status < 0 || answer->result.wrong > 0)
             return;
+        run.passed = answer->result.touches;
+        answer->warming = (struct warming){
+            .touches = run.passed, .seconds = answer->result.seconds, .cut = run.passed < run.most};
     }
+    run.most = 0;
     run.seconds = command->seconds;
     run.seed = command->seed;
     counters_read(s, &before);
@@ -249,7 +254,7 @@ int child_ask(struct child *c, const struct command *command, struct answer *ans
         c->ended = true;
         return -EPIPE;
     }
-    error = answer_wait(c, command->seconds + command->warm_up);
+    error = answer_wait(c, command->seconds + command->warm_seconds);
     if (error < 0)
         return error;
     if (!read_all(c->answers, answer, sizeof(*answer))) {
@@ -292,6 +297,7 @@ int child_end(struct child *c)
     if (!c->ended)
         return STATUS_FAILED;
     if (WIFSIGNALED(status)) {
+        c->killed = WTERMSIG(status) == SIGKILL && !memory_kind_managed(c->setup->kind);
         death_explain(c, WTERMSIG(status));
         return WTERMSIG(status) == SIGBUS ? STATUS_WRONG : STATUS_FAILED;
     }

@@ -35,20 +35,31 @@ struct child_setup {
 
 struct child {
     const struct child_setup *setup;
-    pid_t pid;  /* 0: none */
-    bool ended; /* it has closed its side: no need to kill it */
+    pid_t pid;   /* 0: none */
+    bool ended;  /* it has closed its side: no need to kill it */
+    bool killed; /* it found its end by somebody's SIGKILL: its group had no memory left */
     int commands, answers;
 };
 
 struct command {
     const struct workload *workload; /* NULL: finish */
     unsigned threads;
-    double seconds, warm_up;
+    double seconds;
+    uint64_t warm_touches; /* done first, but not counted; 0: none */
+    double warm_seconds;   /* for which it may go on at most */
     uint64_t seed;
+};
+
+/* What came before what is counted. */
+struct warming {
+    uint64_t touches;
+    double seconds;
+    bool cut; /* the time was up before the touches were done */
 };
 
 struct answer {
     int status; /* of the cell: 0 or a negative errno */
+    struct warming warming;
     struct workload_result result;
     struct usage usage;
     struct vmsm_counters counters; /* managed; counts are differences */

@@ -209,8 +209,8 @@ static void help_show(struct options *o, const struct option_row *row, const cha
 #define FIELD(name) offsetof(struct options, name)
 
 static const struct option_row rows[] = {
-    {"full", NULL, "the full form: three quarters of an hour; without it the short one", FLAG,
-     FIELD(full), 0, 0, NULL},
+    {"full", NULL, "the full form: an hour; without it the short one", FLAG, FIELD(full), 0, 0,
+     NULL},
     {"cells", "LIST", "workloads, or all (see below); the fill is always done", CALL, 0, 0, 0,
      workloads_take},
     {"threads", "LIST", "numbers of threads", CALL, FIELD(threads), 1, 256, threads_take},
@@ -226,7 +226,8 @@ static const struct option_row rows[] = {
     {"only", "KIND", "the same", CALL, 0, 0, 0, kinds_take},
     {"rounds", "N", "rounds, each with new processes", COUNT, FIELD(rounds), 1, ROUNDS_MAX, NULL},
     {"seconds", "S", "length of a cell, but for fills", NUMBER, FIELD(seconds), 0.01, 600, NULL},
-    {"warm-up", "S", "the same before a cell, not counted", NUMBER, FIELD(warm_up), 0, 600, NULL},
+    {"warm-up", "S", "most time to warm up before a cell; 0: it is not", NUMBER, FIELD(warm_up), 0,
+     600, NULL},
     {"settle", "S", "pause before a cell, after a sync", NUMBER, FIELD(settle), 0, 600, NULL},
     {"disk-seconds", "S", "length of each measurement of the disk by fio; 0: none", NUMBER,
      FIELD(disk_seconds), 0, 60, NULL},
@@ -260,9 +261,10 @@ static void help_show(struct options *o, const struct option_row *row, const cha
     for (size_t i = 0; i < ROWS; i++)
         printf("  --%-12s %-10s %s\n", rows[i].name,
                rows[i].argument != NULL ? rows[i].argument : "", rows[i].help);
-    printf("Cells:\n");
+    printf("Cells: touches for each page of memory to warm up, and what is done\n");
     for (size_t i = 0; i < workload_count; i++)
-        printf("  %-12s %s\n", workload_table[i].name, workload_table[i].help);
+        printf("  %-12s %4g  %s\n", workload_table[i].name, workload_table[i].warm,
+               workload_table[i].help);
     printf("Status: 0; 1 data was wrong or the books do not balance; 2 wrong usage; 3 anything\n"
            "else; 128 + N after signal N, with what was measured until then.\n");
     exit(STATUS_OK);
@@ -349,7 +351,7 @@ static void arguments_parse(struct options *o, int argc, char **argv)
 
 /* What an option is by default, in the short form and in the full one. */
 static const char *const defaults[][3] = {
-    {"region", "512M", "1G"},
+    {"region", "512M", "512M"},
     {"cells", "fill,scan,rand,run32w50,zipf0.9,prefault,hits", "all"},
     {"threads", "2", "1,2,4,8,16"},
     {"side-threads", "2", "2"},
@@ -358,7 +360,7 @@ static const char *const defaults[][3] = {
     {"kinds", "managed,sigbus,swap,zram,mapped", "managed,sigbus,swap,zram,mapped"},
     {"rounds", "3", "5"},
     {"seconds", "0.5", "0.5"},
-    {"warm-up", "0.3", "0.3"},
+    {"warm-up", "3", "4"},
     {"settle", "0.1", "0.1"},
     {"disk-seconds", "0.5", "1"},
     {"seed", "1", "1"},

@@ -5,20 +5,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define GATHER_TIMES 3 /* as long to warm up where what is hot must gather */
-
 /* Guesses for plan_duration(): what a group and a cell take beside the time that is measured. */
 static const struct {
-    double group, page; /* seconds: to start and end; to fill a page that does not fit */
-} guesses[MEMORY_KINDS] = {[MANAGED] = {0.4, 4e-6},
-                           [MANAGED_SIGBUS] = {0.4, 4e-6},
-                           [SWAP] = {0.6, 9e-6},
-                           [ZRAM] = {0.6, 9e-6},
-                           [MAPPED] = {0.6, 6e-6}};
+    double group, page, touch; /* seconds: to start and end; to fill a page that does not fit; */
+                               /* of a touch while warming up */
+} guesses[MEMORY_KINDS] = {[MANAGED] = {0.4, 4e-6, 8e-6},
+                           [MANAGED_SIGBUS] = {0.4, 4e-6, 8e-6},
+                           [SWAP] = {0.6, 9e-6, 7e-6},
+                           [ZRAM] = {0.6, 9e-6, 4e-6},
+                           [MAPPED] = {0.6, 6e-6, 1e-3}};
 #define CELL_SECONDS 0.1 /* the sync, and a process that hears of it */
 #define FIO_SECONDS 0.5  /* to start */
 #define DISK_BYTES 0.8e9 /* a second, to make fio's file */
 #define FIT_SECONDS 3e-6 /* to fill a page that fits */
+#define FIT_TOUCH_SECONDS 3e-7
 
 static bool list_has(const struct unsigned_list *list, unsigned value)
 {
@@ -47,9 +47,11 @@ bool plan_kind_has(const struct plan *p, const struct options *o, enum memory_ki
     return false;
 }
 
-double plan_warm_up(const struct options *o, const struct workload *w)
+uint64_t plan_warm_up(const struct options *o, const struct workload *w, unsigned share)
 {
-    return w->pattern == FILL ? 0 : o->warm_up * (w->gathers ? GATHER_TIMES : 1);
+    uint64_t pages = o->region / VMSM_PAGE_SIZE, memory = pages * share / 100;
+
+    return o->warm_up > 0 ? (uint64_t)(w->warm * (double)(memory < pages ? memory : pages)) : 0;
 }
 
 uint64_t plan_budget(const struct options *o, unsigned share)
@@ -110,8 +112,8 @@ int plan_make(struct plan *p, const struct options *o)
         return -ENOMEM;
     }
     for (size_t s = 0; s < o->shares.count; s++)
-        for (size_t t = 0; t < o->threads.count; t++)
-            for (size_t w = 0; w < o->workload_count; w++)
+        for (size_t w = 0; w < o->workload_count; w++)
+            for (size_t t = 0; t < o->threads.count; t++)
                 if (cell_belongs(o, o->workloads[w], o->threads.values[t], o->shares.values[s]))
                     cell_add(p, o, o->workloads[w], o->threads.values[t], o->shares.values[s]);
     if (p->cell_count > 0)
@@ -131,6 +133,15 @@ void plan_free(struct plan *p)
     memset(p, 0, sizeof(*p));
 }
 
+static double warm_up_duration(const struct options *o, enum memory_kind kind,
+                               const struct cell *cell)
+{
+    double seconds = (double)plan_warm_up(o, cell->workload, cell->share) *
+                     (cell->workload->fits ? FIT_TOUCH_SECONDS : guesses[kind].touch);
+
+    return seconds < o->warm_up ? seconds : o->warm_up;
+}
+
 /* Of one kind, one round. */
 static double kind_duration(const struct plan *p, const struct options *o, enum memory_kind kind)
 {
@@ -144,7 +155,7 @@ static double kind_duration(const struct plan *p, const struct options *o, enum 
     for (size_t i = 0; i < p->cell_count; i++)
         if (p->cells[i].workload->pattern != FILL && plan_kind_does(o, kind, &p->cells[i]))
             seconds +=
-                o->seconds + plan_warm_up(o, p->cells[i].workload) + o->settle + CELL_SECONDS;
+                o->seconds + warm_up_duration(o, kind, &p->cells[i]) + o->settle + CELL_SECONDS;
     return seconds;
 }
 

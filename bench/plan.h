@@ -46,7 +46,7 @@ struct options {
     size_t workload_count;
     bool kinds[MEMORY_KINDS];
     uint64_t rounds;
-    double seconds, warm_up, settle; /* of a cell */
+    double seconds, warm_up, settle; /* of a cell; warm_up: at most */
     double disk_seconds;             /* of each measurement by fio; 0: none */
     uint64_t seed;
     uint64_t corrupt_page; /* for a test of the verification, or CORRUPT_NONE */
@@ -84,8 +84,9 @@ bool plan_kind_does(const struct options *options, enum memory_kind kind, const 
 /* Does the kind do any cell of the group? */
 bool plan_kind_has(const struct plan *plan, const struct options *options, enum memory_kind kind,
                    size_t group);
-/* Seconds that a workload runs before it counts: longer where what is hot must first gather. */
-double plan_warm_up(const struct options *options, const struct workload *workload);
+/* Touches before a cell that do not count: the same for every kind. */
+uint64_t plan_warm_up(const struct options *options, const struct workload *workload,
+                      unsigned share);
 /* Bytes of the budget that a share is. */
 uint64_t plan_budget(const struct options *options, unsigned share);
 /* A guess, in seconds, with these kinds. */

@@ -29,21 +29,27 @@ static void heading_print(const struct results *r)
 {
     const struct options *o = r->options;
 
-    printf("\n%s form%s: %.0f MiB region, %llu of %llu rounds whole, %g s a cell after %g s of "
-           "warming up (%g s where what is hot must gather)\n",
+    printf("\n%s form%s: %.0f MiB region, %llu of %llu rounds whole, %g s a cell, after so many "
+           "touches as its workload takes to warm up (see --help), for %g s at most\n",
            o->full ? "Full" : "Short", r->interrupted ? ", INTERRUPTED" : "",
            (double)o->region / MIB, (unsigned long long)r->rounds_done,
-           (unsigned long long)o->rounds, o->seconds, o->warm_up,
-           plan_warm_up(o, workload_find("hot")));
+           (unsigned long long)o->rounds, o->seconds, o->warm_up);
     for (unsigned k = 0; k < MEMORY_KINDS; k++)
         if (o->kinds[k] && r->missing[k] != NULL)
             printf("%s is left out: %s\n", memory_kind_names[k], r->missing[k]);
         else if (r->notes[k] != NULL)
             printf("%s: %s\n", memory_kind_names[k], r->notes[k]);
+    for (unsigned k = 0; k < MEMORY_KINDS; k++)
+        if (r->killed[k] > 0)
+            printf("%s: the kernel killed %llu processes, since it found no memory in their group; "
+                   "others went on in their place\n",
+                   memory_kind_names[k], (unsigned long long)r->killed[k]);
 }
 
 static void rates_print(const struct results *r)
 {
+    bool cut = false;
+
     printf("\nSpeed: medians over rounds; ratio: managed to this kind, pair by pair\n"
            "%-10s %3s %5s %-8s %12s %12s %12s %8s %7s %7s %7s\n",
            "cell", "thr", "mem", "kind", "touches/s", "least", "most", "of disk", "ratio", "least",
@@ -65,8 +71,12 @@ static void rates_print(const struct results *r)
             number_print(7, 2, ratio.median);
             number_print(7, 2, ratio.least);
             number_print(7, 2, ratio.most);
-            printf("\n");
+            printf("%s\n", results_cut(r, k, i) > 0 ? " *" : "");
+            cut = cut || results_cut(r, k, i) > 0;
         }
+    if (cut)
+        printf("* warming up took longer than %g s in a round at least, and was cut\n",
+               r->options->warm_up);
 }
 
 static void costs_print(const struct results *r)

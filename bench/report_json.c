@@ -50,10 +50,13 @@ static json_t *counters_json(const struct vmsm_counters *c)
 static json_t *sample_json(enum memory_kind kind, uint64_t round, const struct answer *a)
 {
     const struct workload_result *w = &a->result;
-    json_t *object = json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "round", integer(round),
-                               "touches", integer(w->touches), "seconds", number(w->seconds), "p50",
-                               number(w->p50), "p99", number(w->p99), "p999", number(w->p999),
-                               "worst", number(w->worst), "usage", usage_json(&a->usage));
+    json_t *warming = json_pack("{s:o, s:o, s:b}", "touches", integer(a->warming.touches),
+                                "seconds", number(a->warming.seconds), "cut", a->warming.cut);
+    json_t *object =
+        json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "round", integer(round),
+                  "warm_up", warming, "touches", integer(w->touches), "seconds", number(w->seconds),
+                  "p50", number(w->p50), "p99", number(w->p99), "p999", number(w->p999), "worst",
+                  number(w->worst), "usage", usage_json(&a->usage));
 
     if (memory_kind_managed(kind))
         json_object_set_new(object, "counters", counters_json(&a->counters));
@@ -143,7 +146,8 @@ static json_t *targets_json(const struct results *r)
 static json_t *results_json(const struct results *r)
 {
     const struct options *o = r->options;
-    json_t *cells = json_array(), *missing = json_object(), *peaks = json_object();
+    json_t *cells = json_array(), *missing = json_object(), *peaks = json_object(),
+           *killed = json_object();
     struct utsname u;
 
     uname(&u);
@@ -152,17 +156,20 @@ static json_t *results_json(const struct results *r)
     for (unsigned k = 0; k < MEMORY_KINDS; k++) {
         if (o->kinds[k] && r->missing[k] != NULL)
             json_object_set_new(missing, memory_kind_names[k], json_string(r->missing[k]));
+        if (r->killed[k] > 0)
+            json_object_set_new(killed, memory_kind_names[k], integer(r->killed[k]));
         if (r->peak[k] > 0)
             json_object_set_new(peaks, memory_kind_names[k], integer(r->peak[k]));
     }
     return json_pack(
-        "{s:s, s:s, s:o, s:s, s:b, s:o, s:o, s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:o}",
+        "{s:s, s:s, s:o, s:s, s:b, s:o, s:o, s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:o}",
         "version", VMSM_VERSION, "kernel", u.release, "processors",
         integer((uint64_t)sysconf(_SC_NPROCESSORS_ONLN)), "form", o->full ? "full" : "short",
         "interrupted", r->interrupted, "region", integer(o->region), "rounds", integer(o->rounds),
-        "seconds", number(o->seconds), "warm_up", number(o->warm_up), "seed", integer(o->seed),
+        "seconds", number(o->seconds), "warm_up_most", number(o->warm_up), "seed", integer(o->seed),
         "settings", o->settings[0] != '\0' ? o->settings + 1 : "", "missing", missing,
-        "most_memory", peaks, "disk", disks_json(r), "cells", cells, "targets", targets_json(r));
+        "most_memory", peaks, "killed", killed, "disk", disks_json(r), "cells", cells, "targets",
+        targets_json(r));
 }
 
 int report_json(const struct results *r, const char *path)

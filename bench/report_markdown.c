@@ -35,13 +35,13 @@ static void heading_write(FILE *out, const struct results *r)
     struct utsname u;
 
     uname(&u);
-    fprintf(out,
-            "%s form%s, %ld processors, Linux %s: %.0f MiB region, %llu of %llu rounds whole, %g s "
-            "a cell after %g s of warming up (%g s where what is hot must gather).\n",
-            o->full ? "Full" : "Short", r->interrupted ? ", INTERRUPTED" : "",
-            sysconf(_SC_NPROCESSORS_ONLN), u.release, (double)o->region / MIB,
-            (unsigned long long)r->rounds_done, (unsigned long long)o->rounds, o->seconds,
-            o->warm_up, plan_warm_up(o, workload_find("hot")));
+    fprintf(
+        out,
+        "%s form%s, %ld processors, Linux %s: %.0f MiB region, %llu of %llu rounds whole, %g s "
+        "a cell after warming up, for %g s at most (\\*: it was cut there in a round at least).\n",
+        o->full ? "Full" : "Short", r->interrupted ? ", INTERRUPTED" : "",
+        sysconf(_SC_NPROCESSORS_ONLN), u.release, (double)o->region / MIB,
+        (unsigned long long)r->rounds_done, (unsigned long long)o->rounds, o->seconds, o->warm_up);
     if (o->settings[0] != '\0')
         fprintf(out, "Settings: `%s`.\n", o->settings + 1);
     fprintf(out, "\n");
@@ -53,7 +53,9 @@ static void cell_write(FILE *out, const struct results *r, size_t cell)
     struct cost ours = results_cost(r, MANAGED, cell), swap = results_cost(r, SWAP, cell);
     struct summary ratio = results_ratio(r, MANAGED, SWAP, cell);
 
-    fprintf(out, "| %s | %u | %u %% |", c->workload->name, c->threads, c->share);
+    fprintf(out, "| %s%s | %u | %u %% |", c->workload->name,
+            results_cut(r, MANAGED, cell) + results_cut(r, SWAP, cell) > 0 ? "\\*" : "", c->threads,
+            c->share);
     figure_write(out, 0, results_rate(r, MANAGED, cell).median, "");
     figure_write(out, 0, results_rate(r, MANAGED_SIGBUS, cell).median, "");
     if (ratio.count > 0)

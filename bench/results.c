@@ -75,6 +75,18 @@ struct summary results_rate(const struct results *r, enum memory_kind kind, size
     return summary_make(values, count);
 }
 
+size_t results_cut(const struct results *r, enum memory_kind kind, size_t cell)
+{
+    size_t count = 0;
+
+    for (uint64_t i = 0; i < r->options->rounds; i++) {
+        const struct sample *s = results_sample(r, kind, cell, i);
+
+        count += s->done && s->answer.warming.cut;
+    }
+    return count;
+}
+
 struct summary results_ratio(const struct results *r, enum memory_kind kind, enum memory_kind other,
                              size_t cell)
 {

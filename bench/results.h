@@ -33,10 +33,11 @@ struct disk_series {
 struct results {
     const struct options *options;
     const struct plan *plan;
-    struct sample *samples;      /* [(kind * cells + cell) * rounds + round] */
-    char *missing[MEMORY_KINDS]; /* why a kind is left out, or NULL */
-    char *notes[MEMORY_KINDS];   /* how it was set up, or NULL */
-    uint64_t peak[MEMORY_KINDS]; /* most bytes of memory ever */
+    struct sample *samples;        /* [(kind * cells + cell) * rounds + round] */
+    char *missing[MEMORY_KINDS];   /* why a kind is left out, or NULL */
+    char *notes[MEMORY_KINDS];     /* how it was set up, or NULL */
+    uint64_t peak[MEMORY_KINDS];   /* most bytes of memory ever */
+    uint64_t killed[MEMORY_KINDS]; /* processes, for want of memory in their group */
     struct disk_series disks[DISKS_MAX];
     size_t disk_count;
     uint64_t rounds_done;
@@ -67,6 +68,8 @@ struct sample *results_sample(const struct results *results, enum memory_kind ki
                               uint64_t round);
 /* Touches a second. */
 struct summary results_rate(const struct results *results, enum memory_kind kind, size_t cell);
+/* In how many rounds was warming up ended by its limit, before its touches were done? */
+size_t results_cut(const struct results *results, enum memory_kind kind, size_t cell);
 /* Of one kind to another, round by round. */
 struct summary results_ratio(const struct results *results, enum memory_kind ours,
                              enum memory_kind theirs, size_t cell);

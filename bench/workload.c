@@ -1,6 +1,7 @@
 #include "workload.h"
 
 #include <errno.h>
+#include <math.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -18,26 +19,125 @@
 #define HOT_PERCENT 90    /* of the touches */
 #define WRONG_MAX 10      /* complaints of a thread before it stops */
 
+/*
+ * Those that only read come first, and of the others those that scatter pages' places in swap or
+ * pagefile least: cells are measured in this order, and what one has scattered the next one reads.
+ */
 const struct workload workload_table[] = {
     {.name = "fill", .sweeps = true, .help = "first write of every page", .pattern = FILL},
     {.name = "scan",
      .sweeps = true,
      .help = "sequential reads, again and again",
      .pattern = SCAN,
-     .step = 1},
-    {.name = "scanback", .help = "the same backward", .pattern = SCAN, .step = -1},
-    {.name = "scanw50",
-     .help = "scan, 50 % writes",
-     .pattern = SCAN,
      .step = 1,
-     .write_percent = 50},
-    {.name = "stride", .help = "reads of every 16th page", .pattern = SCAN, .step = 16},
+     .warm = 1},
+    {.name = "scanback", .help = "the same backward", .pattern = SCAN, .step = -1, .warm = 1},
+    {.name = "stride", .help = "reads of every 16th page", .pattern = SCAN, .step = 16, .warm = 1},
+    {.name = "flood",
+     .help = "a hot set of 1/2 of memory, and a scan of the rest, in turn",
+     .pattern = FLOOD,
+     .random = true,
+     .warm = 8},
+    {.name = "run64",
+     .help = "random runs of 1 to 64 pages, reads",
+     .pattern = RUNS,
+     .run_max = 64,
+     .random = true,
+     .warm = 0.5},
+    {.name = "run32",
+     .sweeps = true,
+     .help = "random runs of 1 to 32 pages, reads",
+     .pattern = RUNS,
+     .run_max = 32,
+     .random = true,
+     .warm = 0.5},
     {.name = "rand",
      .sweeps = true,
      .help = "random reads of one page",
      .pattern = RUNS,
      .run_max = 1,
-     .random = true},
+     .random = true,
+     .warm = 0.5},
+    {.name = "chase",
+     .help = "pointer chasing through all pages, in random order",
+     .pattern = CHASE,
+     .random = true,
+     .warm = 0.5},
+    {.name = "prefault",
+     .help = "vmsm_prefault() of 64 random pages at a time (managed)",
+     .pattern = PREFAULT,
+     .managed_only = true,
+     .random = true,
+     .threads = 1,
+     .warm = 0.5},
+    {.name = "hits",
+     .help = "random reads where all of it fits",
+     .pattern = RUNS,
+     .run_max = 1,
+     .fits = true,
+     .warm = 1},
+    {.name = "scanw50",
+     .help = "scan, 50 % writes",
+     .pattern = SCAN,
+     .step = 1,
+     .write_percent = 50,
+     .warm = 2},
+    {.name = "run64w10",
+     .help = "runs to 64, 10 % writes",
+     .pattern = RUNS,
+     .run_max = 64,
+     .write_percent = 10,
+     .random = true,
+     .warm = 1},
+    {.name = "run64w50",
+     .help = "runs to 64, 50 % writes",
+     .pattern = RUNS,
+     .run_max = 64,
+     .write_percent = 50,
+     .random = true,
+     .warm = 1},
+    {.name = "run32w10",
+     .help = "runs to 32, 10 % writes",
+     .pattern = RUNS,
+     .run_max = 32,
+     .write_percent = 10,
+     .random = true,
+     .warm = 1},
+    {.name = "run32w50",
+     .sweeps = true,
+     .help = "runs to 32, 50 % writes",
+     .pattern = RUNS,
+     .run_max = 32,
+     .write_percent = 50,
+     .random = true,
+     .warm = 1},
+    {.name = "zipf0.9",
+     .sweeps = true,
+     .help = "pages of Zipf popularity 0.9, 10 % writes",
+     .pattern = ZIPF,
+     .skew = 0.9,
+     .write_percent = 10,
+     .random = true,
+     .warm = 6},
+    {.name = "zipf1.2",
+     .help = "the same, 1.2",
+     .pattern = ZIPF,
+     .skew = 1.2,
+     .write_percent = 10,
+     .random = true,
+     .warm = 12},
+    {.name = "hot",
+     .help = "90 % of the touches in a tenth of the pages, 10 % writes",
+     .pattern = HOT,
+     .write_percent = 10,
+     .random = true,
+     .warm = 10},
+    {.name = "moving",
+     .help = "a working set of 3/4 of memory that slides, 10 % writes",
+     .pattern = MOVING,
+     .write_percent = 10,
+     .random = true,
+     .warm = 16},
     {.name = "rmw",
      .sweeps = true,
      .help = "random read-modify-writes of one page",
@@ -45,115 +145,37 @@ const struct workload workload_table[] = {
      .run_max = 1,
      .write_percent = 100,
      .modify = true,
-     .random = true},
+     .random = true,
+     .warm = 1.5},
     {.name = "run1w50",
      .help = "random pages, 50 % writes",
      .pattern = RUNS,
      .run_max = 1,
      .write_percent = 50,
-     .random = true},
-    {.name = "run32",
-     .sweeps = true,
-     .help = "random runs of 1 to 32 pages, reads",
-     .pattern = RUNS,
-     .run_max = 32,
-     .random = true},
-    {.name = "run32w10",
-     .help = "the same, 10 % writes",
-     .pattern = RUNS,
-     .run_max = 32,
-     .write_percent = 10,
-     .random = true},
-    {.name = "run32w50",
-     .sweeps = true,
-     .help = "the same, 50 % writes",
-     .pattern = RUNS,
-     .run_max = 32,
-     .write_percent = 50,
-     .random = true},
-    {.name = "run64",
-     .help = "random runs of 1 to 64 pages, reads",
-     .pattern = RUNS,
-     .run_max = 64,
-     .random = true},
-    {.name = "run64w10",
-     .help = "the same, 10 % writes",
-     .pattern = RUNS,
-     .run_max = 64,
-     .write_percent = 10,
-     .random = true},
-    {.name = "run64w50",
-     .help = "the same, 50 % writes",
-     .pattern = RUNS,
-     .run_max = 64,
-     .write_percent = 50,
-     .random = true},
-    {.name = "zipf0.9",
-     .sweeps = true,
-     .help = "pages of Zipf popularity 0.9, 10 % writes",
-     .pattern = ZIPF,
-     .skew = 0.9,
-     .write_percent = 10,
-     .gathers = true,
-     .random = true},
-    {.name = "zipf1.2",
-     .help = "the same, 1.2",
-     .pattern = ZIPF,
-     .skew = 1.2,
-     .write_percent = 10,
-     .gathers = true,
-     .random = true},
-    {.name = "hot",
-     .help = "90 % of the touches in a tenth of the pages, 10 % writes",
-     .pattern = HOT,
-     .write_percent = 10,
-     .gathers = true,
-     .random = true},
-    {.name = "moving",
-     .help = "a working set of 3/4 of memory that slides, 10 % writes",
-     .pattern = MOVING,
-     .write_percent = 10,
-     .gathers = true,
-     .random = true},
-    {.name = "flood",
-     .help = "a hot set of 1/2 of memory, and a scan of the rest, in turn",
-     .pattern = FLOOD,
-     .gathers = true,
-     .random = true},
-    {.name = "chase",
-     .help = "pointer chasing through all pages, in random order",
-     .pattern = CHASE,
-     .random = true},
+     .random = true,
+     .warm = 1.5},
     {.name = "fill-c", .help = "fill, compressible content", .pattern = FILL, .compressible = true},
     {.name = "scan-c",
      .help = "scan, compressible content",
      .pattern = SCAN,
      .step = 1,
-     .compressible = true},
+     .compressible = true,
+     .warm = 1},
     {.name = "rand-c",
      .help = "rand, compressible content",
      .pattern = RUNS,
      .run_max = 1,
      .compressible = true,
-     .random = true},
+     .random = true,
+     .warm = 0.5},
     {.name = "run32w50-c",
      .help = "run32w50, compressible content",
      .pattern = RUNS,
      .run_max = 32,
      .write_percent = 50,
      .compressible = true,
-     .random = true},
-    {.name = "hits",
-     .help = "random reads where all of it fits",
-     .pattern = RUNS,
-     .run_max = 1,
-     .fits = true},
-    {.name = "prefault",
-     .help = "vmsm_prefault() of 64 random pages at a time (managed)",
-     .pattern = PREFAULT,
-     .managed_only = true,
      .random = true,
-     .threads = 1},
+     .warm = 1},
 };
 
 const size_t workload_count = sizeof(workload_table) / sizeof(workload_table[0]);
@@ -182,14 +204,15 @@ struct worker {
     pthread_t thread;
     unsigned index;
     uint64_t random, touches, wrong;
+    uint64_t most; /* touches */
     uint64_t link; /* the last page's */
     int error;
 };
 
 static bool worker_goes_on(const struct worker *w)
 {
-    return !atomic_load_explicit(&w->crew->stop, memory_order_relaxed) && w->wrong < WRONG_MAX &&
-           w->error == 0;
+    return !atomic_load_explicit(&w->crew->stop, memory_order_relaxed) && w->touches < w->most &&
+           w->wrong < WRONG_MAX && w->error == 0;
 }
 
 /* One read, write or read-modify-write of a page. */
@@ -221,6 +244,12 @@ static bool write_drawn(struct worker *w)
     return percent > 0 && random_below(&w->random, 100) < percent;
 }
 
+/* Touches that this thread has behind it, had all been equally quick. */
+static uint64_t passed(const struct worker *w)
+{
+    return w->crew->run->passed / w->crew->run->threads;
+}
+
 /* Of `pages`, those from *begin to *end are this thread's. */
 static void share_find(const struct worker *w, uint64_t pages, uint64_t *begin, uint64_t *end)
 {
@@ -250,13 +279,18 @@ static void worker_scan(struct worker *w)
 {
     uint64_t step = (uint64_t)abs(w->crew->run->workload->step);
     bool backward = w->crew->run->workload->step < 0;
-    uint64_t begin, end;
+    uint64_t begin, end, length, skip;
 
     share_find(w, w->crew->run->pages, &begin, &end);
+    length = (end - begin) / step > 0 ? (end - begin) / step : 1;
+    skip = passed(w) % length;
     /* Each pass starts a page later, so that a stride reaches all pages in the end. */
-    for (uint64_t pass = 0; worker_goes_on(w) && begin < end; pass++)
-        for (uint64_t i = begin + pass % step; i < end && worker_goes_on(w); i += step)
+    for (uint64_t pass = passed(w) / length; worker_goes_on(w) && begin < end; pass++) {
+        for (uint64_t i = begin + pass % step + skip * step; i < end && worker_goes_on(w);
+             i += step)
             touch(w, backward ? begin + end - 1 - i : i, write_drawn(w));
+        skip = 0;
+    }
 }
 
 static void worker_runs(struct worker *w)
@@ -322,7 +356,7 @@ static void worker_flood(struct worker *w)
     if (hot > pages / 2)
         hot = pages / 2;
     share_find(w, pages - hot, &begin, &end);
-    next = begin;
+    next = begin + passed(w) / 2 % (end - begin);
     while (worker_goes_on(w)) {
         touch(w, random_below(&w->random, hot), false);
         touch(w, hot + next, false);
@@ -388,13 +422,19 @@ static void *worker_main(void *arg)
     return NULL;
 }
 
-static void seconds_sleep(double seconds)
+/* The time, of a clock that is not set, in so many seconds. */
+static struct timespec time_in(double seconds)
 {
-    struct timespec left = {.tv_sec = (time_t)seconds};
+    struct timespec at;
 
-    left.tv_nsec = (long)((seconds - (double)left.tv_sec) * 1e9);
-    while (nanosleep(&left, &left) < 0 && errno == EINTR)
-        continue;
+    clock_gettime(CLOCK_MONOTONIC, &at);
+    at.tv_sec += (time_t)seconds;
+    at.tv_nsec += (long)((seconds - floor(seconds)) * 1e9);
+    if (at.tv_nsec >= 1000000000) {
+        at.tv_nsec -= 1000000000;
+        at.tv_sec++;
+    }
+    return at;
 }
 
 /* Start the threads behind the gate; how many there are now. */
@@ -405,8 +445,12 @@ static unsigned workers_start(struct crew *c, struct worker *workers, struct lat
     for (unsigned i = 0; i < r->threads; i++) {
         int error;
 
-        workers[i] = (struct worker){
-            .crew = c, .latency = &latencies[i], .index = i, .random = mix(r->seed) ^ mix(i + 1)};
+        workers[i] = (struct worker){.crew = c,
+                                     .latency = &latencies[i],
+                                     .index = i,
+                                     .random = mix(r->seed) ^ mix(i + 1),
+                                     .most = r->most > 0 ? (r->most + r->threads - 1) / r->threads
+                                                         : UINT64_MAX};
         error = pthread_create(&workers[i].thread, NULL, worker_main, &workers[i]);
         if (error != 0) {
             fprintf(stderr, "bench: cannot start thread %u of %u: %s; use fewer (--threads)\n",
@@ -431,6 +475,7 @@ static int crew_run(struct crew *c, struct worker *workers, struct latency *late
                     struct workload_result *out)
 {
     const struct workload_run *r = c->run;
+    struct timespec until;
     uint64_t ticks;
     unsigned started;
     double begin;
@@ -445,12 +490,13 @@ static int crew_run(struct crew *c, struct worker *workers, struct latency *late
     begin = seconds_now();
     ticks = ticks_now();
     pthread_mutex_unlock(&c->gate);
-    if (r->workload->pattern != FILL && result == 0) {
-        seconds_sleep(r->seconds);
-        atomic_store(&c->stop, true);
-    }
+    until = time_in(r->seconds);
     for (unsigned i = 0; i < started; i++) {
-        pthread_join(workers[i].thread, NULL);
+        if (r->workload->pattern == FILL ||
+            pthread_clockjoin_np(workers[i].thread, NULL, CLOCK_MONOTONIC, &until) != 0) {
+            atomic_store(&c->stop, r->workload->pattern != FILL);
+            pthread_join(workers[i].thread, NULL);
+        }
         out->touches += workers[i].touches;
         out->wrong += workers[i].wrong;
         if (workers[i].error < 0)
@@ -468,7 +514,8 @@ int workload_run(const struct workload_run *run, struct workload_result *result)
     struct crew crew = {.run = run,
                         .content = {.compressible = run->workload->compressible,
                                     .cycle = permutation_make(run->pages)},
-                        .gate = PTHREAD_MUTEX_INITIALIZER};
+                        .gate = PTHREAD_MUTEX_INITIALIZER,
+                        .progress = run->passed};
     size_t size = run->threads * sizeof(struct latency);
     struct worker *workers = calloc(run->threads, sizeof(*workers));
     struct latency *latencies =

@@ -40,13 +40,13 @@ struct workload {
     bool compressible; /* content */
     bool fits;         /* only where all of it fits in memory */
     bool managed_only;
-    bool sweeps;  /* measured at all numbers of threads */
-    bool gathers; /* some pages are hot: they must gather in memory before it counts */
-    bool random;  /* single pages or short runs at random: waits for the disk's latency */
+    bool sweeps; /* measured at all numbers of threads */
+    bool random; /* single pages or short runs at random: waits for the disk's latency */
     unsigned run_max;
     int step;
     double skew;
     unsigned threads; /* always so many; 0: as asked for */
+    double warm;      /* touches until its state lasts, for each page of memory */
 };
 
 extern const struct workload workload_table[];
@@ -68,7 +68,9 @@ struct workload_run {
     size_t budget_pages;           /* physical memory: sets are sized by it */
     _Atomic uint32_t *generations; /* what each page must hold; bit 31: a thread is at it */
     unsigned threads;
-    double seconds; /* fill: until done */
+    double seconds;  /* at most; fill: until done */
+    uint64_t most;   /* touches after which it ends before that; 0: it does not */
+    uint64_t passed; /* touches before it: scans, and the moving window, go on from there */
     uint64_t seed;
 };
 

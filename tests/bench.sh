@@ -22,7 +22,7 @@ trap 'exit 1' HUP INT TERM
 . tests/tap_shell
 tap_evidence="$dir/out $dir/err"
 
-tiny=(--only managed --region 16M --rounds 1 --seconds 0.1 --warm-up 0.02 --settle 0
+tiny=(--only managed --region 16M --rounds 1 --seconds 0.1 --warm-up 1 --settle 0
     --disk-seconds 0 --dir "$dir")
 
 # call ARGUMENT…: run it small; leaves its exit status in $status.
@@ -70,6 +70,12 @@ grep -q '^Short form' "$dir/out" && grep -q 'short form: .*--full' "$dir/err"
 ok $? "the short form says that it is"
 [ -z "$(find "$dir" -name 'vmsm-bench-*.pages')" ]
 ok $? "the pagefile is removed"
+
+call --cells moving --warm-up 0.001 --json "$dir/bench.json" --markdown "$dir/bench.md"
+[ "$status" -eq 0 ] && grep -q '^moving  *2  *25% managed .* \*$' "$dir/out" &&
+    grep -q '^\* warming up took' "$dir/out" && grep -q '"cut": true' "$dir/bench.json" &&
+    grep -q '^| moving\\\* | 2 |' "$dir/bench.md"
+ok $? "warming up that is cut short is told of"
 
 call --cells chase,rmw,flood --threads 1,5 --plan cross --set mapper=copy --memory-share 10
 [ "$status" -eq 0 ] && grep -q '^rmw  *5  *10%' "$dir/out" && grep -q '^chase  *1  *10%' "$dir/out"

@@ -60,10 +60,14 @@ static void plans_check(void)
     ok(!plan_kind_has(&plan, &options, MAPPED, plan.cells[cell_of("hits", 2, 150)].group) &&
            plan_kind_has(&plan, &options, MAPPED, plan.cells[cell_of("rand", 2, 50)].group),
        "and have no process where they do nothing");
-    ok(plan_warm_up(&options, workload_find("hot")) > options.warm_up &&
-           plan_warm_up(&options, workload_find("rand")) == options.warm_up &&
-           plan_warm_up(&options, workload_find("fill")) == 0,
+    ok(plan_warm_up(&options, workload_find("hot"), 25) >
+               plan_warm_up(&options, workload_find("rand"), 25) &&
+           plan_warm_up(&options, workload_find("rand"), 25) > 0 &&
+           plan_warm_up(&options, workload_find("fill"), 25) == 0,
        "what is hot gathers first");
+    is(plan_warm_up(&options, workload_find("hits"), 150),
+       plan_warm_up(&options, workload_find("hits"), 100),
+       "memory beyond the region does not count");
     plan_take(8, ARGUMENTS(A("--cells"), A("rand,chase"), A("--threads"), A("1,4"), A("--plan"),
                            A("cross"), A("--memory-share=10,50")));
     is(plan.cell_count, 8, "cross: all of them");

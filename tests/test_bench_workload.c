@@ -181,6 +181,32 @@ static void writes_check(void)
     is(raised, PAGES, "writes raise them, and no page stays locked");
 }
 
+/* A run that ends after so many touches, and one that goes on from there. */
+static void limits_check(void)
+{
+    static const struct workload writes = {
+        .name = "scanw100", .pattern = SCAN, .step = 1, .write_percent = 100};
+    struct workload_run run = {.workload = &writes,
+                               .base = base,
+                               .pages = PAGES,
+                               .budget_pages = PAGES / 4,
+                               .generations = generations,
+                               .threads = THREADS,
+                               .seconds = 60,
+                               .most = PAGES / 2};
+    struct workload_result result;
+    unsigned once = 0;
+
+    workload_do("fill");
+    ok(workload_run(&run, &result) == 0 && result.touches == PAGES / 2 && result.seconds < 30,
+       "so many touches end a run before its time");
+    run.passed = result.touches;
+    workload_run(&run, &result);
+    for (unsigned i = 0; i < PAGES; i++)
+        once += generations[i] == 2;
+    is(once, PAGES, "a scan goes on where the run before it ended");
+}
+
 static void damage_check(const char *name, unsigned page, unsigned word)
 {
     uint64_t *words = (uint64_t *)(void *)(base + (size_t)page * PAGE_BYTES);
@@ -207,6 +233,7 @@ int main(void)
     latencies_check();
     workloads_check();
     writes_check();
+    limits_check();
     contents_check(false);
     contents_check(true);
     damage_check("scan", 17, stamp);
