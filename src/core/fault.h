@@ -106,7 +106,9 @@ enum fault_result fault_begin(struct machine *m, struct fault_queue *queue, uint
 
 /*
  * Begin reading of the pages [va, va + pages) that are in the pagefile, as one run; prefault. BUSY
- * alone guards them: it takes no section's lock, and goes past the end of a section.
+ * alone guards them: it takes no section's lock, and goes past the end of a section. *passed says
+ * how many pages have been dealt with. FAULT_DONE: the first was there; FAULT_BUSY: it was neither
+ * there nor to be read, which is for fault_begin() to look at.
  */
 enum fault_result fault_begin_run(struct machine *m, struct fault_queue *queue, uintptr_t va,
                                   unsigned pages, unsigned *passed);

@@ -9,36 +9,19 @@
 #include "core/machine.h"
 
 #define RANGES_AT_ONCE 128 /* ranges of a prefault that are brought in together */
+/* Reads: the disk is to have some soon, and what has come back is mapped while it reads others. */
+#define SENT_TOGETHER 8u
 
 /* ---- prefault ---- */
-
-/* The word of the page at va, or PTE_VALID where no region is (nothing to do there). */
-static uint64_t peek(struct machine *m, uintptr_t va)
-{
-    uint64_t word = PTE_VALID;
-    struct region *region;
-
-    sync_rwlock_read(&m->sync, &m->regions_lock, SYNC_REGIONS);
-    region = region_find(m, va);
-    if (region != NULL)
-        word = pte_load(pagetable_pte(region->table, va));
-    sync_rwlock_unread(&m->sync, &m->regions_lock, SYNC_REGIONS);
-    return word;
-}
 
 /* Begin what the page at va needs; returns how many pages have been dealt with (0: try again). */
 static unsigned prefault_begin(struct machine *m, struct fault_queue *queue, uintptr_t va,
                                unsigned pages, unsigned *failed)
 {
-    uint64_t word = peek(m, va);
-    enum fault_result result;
     unsigned passed = 1;
+    enum fault_result result = fault_begin_run(m, queue, va, pages, &passed);
 
-    if ((word & PTE_VALID) && !(word & PTE_BUSY))
-        return 1;
-    if ((word & PTE_PAGEFILE) && !(word & (PTE_BUSY | PTE_BAD)))
-        result = fault_begin_run(m, queue, va, pages, &passed);
-    else
+    if (result == FAULT_BUSY)
         result = fault_begin(m, queue, va, FAULT_EXPLICIT, 0, sync_now(&m->sync));
     switch (result) {
     case FAULT_DONE:
@@ -76,8 +59,8 @@ static unsigned prefault_ranges(struct machine *m, const struct iovec *ranges, i
         while (va < end) {
             size_t pages = (end - va + PAGE_SIZE - 1) >> PAGE_SHIFT;
 
-            if (queue->free == NULL)
-                fault_reap(m, queue, true, &failed);
+            if (queue->free == NULL || queue->unsent_count >= SENT_TOGETHER)
+                fault_reap(m, queue, queue->free == NULL, &failed);
             va += PAGE_SIZE * prefault_begin(m, queue, va,
                                              pages < RUN_MAX ? (unsigned)pages : RUN_MAX, &failed);
         }
