@@ -14,7 +14,6 @@
 #include "core/platform.h"
 #include "mapper/uffd.h"
 
-#define PIDFD_SELF_THREAD_GROUP (-10000)
 #define MESSAGES 64u
 
 double cpu_now(void)

@@ -114,6 +114,32 @@ static void test_log_repeated(const int *fds)
     ok(strstr(logged(fds), "aaa (line 1024 of its kind") != NULL, "a cut line keeps its note");
 }
 
+/* A pipe that nobody reads holds nobody up. */
+static void test_log_full(const int *fds)
+{
+    int flags = fcntl(fds[1], F_GETFL);
+    static char text[1 << 16];
+    size_t filled = 0;
+    ssize_t n;
+
+    fcntl(fds[1], F_SETFL, flags | O_NONBLOCK);
+    while ((n = write(fds[1], text, sizeof(text))) > 0 || (n = write(fds[1], text, 1)) > 0)
+        filled += (size_t)n;
+    fcntl(fds[1], F_SETFL, flags);
+    alarm(20);
+    log_line(LOG_ERROR, "lost");
+    log_line(LOG_ERROR, "lost too");
+    alarm(0);
+    ok(true, "two lines into a full pipe: neither is waited for");
+    while (filled > 0 &&
+           (n = read(fds[0], text, filled < sizeof(text) ? filled : sizeof(text))) > 0)
+        filled -= (size_t)n;
+    log_line(LOG_ERROR, "heard");
+    ok(strcmp(logged(fds), "vmsm: warning: lines that nobody read are missing: 2\nvmsm: heard\n") ==
+           0,
+       "the next that is heard says how many are missing");
+}
+
 static void *log_lines(void *letter)
 {
     char text[61];
@@ -210,6 +236,7 @@ int main(int argc, char **argv)
     is(log_descriptor(), fds[1], "another descriptor can be used");
     test_log_line(fds);
     test_log_repeated(fds);
+    test_log_full(fds);
     test_log_threads(fds);
     return done_testing();
 }

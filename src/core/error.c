@@ -2,10 +2,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
 #include <stdarg.h>
 #include <stdatomic.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 #define LOG_LINE_MAX 1024
@@ -17,6 +21,7 @@
 static _Thread_local char error_text[ERROR_TEXT_MAX] __attribute__((tls_model("initial-exec")));
 
 static _Atomic int log_fd = -1;
+static _Atomic uint32_t log_missing; /* lines left out since the last that was written */
 
 /* Early, so that other constructors may log. */
 __attribute__((constructor(101))) static void log_open(void)
@@ -63,6 +68,55 @@ const char *error_last(void)
     return error_text;
 }
 
+static bool is_file(int fd)
+{
+    struct stat st;
+
+    return fstat(fd, &st) == 0 && S_ISREG(st.st_mode);
+}
+
+/*
+ * One call, so that lines of several threads or processes do not mix. False: a pipe or terminal
+ * that nobody reads has no room. It is not waited for: who logs may be the only thread that serves
+ * faults, and who should read may be asleep in one.
+ */
+static bool line_write(int fd, const char *line, size_t length)
+{
+    struct pollfd ready = {.fd = fd, .events = POLLOUT};
+    const struct iovec whole = {.iov_base = (char *)(uintptr_t)line, .iov_len = length};
+
+    if (poll(&ready, 1, 0) == 0)
+        return false;
+    while (pwritev2(fd, &whole, 1, -1, RWF_NOWAIT) < 0) {
+        if (errno == EINTR)
+            continue;
+        if (errno == EAGAIN && !is_file(fd))
+            return false;
+        /* The system cannot do it without waiting: there was room a moment ago. */
+        while (write(fd, line, length) < 0 && errno == EINTR)
+            continue;
+        return true;
+    }
+    return true;
+}
+
+/* Say how many lines are missing before the next; false if not even that can be written. */
+static bool missing_write(int fd)
+{
+    uint32_t missing = atomic_exchange(&log_missing, 0);
+    char line[80];
+    int length;
+
+    if (missing == 0)
+        return true;
+    length = snprintf(line, sizeof(line), "vmsm: warning: lines that nobody read are missing: %u\n",
+                      missing);
+    if (line_write(fd, line, (size_t)length))
+        return true;
+    atomic_fetch_add(&log_missing, missing);
+    return false;
+}
+
 /* `note` ends the line; it is there even if the line is cut. */
 static void log_write(enum log_level level, const char *note, const char *format, va_list args)
 {
@@ -82,9 +136,8 @@ static void log_write(enum log_level level, const char *note, const char *format
     memcpy(line + start + used, note, end);
     used += end;
     line[start + used] = '\n';
-    /* One call, so that lines of several threads or processes do not mix. */
-    while (write(fd, line, start + used + 1) < 0 && errno == EINTR)
-        continue;
+    if (!missing_write(fd) || !line_write(fd, line, start + used + 1))
+        atomic_fetch_add(&log_missing, 1);
     errno = saved;
 }
 

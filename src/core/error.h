@@ -22,7 +22,9 @@ const char *error_last(void); /* "" if none */
 
 enum log_level { LOG_ERROR, LOG_WARNING, LOG_INFO };
 
-/* One line "vmsm: …" on the standard error that was open when the library started. */
+/* One line "vmsm: …" on the standard error that was open when the library started. It never waits
+ * for who reads that: a line that does not fit is left out, and the next that does is preceded by
+ * how many that were. */
 __attribute__((format(printf, 2, 3))) void log_line(enum log_level level, const char *format, ...);
 
 /*

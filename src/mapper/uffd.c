@@ -15,7 +15,6 @@
 #ifndef MADV_DONTNEED_LOCKED
 #define MADV_DONTNEED_LOCKED 24
 #endif
-#define PIDFD_SELF_THREAD_GROUP (-10000) /* Linux 6.14; older kernels need a real pidfd */
 #define NO_MEMORY_TRIES 100u
 #define DROP_FEW 32u /* runs that are dropped at once without the large array */
 #define USERFAULTFD_IOC_NEW_NR _IO(0xAA, 0x00)

@@ -41,6 +41,10 @@ struct uffdio_move {
 #define UFFD_USER_MODE_ONLY 1
 #endif
 
+#ifndef PIDFD_SELF_THREAD_GROUP
+#define PIDFD_SELF_THREAD_GROUP (-10000) /* Linux 6.14; older kernels need a real pidfd */
+#endif
+
 struct uffd {
     int fd;
     uint64_t features; /* in force */
