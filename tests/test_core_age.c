@@ -64,6 +64,41 @@ static void others(void)
     tear_down(&f);
 }
 
+static uint64_t groups_of(struct fixture *f, uintptr_t base, size_t section)
+{
+    return atomic_load(&region_find(f->m, base)->table->sections[section].groups);
+}
+
+/* Groups of pages of which none is valid are passed over. */
+static void groups(void)
+{
+    struct fixture f;
+    uintptr_t base;
+    uint64_t word;
+
+    set_up(&f, "touch_window:1");
+    base = map_pages(&f, 1024);
+    put(&f, base, 3, 1);
+    put(&f, base, 100, 1);
+    put(&f, base, 1023, 1);
+    is(groups_of(&f, base, 0), group_bit(3) | group_bit(100), "two groups of a section have pages");
+    is(groups_of(&f, base, 1), group_bit(511), "one has in the other");
+    age_pass(&f);
+    is(groups_of(&f, base, 0), group_bit(3) | group_bit(100), "a pass leaves them alone");
+    trim_all(&f);
+    word = word_at(&f, base, 100);
+    ok(pte_try_busy(&f.m->sync, pte_at(&f, base, 100), word), "a page is about to come back");
+    age_pass(&f);
+    is(groups_of(&f, base, 0), group_bit(100), "trimmed, the others have none; its has");
+    is(groups_of(&f, base, 1), 0, "nor has the other section");
+    pte_release(f.m, pte_at(&f, base, 100), base + 100 * PAGE, word);
+    put(&f, base, 3, 2);
+    is(groups_of(&f, base, 0), group_bit(3) | group_bit(100), "a page is back, and is seen");
+    trim_all(&f);
+    ok(!(word_at(&f, base, 3) & PTE_VALID), "by the trimmer too");
+    tear_down(&f);
+}
+
 static void due(void)
 {
     struct fixture f;
@@ -147,6 +182,7 @@ int main(void)
     ages();
     levels();
     others();
+    groups();
     due();
     advice();
     return done_testing();

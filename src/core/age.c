@@ -41,20 +41,47 @@ static int age_page(struct machine *m, pte_t *pte, uint64_t word, size_t turn)
     return (int)age;
 }
 
+/* No page of the group at i was valid, or about to become so: unless one is now, it is passed over
+ * from here on. */
+static void group_settle(struct machine *m, const struct pagetable *table, size_t i)
+{
+    struct section *section = &table->sections[i / SECTION_PAGES];
+
+    sync_yield(&m->sync, SYNC_AT_ATOMIC);
+    atomic_fetch_and(&section->groups, ~group_bit(i));
+    sync_yield(&m->sync, SYNC_AT_ATOMIC);
+    for (size_t end = i + GROUP_PAGES; i < end; i++) {
+        if (pte_load(&table->ptes[i]) & (PTE_VALID | PTE_BUSY)) {
+            atomic_fetch_or(&section->groups, group_bit(i));
+            return;
+        }
+    }
+}
+
 static void age_section(struct machine *m, const struct region *region, size_t n, uint32_t *ages)
 {
     const struct pagetable *table = region->table;
-    int32_t left = atomic_load_explicit(&table->sections[n].valid, memory_order_relaxed);
-    size_t first = n * SECTION_PAGES, last = first + SECTION_PAGES;
+    size_t first = n * SECTION_PAGES, last = first + SECTION_PAGES, stop;
     size_t low = pagetable_index(table, region->start), high = pagetable_index(table, region->end);
 
-    for (size_t i = first > low ? first : low; i < last && i < high && left > 0; i++) {
-        uint64_t word = pte_load(&table->ptes[i]);
-        int age = age_page(m, &table->ptes[i], word, i + m->trimmer.passes);
+    first = first > low ? first : low;
+    last = last < high ? last : high;
+    for (size_t i = pagetable_next_page(table, first, last); i < last;
+         i = pagetable_next_page(table, stop, last)) {
+        size_t from = i;
+        bool empty = true;
 
-        left -= (word & PTE_VALID) != 0;
-        if (age >= 0)
-            ages[age]++;
+        stop = (i / GROUP_PAGES + 1) * GROUP_PAGES;
+        for (; i < stop && i < last; i++) {
+            uint64_t word = pte_load(&table->ptes[i]);
+            int age = age_page(m, &table->ptes[i], word, i + m->trimmer.passes);
+
+            empty = empty && !(word & (PTE_VALID | PTE_BUSY));
+            if (age >= 0)
+                ages[age]++;
+        }
+        if (empty && i - from == GROUP_PAGES)
+            group_settle(m, table, from);
     }
 }
 
@@ -65,7 +92,7 @@ bool age_due(struct machine *m)
 
 bool age_step(struct machine *m)
 {
-    uint32_t ages[PTE_AGE_MAX + 1] = {0};
+    uint32_t ages[PTE_AGE_MAX + 1] = {0}, dense = 0;
     uint64_t consumed = atomic_load(&m->consumed);
 
     if (!age_due(m))
@@ -78,12 +105,16 @@ bool age_step(struct machine *m)
         size_t end =
             (pagetable_index(region->table, region->end) + SECTION_PAGES - 1) / SECTION_PAGES;
 
-        while (pagetable_next_section(region->table, &n, end))
+        while (pagetable_next_section(region->table, &n, end)) {
+            dense += atomic_load_explicit(&region->table->sections[n].valid,
+                                          memory_order_relaxed) >= (int32_t)TRIM_WORTH;
             age_section(m, region, n++, ages);
+        }
     }
     sync_rwlock_unread(&m->sync, &m->regions_lock, SYNC_REGIONS);
     for (unsigned age = 0; age <= PTE_AGE_MAX; age++)
         atomic_store_explicit(&m->trimmer.ages[age], ages[age], memory_order_relaxed);
+    atomic_store(&m->trimmer.dense, dense);
     atomic_store(&m->trimmer.aged_at, consumed);
     count(m, COUNTER_ageing_passes, 1);
     return false;
@@ -120,7 +151,8 @@ uint64_t age_returned(struct machine *m, uint64_t word, bool wanted)
 static void age_pages(struct machine *m, const struct pagetable *table, size_t low, size_t high,
                       unsigned age)
 {
-    for (size_t i = low; i < high; i++) {
+    for (size_t i = pagetable_next_page(table, low, high); i < high;
+         i = pagetable_next_page(table, i + 1, high)) {
         pte_t *pte = &table->ptes[i];
         uint64_t word = pte_load(pte);
 

@@ -107,8 +107,13 @@ static void audit_section(struct machine *m, struct audit *a, const struct regio
         wrong(a, "%d pages of the section at %p are valid, but %d are counted", valid,
               (void *)(table->base + n * SECTION_PAGES * PAGE_SIZE), counted);
     for (size_t i = n * SECTION_PAGES; i < (n + 1) * SECTION_PAGES; i++) {
-        if (i >= low && i < high)
-            audit_pte(m, a, region, i);
+        if (i < low || i >= high)
+            continue;
+        audit_pte(m, a, region, i);
+        if ((pte_load(&table->ptes[i]) & PTE_VALID) &&
+            !(atomic_load(&table->sections[n].groups) & group_bit(i)))
+            wrong(a, "page %p is valid, but its group is passed over",
+                  (void *)(table->base + i * PAGE_SIZE));
     }
 }
 

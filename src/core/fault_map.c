@@ -26,9 +26,20 @@ void frame_attach(struct machine *m, uint32_t number, pte_t *pte, uintptr_t va, 
 
 void section_add_valid(struct pagetable *table, uintptr_t va, unsigned pages)
 {
-    for (unsigned i = 0; i < pages; i++)
-        atomic_fetch_add_explicit(&pagetable_section(table, va + i * PAGE_SIZE)->valid, 1,
-                                  memory_order_relaxed);
+    size_t i = pagetable_index(table, va), end = i + pages;
+
+    while (i < end) {
+        struct section *section = &table->sections[i / SECTION_PAGES];
+        size_t stop = (i / SECTION_PAGES + 1) * SECTION_PAGES;
+        uint64_t groups = 0;
+
+        if (stop > end)
+            stop = end;
+        atomic_fetch_add_explicit(&section->valid, (int32_t)(stop - i), memory_order_relaxed);
+        for (; i < stop; i++)
+            groups |= group_bit(i);
+        atomic_fetch_or(&section->groups, groups);
+    }
 }
 
 uint64_t mapped_word(struct machine *m, uint64_t was, uint32_t frame, bool wanted, bool protected)

@@ -117,6 +117,7 @@ struct trimmer {
     _Atomic uint32_t ages[PTE_AGE_MAX + 1]; /* (a) valid pages by age at the last pass, less */
                                             /* those trimmed since */
     _Atomic uint64_t aged_at;               /* (a) consumed, at the last ageing pass */
+    _Atomic uint32_t dense;                 /* (a) sections with TRIM_WORTH valid pages then */
     uint32_t passes;                        /* (g) ageing passes so far */
     struct trim_victims *victims;           /* (t) */
     uint64_t rate_at;                       /* (t) ns: when the rate was last taken, */
@@ -275,6 +276,7 @@ static inline uint64_t table_bytes(const struct machine *m, void *table, size_t 
 }
 
 /* trim.c */
+#define TRIM_WORTH 32u /* victims that make a section worth a TLB flush, if others have them */
 /* Trim about `want` pages; returns how many left their address. One thread at a time. */
 unsigned trim_pages(struct machine *m, unsigned want);
 int trim_init(struct machine *m);

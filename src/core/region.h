@@ -8,7 +8,11 @@
  *
  * A section is 512 pages (2 MiB aligned to the page table's start): the unit of trimming and of
  * ageing. Bit n of `populated` is set before a page of section n first leaves the untouched format,
- * and never cleared: what walks a vast sparse region walks only those sections.
+ * and never cleared: what walks a vast sparse region walks only those sections. Of a section, it
+ * looks at groups of eight pages, a cache line of PTEs, of which one may be valid: a group's bit is
+ * set by who has a page of it BUSY, before that page becomes valid, and taken back by the ager. The
+ * ager looks at the group again afterwards: whoever has made a page BUSY before that is seen, and
+ * who comes later sets the bit after it was taken back.
  *
  * The set of regions is guarded by machine.regions_lock. A fault holds it shared
  * until it has set BUSY; from then on BUSY keeps the page table alive, since an
@@ -26,9 +30,12 @@
 #include "core/sync.h"
 #include "mapper/mapper.h"
 
+#define GROUP_PAGES 8u /* SECTION_PAGES of them are 64 groups */
+
 struct section {
     struct sync_mutex lock; /* coarse locks only: guards the section's PTEs in faults and trims */
     _Atomic uint32_t trimming; /* 1: a trimmer owns the right to protect, lift and drop here (a) */
+    _Atomic uint64_t groups;   /* bit n: of pages 8n to 8n + 7 one may be valid (a) */
     _Atomic int32_t valid;  /* valid pages (a); lags the PTEs, but not while the gate is closed */
     _Atomic uint8_t advice; /* enum vmsm_advice + 1, or 0: as the table's (a) */
 };
@@ -95,6 +102,25 @@ static inline bool pagetable_next_section(const struct pagetable *table, size_t 
         *n = (*n / 64 + 1) * 64;
     }
     return false;
+}
+
+static inline uint64_t group_bit(size_t i)
+{
+    return UINT64_C(1) << (i % SECTION_PAGES / GROUP_PAGES);
+}
+
+/* The first page in [i, end), all of one section, that may be valid; `end` if there is none. i is
+ * where a search begins, or the next after a page that was found. */
+static inline size_t pagetable_next_page(const struct pagetable *table, size_t i, size_t end)
+{
+    uint64_t bits;
+
+    if (i >= end || i % GROUP_PAGES != 0)
+        return i;
+    bits = atomic_load_explicit(&table->sections[i / SECTION_PAGES].groups, memory_order_relaxed) >>
+           (i % SECTION_PAGES / GROUP_PAGES);
+    i += bits != 0 ? (size_t)__builtin_ctzll(bits) * GROUP_PAGES : SECTION_PAGES;
+    return i < end ? i : end;
 }
 
 /* What the program said about the page at va: VMSM_NORMAL, _RANDOM or _SEQUENTIAL. */

@@ -26,9 +26,6 @@
 #include "core/error.h"
 #include "core/machine.h"
 
-/* Victims that make a section worth a TLB flush, as long as there are others. */
-#define BATCH_WORTH 32u
-
 #define JOIN_LEAST 8u /* neighbours that are likely to be wanted together again */
 #define JOIN_PAGES 4u /* pages that cost as much to write, in a run, as a request more to read */
 
@@ -75,8 +72,7 @@ struct span {
     size_t low, high;
 };
 
-/* Has the span at least `worth` victims? Looks no further than the section's last valid page: where
- * few pages of a vast region have ever been touched, a visit costs what those few cost. */
+/* Has the span at least `worth` victims? */
 static bool has_victims(const struct span *span, unsigned min_age, unsigned worth)
 {
     int32_t valid = atomic_load_explicit(&span->section->valid, memory_order_relaxed);
@@ -84,12 +80,9 @@ static bool has_victims(const struct span *span, unsigned min_age, unsigned wort
 
     if (valid < (int32_t)worth)
         return false;
-    for (size_t i = span->low; i < span->high && valid > 0 && victims < worth; i++) {
-        uint64_t word = pte_load(&span->table->ptes[i]);
-
-        valid -= (word & PTE_VALID) != 0;
-        victims += is_victim(word, min_age);
-    }
+    for (size_t i = pagetable_next_page(span->table, span->low, span->high);
+         i < span->high && victims < worth; i = pagetable_next_page(span->table, i + 1, span->high))
+        victims += is_victim(pte_load(&span->table->ptes[i]), min_age);
     return victims >= worth;
 }
 
@@ -99,7 +92,9 @@ static void trim_collect(struct machine *m, const struct span *span, unsigned mi
     unsigned others = 0;
 
     v->count = v->bystanders = 0;
-    for (size_t i = span->low; i < span->high && v->count < room; i++) {
+    for (size_t i = pagetable_next_page(span->table, span->low, span->high);
+         i < span->high && v->count < room;
+         i = pagetable_next_page(span->table, i + 1, span->high)) {
         pte_t *pte = &span->table->ptes[i];
         uint64_t word = pte_load(pte);
 
@@ -553,8 +548,8 @@ unsigned trim_pages(struct machine *m, unsigned want)
 
         do {
             before = gone;
-            if (m->tunables.batching)
-                gone += trim_lap(m, want - gone, age, BATCH_WORTH);
+            if (m->tunables.batching && atomic_load(&m->trimmer.dense) > 0)
+                gone += trim_lap(m, want - gone, age, TRIM_WORTH);
             if (gone < want && have_room(m))
                 gone += trim_lap(m, want - gone, age, 1);
             /* Where a visit takes only some of a section's victims, there are more as old. */
