@@ -88,6 +88,8 @@ struct vmsm; /* a manager; opaque */
     X(pages_trimmed, COUNT, "pages taken from under their address")                                \
     X(pages_trimmed_clean, COUNT, "of those, equal to their slot: straight to standby")            \
     X(pages_trimmed_zero, COUNT, "of those, all zero: given back without a slot")                  \
+    X(pages_trimmed_at_once, COUNT,                                                                \
+      "of the clean ones, protected since they were read: dropped without a look")                 \
     X(pages_trimmed_joined, COUNT,                                                                 \
       "of those, modified only because changed neighbours are: they equal their slot")             \
     X(pages_trim_undone, COUNT, "trims given up, the page being in use or pinned")                 \

@@ -27,7 +27,7 @@ static const char *const stages[] = {"single", "basic", "full"};
 typedef int mapper_open(struct sync *sync, const struct mapper_options *options,
                         struct mapper **mapper);
 
-/* 1 MiB of memory, no workers, then what conf says. */
+/* 1 MiB of memory, no workers, changes noticed by hash, then what conf says. */
 static inline void set_up_mapper(struct fixture *f, const char *conf, mapper_open *open)
 {
     struct store_file_options file = {.path = ""};
@@ -39,7 +39,7 @@ static inline void set_up_mapper(struct fixture *f, const char *conf, mapper_ope
     struct store *inner;
 
     tunables_init(&t);
-    if (tunables_parse(&t, "mapper:soft,trap:none,memory:1M,workers:off") != 0 ||
+    if (tunables_parse(&t, "mapper:soft,trap:none,memory:1M,workers:off,dirty:hash") != 0 ||
         tunables_parse(&t, conf) != 0)
         goto fail;
     file.size_slots = t.pagefile_size / PAGE;

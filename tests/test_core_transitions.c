@@ -332,6 +332,39 @@ static void page_WRITE(void)
     attempt(FAULT_WRITE | FAULT_PROTECT);
 }
 
+/* Pages 0 and 1 are protected in a section that has been read only. */
+static void protected_pages(void)
+{
+    begin(PLAIN ",dirty:auto");
+    put(&w.f, w.base, 0, 1);
+    put(&w.f, w.base, 1, 1);
+    page_out(&w.f);
+    holds(&w.f, w.base, 0, 1);
+    holds(&w.f, w.base, 1, 1);
+    table_at(&w.f, w.base)->sections[0].clean = 1000;
+    page_out(&w.f);
+    holds(&w.f, w.base, 0, 1);
+    holds(&w.f, w.base, 1, 1);
+    ok(word_at(&w.f, w.base, 0) & word_at(&w.f, w.base, 1) & PTE_PROTECTED, "both are protected");
+    atomic_fetch_and(w.ptes, ~PTE_LEVEL);
+    forget();
+}
+
+static void page_TRIM_AT_ONCE(void)
+{
+    protected_pages();
+    trim_all(&w.f);
+    is(where(&w.f, w.base, 0), 'p', "a protected page is in its slot at once");
+}
+
+static void page_UNPROTECT(void)
+{
+    protected_pages();
+    table_at(&w.f, w.base)->sections[0].clean = 0;
+    attempt(FAULT_WRITE | FAULT_PROTECT);
+    ok(!(word_at(&w.f, w.base, 1) & PTE_PROTECTED), "the next page is to be written too");
+}
+
 static void page_ACCESS(void)
 {
     begin(PLAIN);

@@ -345,7 +345,7 @@ static void steps(void)
 int main(void)
 {
     joined("hash");
-    joined("protect");
+    joined("auto");
     for (size_t i = 0; i < STAGES; i++) {
         oldest_first(stages[i]);
         verdicts(stages[i]);

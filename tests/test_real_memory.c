@@ -145,6 +145,8 @@ int main(void)
             test(real_kinds[k], stages[s], "hash");
             if (real_is_copy(real_kinds[k]))
                 test(real_kinds[k], stages[s], "protect");
+            if (strcmp(real_kinds[k], "mapper:copy,trap:thread") == 0)
+                test(real_kinds[k], stages[s], "auto");
         }
     }
     return done_testing();

@@ -156,8 +156,12 @@ static void print_pages(const struct sim_result *r, FILE *out)
             percent(c->pages_trimmed_zero, c->pages_trimmed),
             format_count(c->pages_trim_undone, &undone),
             format_count(c->pages_repurposed, &repurposed));
-    fprintf(out, "  unchanged   %s pages are written all the same, with changed neighbours\n",
-            format_count(c->pages_trimmed_joined, &pages));
+    fprintf(
+        out,
+        "  unchanged   %s left at once, protected since they were read; %s are written all the\n"
+        "              same, with changed neighbours\n",
+        format_count(c->pages_trimmed_at_once, &undone),
+        format_count(c->pages_trimmed_joined, &pages));
     fprintf(out, "pagefile      %s of %s slots used\n", format_count(c->slots_used, &pages),
             format_count(c->slots_total, &slots));
     fprintf(out, "  read        %s pages in %s requests\n", format_count(c->pages_read, &pages),

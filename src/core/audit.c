@@ -82,27 +82,35 @@ static void audit_pte(struct machine *m, struct audit *a, const struct region *r
                            : frame->state != FRAME_STANDBY && frame->state != FRAME_MODIFIED)
         wrong(a, "frame %u of page %p is %s", pte_number(word), (void *)frame->va,
               frame_state_name(frame->state));
+    if ((word & PTE_PROTECTED) && frame->slot == 0)
+        wrong(a, "page %p is marked unchanged, but has no slot", (void *)frame->va);
     if (((word & PTE_PINNED) != 0) != (atomic_load(&frame->pins) > 0))
         wrong(a, "page %p is marked pinned or not, unlike its frame", (void *)frame->va);
 }
 
-/* How many pages of a section are valid, whatever region they belong to. */
-static int32_t valid_pages(const struct pagetable *table, size_t n)
+/* How many pages of a section have that flag, whatever region they belong to. */
+static int32_t pages_with(const struct pagetable *table, size_t n, uint64_t flag)
 {
     size_t end = (n + 1) * SECTION_PAGES < table->pages ? (n + 1) * SECTION_PAGES : table->pages;
-    int32_t valid = 0;
+    int32_t pages = 0;
 
     for (size_t i = n * SECTION_PAGES; i < end; i++)
-        valid += (pte_load(&table->ptes[i]) & PTE_VALID) != 0;
-    return valid;
+        pages += (pte_load(&table->ptes[i]) & flag) != 0;
+    return pages;
 }
 
 static void audit_section(struct machine *m, struct audit *a, const struct region *region, size_t n)
 {
     struct pagetable *table = region->table;
     size_t low = pagetable_index(table, region->start), high = pagetable_index(table, region->end);
-    int32_t valid = valid_pages(table, n), counted = atomic_load(&table->sections[n].valid);
+    int32_t valid = pages_with(table, n, PTE_VALID),
+            counted = atomic_load(&table->sections[n].valid);
+    int32_t guarded = pages_with(table, n, PTE_PROTECTED);
 
+    if (guarded != atomic_load(&table->sections[n].guarded))
+        wrong(a, "%d pages of the section at %p are protected, but %d are counted", guarded,
+              (void *)(table->base + n * SECTION_PAGES * PAGE_SIZE),
+              atomic_load(&table->sections[n].guarded));
     if (valid != counted)
         wrong(a, "%d pages of the section at %p are valid, but %d are counted", valid,
               (void *)(table->base + n * SECTION_PAGES * PAGE_SIZE), counted);

@@ -26,11 +26,14 @@ static enum fault_result fault_valid(struct machine *m, struct region *region, u
     }
     if (!pte_try_busy(&m->sync, pte, word))
         return FAULT_BUSY;
-    if ((word & PTE_PROTECTED) && frame->slot != 0) {
+    if ((word & PTE_PROTECTED) && m->tunables.dirty == DIRTY_PROTECT) {
         slot_release(m, frame->slot);
         frame->slot = 0;
     }
-    m->mapper->ops->lift(m->mapper, va, PAGE_SIZE);
+    if (word & PTE_PROTECTED)
+        protect_written(m, region, va);
+    else
+        m->mapper->ops->lift(m->mapper, va, PAGE_SIZE);
     word = (word & ~(PTE_PROTECTED | PTE_READAHEAD | PTE_AGE)) | PTE_ACCESSED;
     pte_release(m, pte, va, word);
     count(m, COUNTER_faults_protect, 1);

@@ -283,10 +283,12 @@ static enum fault_result rescue(struct machine *m, struct region *region, uintpt
         m->mapper->ops->unfail(m->mapper, va);
     content = mapper_buffer(m->mapper, frame->buffer);
     keep = keeps_slot(m, frame, flags);
-    protected = keep && m->tunables.dirty == DIRTY_PROTECT;
+    protected = keep && !(flags & FAULT_WRITE) && protect_begin(m, region->table, va, 1);
     m->mapper->ops->map(m->mapper, va, 1, &number, &content, protected ? MAP_PROTECTED : 0, &done);
     count(m, COUNTER_map_calls, 1);
     if (done == 0) {
+        if (protected)
+            protect_end(m, region->table, va, 1);
         rescue_undo(m, number, pte, va, word);
         if (cached)
             frame_unreserve(m, 1);

@@ -309,9 +309,9 @@ static bool asked_for_all(const struct fault *f)
 /* Map pages [from, to) of the run, all read well. Returns how many were mapped. */
 static unsigned read_map(struct machine *m, struct fault *f, unsigned from, unsigned to)
 {
-    bool protect = m->tunables.dirty == DIRTY_PROTECT && m->tunables.preserve &&
-                   !(f->flags & FAULT_WRITE && f->wanted >= from && f->wanted < to);
+    bool written = f->flags & FAULT_WRITE && f->wanted >= from && f->wanted < to;
     uintptr_t va = f->va + from * PAGE_SIZE;
+    bool protect = !written && protect_begin(m, f->table, va, to - from);
     unsigned done = 0;
 
     m->mapper->ops->map(m->mapper, va, to - from, f->frames + from, f->content + from,
@@ -321,7 +321,7 @@ static unsigned read_map(struct machine *m, struct fault *f, unsigned from, unsi
     section_add_valid(f->table, va, done);
     for (unsigned i = from; i < from + done; i++) {
         uintptr_t at = f->va + i * PAGE_SIZE;
-        bool keep = m->tunables.preserve && (protect || m->tunables.dirty == DIRTY_HASH);
+        bool keep = m->tunables.preserve && (protect || m->tunables.dirty != DIRTY_PROTECT);
 
         frame_attach(m, f->frames[i], pagetable_pte(f->table, at), at, keep ? f->slots[i] : 0);
         pte_release(m, pagetable_pte(f->table, at), at,
@@ -330,6 +330,8 @@ static unsigned read_map(struct machine *m, struct fault *f, unsigned from, unsi
         if (!keep)
             slot_release(m, f->slots[i]);
     }
+    if (protect)
+        protect_end(m, f->table, va + done * PAGE_SIZE, to - from - done);
     return done;
 }
 

@@ -9,7 +9,8 @@
  *             rescue, the refiller that repurposes it, the zeroer, or who discards its page. What
  *             else holds (page, slot, buffer) is that thread's business.
  *   ACTIVE    on no list. Under the address `va`; pte is V with this frame's number.
- *             slot, if not 0, holds what the page held when it was last read or written back.
+ *             slot, if not 0, holds what the page held when it was last read or written back; if
+ *             its PTE says PROTECTED there is one, and it holds what the page holds now.
  *   STANDBY   on a standby list. pte is T; the buffer has the content; slot has the same content.
  *   MODIFIED  on the modified list. pte is T; the buffer has the only copy; slot is 0; hash is
  *             the content's.

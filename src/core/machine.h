@@ -289,6 +289,22 @@ void trim_behind_add(struct machine *m, uintptr_t va, unsigned pages);
 /* A range of which pages at least so old are to go first. */
 void trim_offer(struct machine *m, uintptr_t va, unsigned pages, unsigned min_age);
 
+/* protect.c */
+/* May the pages be mapped protected, being what their slots hold? If so they count as PROTECTED
+ * until protect_end(), whether or not they become so. */
+bool protect_begin(struct machine *m, struct pagetable *table, uintptr_t va, unsigned pages);
+/* So many pages from va on are PROTECTED no more, or are about to be released as such. */
+void protect_end(struct machine *m, struct pagetable *table, uintptr_t va, unsigned pages);
+/* Is no page of the section PROTECTED, nor will be while its `trimming` mark is held? */
+bool protect_none(const struct machine *m, const struct section *section);
+/* A trim, which holds the section's `trimming` mark, found so many pages unchanged and changed. */
+void protect_trimmed(struct machine *m, struct section *section, unsigned clean, unsigned changed);
+/* If section n of the table is not protected any more, its pages are ordinary ones from now on. */
+void protect_settle(struct machine *m, struct pagetable *table, size_t n);
+/* The first write to the PROTECTED page at va, BUSY by us: its protection is lifted, and perhaps
+ * that of the pages after it. */
+void protect_written(struct machine *m, struct region *region, uintptr_t va);
+
 /* age.c */
 #define AGE_PART 8u /* a pass is made when the frames, divided by this, have been consumed */
 bool age_step(struct machine *m);

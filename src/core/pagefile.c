@@ -232,16 +232,19 @@ unsigned pagefile_reclaim(struct machine *m, unsigned want)
     sync_rwlock_read(&m->sync, &m->regions_lock, SYNC_REGIONS);
     for (uint32_t n = 0; n < m->frame_count && got < want; n++) {
         struct frame *frame = &m->frames[n];
+        const struct region *region = NULL;
         pte_t *pte = NULL;
         uint64_t word;
         uint32_t slot;
 
         /* The lock keeps pte from changing, and with it the page table alive. */
         sync_mutex_lock(&m->sync, &frame->lock, SYNC_FRAME);
-        if (frame->state == FRAME_ACTIVE)
+        if (frame->state == FRAME_ACTIVE) {
             pte = frame->pte;
+            region = region_find(m, frame->va);
+        }
         word = pte != NULL ? pte_load(pte) : 0;
-        if (pte == NULL || (word & PTE_BUSY) || !(word & PTE_VALID) || pte_number(word) != n ||
+        if (region == NULL || (word & PTE_BUSY) || !(word & PTE_VALID) || pte_number(word) != n ||
             !pte_try_busy(&m->sync, pte, word))
             pte = NULL;
         sync_mutex_unlock(&m->sync, &frame->lock, SYNC_FRAME);
@@ -249,7 +252,10 @@ unsigned pagefile_reclaim(struct machine *m, unsigned want)
             continue;
         slot = frame->slot;
         frame->slot = 0;
-        pte_release(m, pte, frame->va, word);
+        /* Without a slot it cannot be known unchanged; its next write lifts the protection. */
+        if (word & PTE_PROTECTED)
+            protect_end(m, region->table, frame->va, 1);
+        pte_release(m, pte, frame->va, word & ~PTE_PROTECTED);
         if (slot == 0)
             continue;
         pagefile_release(m, slot);

@@ -205,11 +205,11 @@ static int try_pin(struct machine *m, uintptr_t va)
                 atomic_fetch_sub(&m->pinning, 1);
                 /* A device may write to it: it is as good as changed. */
                 if (word & PTE_PROTECTED) {
-                    if (frame->slot != 0)
-                        slot_release(m, frame->slot);
+                    slot_release(m, frame->slot);
                     frame->slot = 0;
                     word &= ~PTE_PROTECTED;
                     m->mapper->ops->lift(m->mapper, va, PAGE_SIZE);
+                    protect_end(m, region->table, va, 1);
                 }
                 word |= PTE_PINNED;
             }

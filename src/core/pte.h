@@ -59,7 +59,7 @@ typedef _Atomic uint64_t pte_t;
 #define PTE_AGE (PTE_AGE_MAX << PTE_AGE_SHIFT)
 #define PTE_READAHEAD UINT64_C(0x0400) /* mapped on speculation, no sign of use yet */
 #define PTE_PINNED UINT64_C(0x0800)    /* the frame's pin count is above 0 */
-#define PTE_PROTECTED UINT64_C(0x1000) /* unchanged since it was read; the first write faults */
+#define PTE_PROTECTED UINT64_C(0x1000) /* it is what its slot holds; the first write faults */
 #define PTE_BAD UINT64_C(0x4000)       /* it could not be had; touching it is SIGBUS */
 #define PTE_UNREAD                                                                                 \
     UINT64_C(0x8000) /* BAD, since its slot could not be read: never use that again */

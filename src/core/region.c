@@ -346,8 +346,13 @@ static void discard_flush(struct machine *m, struct pagetable *table, struct dis
     if (table->overcommit)
         pagefile_uncommit(m, d->content);
     count(m, COUNTER_pages_decommitted, d->content);
-    for (unsigned i = 0; i < d->busy; i++)
-        pte_release(m, pagetable_pte(table, d->va[i]), d->va[i], d->word[i]);
+    for (unsigned i = 0; i < d->busy; i++) {
+        pte_t *pte = pagetable_pte(table, d->va[i]);
+
+        if (pte_load(pte) & ~d->word[i] & PTE_PROTECTED)
+            protect_end(m, table, d->va[i], 1);
+        pte_release(m, pte, d->va[i], d->word[i]);
+    }
     d->busy = d->content = d->valid = d->cached = 0;
 }
 

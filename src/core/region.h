@@ -36,8 +36,12 @@ struct section {
     struct sync_mutex lock; /* coarse locks only: guards the section's PTEs in faults and trims */
     _Atomic uint32_t trimming; /* 1: a trimmer owns the right to protect, lift and drop here (a) */
     _Atomic uint64_t groups;   /* bit n: of pages 8n to 8n + 7 one may be valid (a) */
-    _Atomic int32_t valid;  /* valid pages (a); lags the PTEs, but not while the gate is closed */
-    _Atomic uint8_t advice; /* enum vmsm_advice + 1, or 0: as the table's (a) */
+    _Atomic int32_t valid;   /* valid pages (a); lags the PTEs, but not while the gate is closed */
+    _Atomic int32_t guarded; /* PROTECTED pages, and those about to be: at least so many (a) */
+    _Atomic int32_t clean; /* pages trimmed unchanged, less what is to be charged for writes (a) */
+    _Atomic uint8_t protect; /* dirty=auto: map pages from the pagefile protected; becomes 1 only */
+                             /* under `trimming` (a) */
+    _Atomic uint8_t advice;  /* enum vmsm_advice + 1, or 0: as the table's (a) */
 };
 
 /* (a) atomic; (c) constant; (r) regions_lock: exclusive to change, shared to read */
@@ -76,6 +80,15 @@ static inline pte_t *pagetable_pte(const struct pagetable *table, uintptr_t va)
 static inline struct section *pagetable_section(const struct pagetable *table, uintptr_t va)
 {
     return &table->sections[pagetable_index(table, va) / SECTION_PAGES];
+}
+
+/* Of `pages` pages from va on, how many lie in va's section? */
+static inline unsigned pagetable_in_section(const struct pagetable *table, uintptr_t va,
+                                            unsigned pages)
+{
+    unsigned left = SECTION_PAGES - (unsigned)(pagetable_index(table, va) % SECTION_PAGES);
+
+    return pages < left ? pages : left;
 }
 
 /* Mark the section of va as one that has valid pages. */

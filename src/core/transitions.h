@@ -40,6 +40,8 @@
       "no frame for too long: BAD, SIGBUS")                                                        \
     X(WRITE,              VALID,      VALID,      "fault_valid",                                   \
       "first write to a protected page")                                                           \
+    X(UNPROTECT,          VALID,      VALID,      "own_protected > protect_written, protect_settle",               \
+      "a page before it was written, in a section where many are")                                 \
     X(ACCESS,             VALID,      VALID,      "access_try",                                    \
       "an access through the software MMU")                                                        \
     X(AGE,                VALID,      VALID,      "age_page, age_pages",                           \
@@ -56,6 +58,8 @@
       "trimmed")                                                                                   \
     X(TRIM_ZERO,          VALID,      UNTOUCHED,  "trim_collect > trim_release",                   \
       "trimmed, all zero")                                                                         \
+    X(TRIM_AT_ONCE,       VALID,      PAGEFILE,   "trim_collect > trim_release",                   \
+      "trimmed, and still PROTECTED: its slot has the content")                                    \
     X(TRIM_UNDONE,        VALID,      VALID,      "trim_collect > trim_release",                   \
       "wanted meanwhile, or a device uses it")                                                     \
     X(REPURPOSE,          TRANSITION, PAGEFILE,   "refill_claim > repurpose",                      \
@@ -90,7 +94,7 @@
     X(TRIM_CHANGED,       ACTIVE,     MODIFIED,   "trim_publish",                                  \
       "trimmed, and the only copy")                                                                \
     X(DETACH,             ACTIVE,     TRANSIT,    "frame_free",                                    \
-      "trimmed and all zero; decommit, unmap")                                                     \
+      "trimmed and all zero, or still PROTECTED; decommit, unmap")                                 \
     X(WRITE_BEGIN,        MODIFIED,   WRITING,    "collect",                                       \
       "taken by the writer")                                                                       \
     X(WRITE_DONE,         WRITING,    STANDBY,    "return_items",                                  \

@@ -16,8 +16,12 @@
  * Before steps 3, 4 and 5, the long ones, other threads may go first (worker_pause()), although the
  * victims are BUSY meanwhile: most faults are on others.
  *
+ * A page that is PROTECTED (protect.c) and needs no second chance leaves at once: steps 1, 5 and 6
+ * alone, with others like it, before those of its section that go the long way. Its frame is free
+ * then, and its PTE names its slot.
+ *
  * Protection catches pages of the range that are no victims; lift() frees them again after the
- * drop. A section's `trimming` mark makes sure that no other trim relies on protection in the same
+ * drop, unless pages of the section are PROTECTED: then their next write does. A section's `trimming` mark makes sure that no other trim relies on protection in the same
  * section at that time; a fault's own lift is for one page that is BUSY by it, so never a victim.
  */
 #include <errno.h>
@@ -29,8 +33,9 @@
 #define JOIN_LEAST 8u /* neighbours that are likely to be wanted together again */
 #define JOIN_PAGES 4u /* pages that cost as much to write, in a run, as a request more to read */
 
-/* In this order: from TRIM_CLEAN on, a page goes to a list (join_runs()). */
-enum verdict { TRIM_UNDO, TRIM_ZERO, TRIM_CLEAN, TRIM_MODIFIED };
+/* In this order: from TRIM_CLEAN on, a page goes to a list (join_runs()). TRIM_DROP is of trims at
+ * once only. */
+enum verdict { TRIM_UNDO, TRIM_ZERO, TRIM_DROP, TRIM_CLEAN, TRIM_MODIFIED };
 
 struct trim_victims {
     unsigned count;
@@ -40,6 +45,7 @@ struct trim_victims {
     uintptr_t va[SECTION_PAGES];
     uint32_t frames[SECTION_PAGES];
     uint32_t buffers[SECTION_PAGES];
+    uint32_t slots[SECTION_PAGES]; /* of those trimmed at once */
     int status[SECTION_PAGES];
     uint8_t verdict[SECTION_PAGES];
     /* Scratch: the victims that are dropped, or go to one list. */
@@ -86,8 +92,17 @@ static bool has_victims(const struct span *span, unsigned min_age, unsigned wort
     return victims >= worth;
 }
 
+/*
+ * May the page leave at once? It is PROTECTED, so its slot has its content; and nothing says that it
+ * will be wanted soon, so that it needs no second chance on standby.
+ */
+static bool leaves_at_once(uint64_t word)
+{
+    return (word & PTE_PROTECTED) && (pte_level(word) == 0 || (word & PTE_READAHEAD));
+}
+
 static void trim_collect(struct machine *m, const struct span *span, unsigned min_age,
-                         unsigned room, struct trim_victims *v)
+                         unsigned room, bool at_once, struct trim_victims *v)
 {
     unsigned others = 0;
 
@@ -98,7 +113,8 @@ static void trim_collect(struct machine *m, const struct span *span, unsigned mi
         pte_t *pte = &span->table->ptes[i];
         uint64_t word = pte_load(pte);
 
-        if (!is_victim(word, min_age) || !pte_try_busy(&m->sync, pte, word)) {
+        if (!is_victim(word, min_age) || (at_once && !leaves_at_once(word)) ||
+            !pte_try_busy(&m->sync, pte, word)) {
             others += v->count > 0 && (word & PTE_VALID);
             continue;
         }
@@ -121,7 +137,7 @@ static enum verdict trim_judge(struct machine *m, struct trim_victims *v, unsign
 
     if (v->status[i] != 0 || (pte_load(v->pte[i]) & PTE_WANTED))
         return TRIM_UNDO;
-    if ((v->word[i] & PTE_PROTECTED) && frame->slot != 0)
+    if (v->word[i] & PTE_PROTECTED)
         return TRIM_CLEAN;
     if (page_is_zero(content))
         return TRIM_ZERO;
@@ -138,6 +154,11 @@ static bool stay_together(const struct machine *m, const struct trim_victims *v,
         return false;
     return v->verdict[i] == TRIM_MODIFIED ||
            m->frames[v->frames[i]].slot + 1 == m->frames[v->frames[i + 1]].slot;
+}
+
+static bool worth_joining(unsigned pages, unsigned clean, unsigned pieces)
+{
+    return pages >= JOIN_LEAST && clean <= (pieces - 1) * JOIN_PAGES;
 }
 
 /*
@@ -158,7 +179,7 @@ static void join_runs(struct machine *m, struct trim_victims *v)
             clean += v->verdict[end] == TRIM_CLEAN;
             pieces += !stay_together(m, v, end - 1);
         }
-        if (end - first < JOIN_LEAST || clean > (pieces - 1) * JOIN_PAGES)
+        if (!worth_joining(end - first, clean, pieces))
             continue;
         for (unsigned i = first; i < end; i++) {
             struct frame *frame = &m->frames[v->frames[i]];
@@ -204,12 +225,28 @@ static void let_off(struct machine *m, struct trim_victims *v, int error)
              left, n, strerror(-error));
 }
 
-/* Step 5, and for mappers that unmap in take(): put back what is let off. */
-static void trim_drop(struct machine *m, struct trim_victims *v)
+static void drop_victims(struct machine *m, struct trim_victims *v)
 {
     unsigned n = 0;
     int error;
 
+    for (unsigned i = 0; i < v->count; i++) {
+        if (v->verdict[i] == TRIM_UNDO)
+            continue;
+        v->some_va[n] = v->va[i];
+        v->some[n++] = v->frames[i];
+    }
+    if (n == 0)
+        return;
+    count(m, COUNTER_tlb_flushes, 1);
+    error = m->mapper->ops->drop(m->mapper, n, v->some_va, v->some, v->status);
+    if (error != 0)
+        let_off(m, v, error);
+}
+
+/* Step 5, and for mappers that unmap in take(): put back what is let off. */
+static void trim_drop(struct machine *m, struct trim_victims *v)
+{
     if (!m->mapper->has_cache) {
         for (unsigned i = 0; i < v->count; i++) {
             void *content = mapper_buffer(m->mapper, v->buffers[i]);
@@ -225,18 +262,7 @@ static void trim_drop(struct machine *m, struct trim_victims *v)
         }
         return;
     }
-    for (unsigned i = 0; i < v->count; i++) {
-        if (v->verdict[i] == TRIM_UNDO)
-            continue;
-        v->some_va[n] = v->va[i];
-        v->some[n++] = v->frames[i];
-    }
-    if (n == 0)
-        return;
-    count(m, COUNTER_tlb_flushes, 1);
-    error = m->mapper->ops->drop(m->mapper, n, v->some_va, v->some, v->status);
-    if (error != 0)
-        let_off(m, v, error);
+    drop_victims(m, v);
 }
 
 static uint8_t standby_priority(uint64_t word)
@@ -290,6 +316,8 @@ static void trim_release(struct machine *m, struct trim_victims *v)
 
         if (v->verdict[i] == TRIM_ZERO)
             word = 0;
+        else if (v->verdict[i] == TRIM_DROP)
+            word = pte_make(PTE_PAGEFILE, v->slots[i]) | age_trimmed(m, v->word[i]);
         else if (v->verdict[i] == TRIM_UNDO)
             word = (v->word[i] & ~(PTE_AGE | PTE_READAHEAD)) | PTE_ACCESSED;
         pte_release(m, v->pte[i], v->va[i], word);
@@ -320,6 +348,21 @@ static void count_trim(struct machine *m, struct trim_victims *v, unsigned gone,
     batch_stats_add(&m->counters->trims, gone);
 }
 
+/* The section counts the victims no more that have left. */
+static void trim_leave(const struct span *span, struct trim_victims *v)
+{
+    int32_t valid = 0, guarded = 0;
+
+    for (unsigned i = 0; i < v->count; i++) {
+        if (v->verdict[i] == TRIM_UNDO)
+            continue;
+        valid++;
+        guarded += (v->word[i] & PTE_PROTECTED) != 0;
+    }
+    atomic_fetch_sub_explicit(&span->section->valid, valid, memory_order_relaxed);
+    atomic_fetch_sub(&span->section->guarded, guarded);
+}
+
 /* Step 6. Returns how many pages left their address. */
 static unsigned trim_publish(struct machine *m, const struct span *span, struct trim_victims *v)
 {
@@ -341,21 +384,21 @@ static unsigned trim_publish(struct machine *m, const struct span *span, struct 
             pagefile_uncommit(m, zero);
     }
     frame_deactivated(m, clean + modified);
-    atomic_fetch_sub_explicit(&span->section->valid, (int32_t)(v->count - undone),
-                              memory_order_relaxed);
+    trim_leave(span, v);
     count_trim(m, v, v->count - undone, zero, clean);
     return v->count - undone;
 }
 
-/* Bystanders and those let off may be written again; a page that must notice its first write may
- * not. */
-static void trim_lift(struct machine *m, struct trim_victims *v, unsigned undone)
+/* Those let off may be written again, and bystanders, unless one of them may have to notice its
+ * first write. */
+static void trim_lift(struct machine *m, const struct span *span, struct trim_victims *v,
+                      unsigned undone)
 {
     uintptr_t first = v->va[0], last = v->va[v->count - 1];
 
     if (!m->mapper->has_cache || (v->bystanders == 0 && undone == 0))
         return;
-    if (m->tunables.dirty != DIRTY_PROTECT) {
+    if (protect_none(m, span->section)) {
         m->mapper->ops->lift(m->mapper, first, last + PAGE_SIZE - first);
         return;
     }
@@ -363,6 +406,86 @@ static void trim_lift(struct machine *m, struct trim_victims *v, unsigned undone
         if (v->verdict[i] == TRIM_UNDO && !(v->word[i] & PTE_PROTECTED))
             m->mapper->ops->lift(m->mapper, v->va[i], PAGE_SIZE);
     }
+}
+
+/* Of victims that have slots: which were changed since they were read? */
+static void trim_learn(struct machine *m, const struct span *span, const struct trim_victims *v)
+{
+    unsigned clean = 0, changed = 0;
+
+    for (unsigned i = 0; i < v->count; i++) {
+        if (m->frames[v->frames[i]].slot == 0)
+            continue;
+        clean += v->verdict[i] == TRIM_CLEAN;
+        changed += v->verdict[i] == TRIM_MODIFIED;
+    }
+    protect_trimmed(m, span->section, clean, changed);
+}
+
+/* Runs of which join_runs() would make one piece are no victims of a trim at once: they go the long
+ * way. */
+static void spare_pieces(struct machine *m, struct trim_victims *v)
+{
+    unsigned kept = 0;
+
+    if (atomic_load(&m->writer.failing_since) != 0)
+        return;
+    for (unsigned first = 0, end; first < v->count; first = end) {
+        unsigned pieces = 1;
+        bool spared;
+
+        for (end = first + 1; end < v->count && v->va[end] == v->va[end - 1] + PAGE_SIZE; end++)
+            pieces += v->slots[end] != v->slots[end - 1] + 1;
+        spared = worth_joining(end - first, end - first, pieces);
+        for (unsigned i = first; i < end; i++) {
+            if (spared) {
+                pte_release(m, v->pte[i], v->va[i], v->word[i]);
+                continue;
+            }
+            v->pte[kept] = v->pte[i];
+            v->word[kept] = v->word[i];
+            v->va[kept] = v->va[i];
+            v->frames[kept] = v->frames[i];
+            v->slots[kept++] = v->slots[i];
+        }
+    }
+    v->count = kept;
+}
+
+/*
+ * Trim up to limit victims that may leave at once (leaves_at_once()): no room in the cache, no
+ * protecting, no copy, no hash. While a page is PROTECTED nobody can write it, and who would lift
+ * that must own the page. As trim_span().
+ */
+static unsigned trim_at_once(struct machine *m, const struct span *span, unsigned min_age,
+                             unsigned limit)
+{
+    struct trim_victims *v = m->trimmer.victims;
+    unsigned gone;
+
+    if (atomic_load(&span->section->guarded) == 0)
+        return 0;
+    trim_collect(m, span, min_age, limit, true, v);
+    for (unsigned i = 0; i < v->count; i++) {
+        v->slots[i] = m->frames[v->frames[i]].slot;
+        check_always(v->slots[i] != 0);
+    }
+    spare_pieces(m, v);
+    if (v->count == 0)
+        return 0;
+    sync_yield(&m->sync, SYNC_AT_STEP);
+    /* Who wants to write a page has found it BUSY, left a mark and sleeps. */
+    for (unsigned i = 0; i < v->count; i++)
+        v->verdict[i] = pte_load(v->pte[i]) & PTE_WANTED ? TRIM_UNDO : TRIM_DROP;
+    drop_victims(m, v);
+    gone = select_verdict(v, TRIM_DROP);
+    frame_free(m, gone, v->some, true);
+    trim_leave(span, v);
+    protect_trimmed(m, span->section, gone, 0);
+    count_trim(m, v, gone, 0, gone);
+    count(m, COUNTER_pages_trimmed_at_once, gone);
+    trim_release(m, v);
+    return gone;
 }
 
 /*
@@ -377,7 +500,7 @@ static unsigned trim_span(struct machine *m, const struct span *span, unsigned m
     int error;
 
     SYNC_ASSERT_HELD(SYNC_REGIONS);
-    trim_collect(m, span, min_age, room, v);
+    trim_collect(m, span, min_age, room, false, v);
     cache_unreserve(m, room - v->count);
     if (v->count == 0)
         return 0;
@@ -393,12 +516,13 @@ static unsigned trim_span(struct machine *m, const struct span *span, unsigned m
     worker_pause(m);
     for (unsigned i = 0; i < v->count; i++)
         v->verdict[i] = (uint8_t)trim_judge(m, v, i);
+    trim_learn(m, span, v);
     join_runs(m, v);
     count(m, COUNTER_tlb_flushes, 1);
     worker_pause(m);
     trim_drop(m, v);
     gone = trim_publish(m, span, v);
-    trim_lift(m, v, v->count - gone);
+    trim_lift(m, span, v, v->count - gone);
     trim_release(m, v);
     return gone;
 }
@@ -426,7 +550,11 @@ static unsigned trim_section(struct machine *m, const struct region *region, siz
         return 0;
     if (!m->tunables.fine_locks)
         sync_mutex_lock(&m->sync, &span.section->lock, SYNC_SECTION);
-    gone = trim_span(m, &span, min_age, limit);
+    gone = trim_at_once(m, &span, min_age, limit);
+    if (gone < limit) {
+        protect_settle(m, table, n);
+        gone += trim_span(m, &span, min_age, limit - gone);
+    }
     if (!m->tunables.fine_locks)
         sync_mutex_unlock(&m->sync, &span.section->lock, SYNC_SECTION);
     atomic_store(&span.section->trimming, 0);

@@ -15,7 +15,7 @@
 static const char *const choices_mapper[] = {"copy", "move", "soft", NULL};
 static const char *const choices_trap[] = {"thread", "sigbus", "none", NULL};
 static const char *const choices_stage[] = {"single", "basic", "full", NULL};
-static const char *const choices_dirty[] = {"hash", "protect", NULL};
+static const char *const choices_dirty[] = {"hash", "protect", "auto", NULL};
 
 #define CHOICES_OF_SIZE(name) NULL
 #define CHOICES_OF_TIME(name) NULL

@@ -64,8 +64,9 @@
     X(trim_batch, COUNT, "512", 1, 512, "most pages trimmed together")                             \
     X(write_batch, COUNT, "256", 1, 512, "most pages written together")                            \
     X(write_depth, COUNT, "2", 1, 8, "batches of writes in flight")                                \
-    X(dirty, CHOICE, "hash", 0, 0,                                                                 \
-      "how a change is noticed: hash, or protect (first write faults)")                            \
+    X(dirty, CHOICE, "auto", 0, 0,                                                                 \
+      "how a change is noticed: hash, protect (first write faults), or auto: what is written "     \
+      "less")                                                                                      \
     X(spinning_locks, BOOL, "off", 0, 0, "locks spin instead of sleeping")                         \
     X(memory_lock, BOOL, "off", 0, 0, "lock resident pages, so that the kernel cannot swap them")  \
     X(patience, TIME, "30s", 0, 3600 * TUNABLE_SECOND,                                             \
@@ -87,7 +88,7 @@
 enum tunable_mapper { MAPPER_COPY, MAPPER_MOVE, MAPPER_SOFT };
 enum tunable_trap { TRAP_THREAD, TRAP_SIGBUS, TRAP_NONE };
 enum tunable_stage { STAGE_SINGLE, STAGE_BASIC, STAGE_FULL };
-enum tunable_dirty { DIRTY_HASH, DIRTY_PROTECT };
+enum tunable_dirty { DIRTY_HASH, DIRTY_PROTECT, DIRTY_AUTO };
 
 enum tunable_type {
     TUNABLE_SIZE,

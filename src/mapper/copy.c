@@ -346,8 +346,12 @@ int mapper_copy_open(struct sync *sync, const struct mapper_options *options,
         platform_linux.release(copy, sizeof(*copy));
         return error;
     }
-    copy->mapper = (struct mapper){
-        .ops = &copy_ops, .sync = sync, .has_cache = true, .in_place = true, .fd = copy->uffd.fd};
+    copy->mapper = (struct mapper){.ops = &copy_ops,
+                                   .sync = sync,
+                                   .has_cache = true,
+                                   .in_place = true,
+                                   .protects = true,
+                                   .fd = copy->uffd.fd};
     copy->buffers = options->buffers;
     copy->stage_pages = options->stage;
     copy->vm_read = probe_vm_read();

@@ -121,6 +121,7 @@ struct mapper {
     bool has_cache;   /* Active memory is not the frame's own buffer */
     bool in_place;    /* Active pages are under their addresses; else only the buffers are */
     bool real_frames; /* free frames have memory: the zeroer has work */
+    bool protects;    /* MAP_PROTECTED works */
     int fd;           /* userfaultfd, or -1 */
     char *buffers;    /* buffer n is at buffers + n * 4096 */
 };

@@ -178,7 +178,8 @@ int mapper_soft_open(struct sync *sync, const struct mapper_options *options,
     if (soft == NULL)
         return error_set(-ENOMEM, "no memory for the mapper soft");
     soft->frames = options->frames;
-    soft->mapper = (struct mapper){.ops = &soft_ops, .sync = sync, .real_frames = true, .fd = -1};
+    soft->mapper = (struct mapper){
+        .ops = &soft_ops, .sync = sync, .real_frames = true, .protects = true, .fd = -1};
     soft->mapper.buffers = platform_linux.reserve(soft->frames * PAGE_SIZE);
     soft->clean = platform_linux.reserve(soft->frames);
     if (soft->mapper.buffers != NULL)

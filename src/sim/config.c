@@ -30,7 +30,7 @@ static void draw_schedule(struct random *r, struct world_config *c)
     c->steps_expected = ONE_OF(r, 500, 5000, 20000);
 }
 
-static void draw_features(struct random *r, struct tunables *t)
+static void draw_features(struct random *r, const struct world_config *c, struct tunables *t)
 {
     static const char *const stages[] = {"single", "basic", "full"};
     bool *features[] = {&t->batching,     &t->deferred, &t->fine_locks,
@@ -48,6 +48,8 @@ static void draw_features(struct random *r, struct tunables *t)
     t->spinning_locks = chance(r, 10);
     if (t->mapper != MAPPER_MOVE && chance(r, 25))
         t->dirty = DIRTY_PROTECT;
+    else if (c->seed % 3 == 0)
+        t->dirty = DIRTY_HASH;
 }
 
 static void draw_sizes(struct random *r, struct world_config *c)
@@ -121,7 +123,7 @@ void world_configure(uint64_t seed, struct world_config *c)
                                             : MAPPER_SOFT);
     t->trap = TRAP_NONE;
     t->hash_seed = 1;
-    draw_features(&r, t);
+    draw_features(&r, c, t);
     c->sigbus = chance(&r, 40);
     draw_sizes(&r, c);
     draw_faults(&r, c);
@@ -145,13 +147,15 @@ void world_describe(const struct world_config *c, char *text, size_t size)
                   c->disk.rot_every || c->disk.lost_every || c->disk.misplaced_every ||
                   c->disk.bad_every || c->disk.full_every;
 
-    snprintf(text, size,
-             "%s/%u mapper %s trap %s stage %s%s%s pages %u memory %lluK users %u disk %s",
-             policies[c->policy], c->switch_every, mappers[t->mapper],
-             t->mapper == MAPPER_SOFT ? "none"
-             : c->sigbus              ? "sigbus"
-                                      : "thread",
-             stages[t->stage], t->workers ? "" : " no workers",
-             t->dirty == DIRTY_PROTECT ? " dirty=protect" : "", c->pages,
-             (unsigned long long)(t->memory / 1024), c->users, faulty ? "faulty" : "good");
+    snprintf(
+        text, size, "%s/%u mapper %s trap %s stage %s%s%s pages %u memory %lluK users %u disk %s",
+        policies[c->policy], c->switch_every, mappers[t->mapper],
+        t->mapper == MAPPER_SOFT ? "none"
+        : c->sigbus              ? "sigbus"
+                                 : "thread",
+        stages[t->stage], t->workers ? "" : " no workers",
+        t->dirty == DIRTY_PROTECT ? " dirty=protect"
+        : t->dirty == DIRTY_HASH  ? " dirty=hash"
+                                  : "",
+        c->pages, (unsigned long long)(t->memory / 1024), c->users, faulty ? "faulty" : "good");
 }

@@ -95,8 +95,11 @@ static void check_frame(struct invariants *v, pte_t *pte, uintptr_t va, uint64_t
                 "a page is pinned, and its frame is not, or the other way round");
     if (frame->slot != 0 && frame->state != FRAME_WRITING)
         check_slot(v, frame->slot);
-    if (frame->state == FRAME_STANDBY)
-        require(v, frame->slot != 0, "a standby page has no slot");
+    if (frame->state == FRAME_STANDBY || (word & PTE_PROTECTED))
+        require(v, frame->slot != 0, "a page that is unchanged has no slot");
+    if ((word & PTE_PROTECTED) && thorough && v->broken == NULL &&
+        !disk_harmed(v->w->disk, frame->slot))
+        check_content(v, va, disk_content(v->w->disk, frame->slot));
     if (!valid && thorough && v->broken == NULL)
         check_content(v, va, mapper_buffer(m->mapper, frame->buffer));
 }
@@ -111,6 +114,8 @@ static void check_place(struct invariants *v, uintptr_t va, uint64_t word)
     require(v, ((word & PTE_VALID) != 0) == (page->memory != NULL),
             "a page is valid and not there, or there and not valid");
     require(v, !page->failed || (word & PTE_BAD), "SIGBUS is due where no page is bad");
+    require(v, !(word & PTE_PROTECTED) || page->read_only,
+            "a page is marked unchanged, and can be written");
 }
 
 static void check_page(struct invariants *v, pte_t *pte, uintptr_t va, bool thorough)
@@ -128,6 +133,23 @@ static void check_page(struct invariants *v, pte_t *pte, uintptr_t va, bool thor
     check_slot(v, pte_number(word));
     if (thorough && v->broken == NULL && !disk_harmed(v->w->disk, pte_number(word)))
         check_content(v, va, disk_content(v->w->disk, pte_number(word)));
+}
+
+/* As many pages as are PROTECTED are counted, at least. */
+static void check_guarded(struct invariants *v, const struct region *region)
+{
+    const struct pagetable *table = region->table;
+    int32_t guarded = 0;
+
+    for (size_t i = 0; i < table->pages; i++) {
+        uint64_t word = pte_load(&table->ptes[i]);
+
+        if (i % SECTION_PAGES == 0)
+            guarded = 0;
+        guarded += (word & (PTE_PROTECTED | PTE_BUSY)) == PTE_PROTECTED;
+        require(v, guarded <= atomic_load(&table->sections[i / SECTION_PAGES].guarded),
+                "more pages are marked unchanged than are counted");
+    }
 }
 
 static void check_lists(struct invariants *v)
@@ -186,6 +208,8 @@ const char *invariants_check(struct invariants *v, bool thorough)
 
         for (uintptr_t va = region->start; va < region->end; va += PAGE_SIZE)
             check_page(v, pagetable_pte(region->table, va), va, thorough);
+        if (thorough)
+            check_guarded(v, region);
     }
     check_sleepers(v);
     if (thorough)

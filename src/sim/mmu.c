@@ -466,6 +466,7 @@ int mmu_open(struct sync *sync, const struct mapper_options *options, struct map
                                   .has_cache = cached,
                                   .in_place = prepared.kind != MAPPER_SOFT,
                                   .real_frames = !cached,
+                                  .protects = prepared.kind != MAPPER_MOVE,
                                   .fd = -1};
     mmu->mapper.buffers = platform_sim.reserve((size_t)mmu->buffers * PAGE_SIZE);
     /* What is lent may be present too. */

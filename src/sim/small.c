@@ -6,6 +6,10 @@
 #include "core/check.h"
 #include "sim/arena.h"
 
+/* Trimmed, written, rescued and found unchanged: after that a page is mapped protected. */
+#define PROTECTED "w0 t1 b r0 t1 r0"
+#define PROTECTED_TWO "w0 w1 t2 b b r0 r1 t2 r0 r1"
+
 const struct scenario scenarios[] = {
     {"touch-touch", 2, 2, "", {"r0", "w0"}, false},
     {"touch-touch-touch", 2, 2, "", {"w0", "w0", "r0"}, false},
@@ -15,6 +19,16 @@ const struct scenario scenarios[] = {
     {"write-trim", 2, 2, "w0", {"w0", "t1"}, false},
     {"write-trim-write", 2, 2, "w0", {"w0", "t1", "w0"}, false},
     {"write-trim-clean", 2, 2, "w0 t1 b r0", {"w0", "t1"}, false},
+    {"protected-trim", 2, 2, PROTECTED, {"w0", "t1"}, false},
+    {"protected-trim-write", 2, 2, PROTECTED, {"w0", "t1", "w0"}, false},
+    {"protected-trim-read", 2, 2, PROTECTED, {"r0", "t1", "w0"}, false},
+    {"protected-trim-trim", 2, 2, PROTECTED, {"w0 t1", "t1"}, false},
+    {"protected-decommit", 2, 2, PROTECTED, {"d0", "t1", "w0"}, false},
+    {"protected-unmap", 2, 2, PROTECTED, {"u0", "w0", "t1"}, false},
+    {"protected-pin", 2, 2, PROTECTED, {"p0", "t1", "w0"}, false},
+    {"protected-rescue", 2, 2, PROTECTED " t1", {"r0", "w0", "t1"}, false},
+    {"protected-two", 2, 2, PROTECTED_TWO, {"w0", "t2"}, false},
+    {"protected-two-write", 2, 2, PROTECTED_TWO, {"w0", "w1", "t2"}, true},
     {"rescue-rescue", 2, 2, "w0 t1", {"r0", "w0"}, false},
     {"rescue-writeback", 2, 2, "w0 t1", {"w0", "b"}, false},
     {"rescue-writeback-rescue", 2, 2, "w0 t1", {"w0", "b", "r0"}, false},

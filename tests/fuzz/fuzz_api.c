@@ -76,7 +76,7 @@ static void settings_choose(struct input *in, struct tunables *t)
     t->memory = 256 * TUNABLE_KIB + (sizes & 3) * 64 * TUNABLE_KIB;
     t->direct = t->preallocate = false;
     t->overcommit = (bits & 4) != 0;
-    t->dirty = bits & 8 ? DIRTY_PROTECT : DIRTY_HASH;
+    t->dirty = bits & 8 ? DIRTY_PROTECT : bits & 16 ? DIRTY_HASH : DIRTY_AUTO;
     /* Worker threads one time in eight: without them a finding can be repeated exactly. */
     t->workers = (bits >> 4 & 7) == 7;
     t->more_workers = t->more_workers && t->workers;

@@ -1,0 +1,173 @@
+/*
+ * Write protection as the proof that a page is unchanged.
+ *
+ * A page that comes from the pagefile, or back from standby, may be mapped protected: PROTECTED in
+ * its PTE says that it cannot have been written since, so that it holds what its slot holds. Its
+ * trim needs no protecting, no copy and no hash: it is dropped, and its PTE names the slot again
+ * (trim.c). But its first write faults.
+ *
+ *              mapped from its slot
+ *   pagefile ───────────────────────▶ valid, PROTECTED ──── trim: dropped ───▶ pagefile
+ *                                        │        │
+ *                            first write,│        │ trim of a page that is worth a second chance
+ *                                    pin ▼        ▼ (level > 0)
+ *                                     valid     transition, standby
+ *
+ * PROTECTED is set by who maps the page, before its BUSY ends, and cleared by who holds it BUSY and
+ * has lifted the protection (first write, pin), or taken the page away (trim, discard). It never
+ * comes back while the page is mapped. It goes, too, if the pagefile needs the slot, or the section
+ * is found to be written: the page stays protected then, as a bystander of a trim does (below), but
+ * is not known unchanged.
+ *
+ * dirty=protect protects every such page, dirty=auto those of sections of which less than one page
+ * in CHARGE is written before it is trimmed. Trims count unchanged pages, in sections of either
+ * kind; a page trimmed changed, and a first write that faulted, takes CHARGE off.
+ *
+ * Protection is also what a trim puts on the range of its victims, and takes off again: from
+ * bystanders too, by one call for the range, without their BUSY. That call must meet no page that
+ * is PROTECTED, not even one that a fault is just mapping. So
+ *   - a section's `guarded` counts PROTECTED pages from before they are mapped until after;
+ *   - who maps counts first, and looks at the section's `protect` then;
+ *   - `protect` becomes 1 only by who holds the section's `trimming` mark. (Anybody may clear it.)
+ * Hence, if a trim finds `protect` 0 and then `guarded` 0, no page is PROTECTED, and none becomes so
+ * as long as it holds the mark. If not, it leaves bystanders protected, and their next write, a
+ * fault on a page that nobody owns, lifts that.
+ */
+#include "core/check.h"
+#include "core/machine.h"
+
+#define CHARGE 16 /* unchanged pages that save what a first write costs */
+#define PROVEN 32 /* unchanged pages that turn a section, fewer where frames are few */
+#define LIFT_TOGETHER 64u
+
+static int32_t proven(const struct machine *m)
+{
+    int32_t part = (int32_t)(m->active_max / 8);
+
+    return part < 1 ? 1 : part < PROVEN ? part : PROVEN;
+}
+
+static void guard(struct machine *m, struct pagetable *table, uintptr_t va, unsigned pages,
+                  int32_t sign)
+{
+    sync_yield(&m->sync, SYNC_AT_ATOMIC);
+    for (unsigned i = 0, n; i < pages; i += n) {
+        struct section *section = pagetable_section(table, va + i * PAGE_SIZE);
+
+        n = pagetable_in_section(table, va + i * PAGE_SIZE, pages - i);
+        atomic_fetch_add(&section->guarded, sign * (int32_t)n);
+        check_debug(atomic_load(&section->guarded) >= 0);
+    }
+}
+
+static bool protects(const struct machine *m, const struct section *section)
+{
+    return m->tunables.dirty == DIRTY_PROTECT || atomic_load(&section->protect) != 0;
+}
+
+bool protect_begin(struct machine *m, struct pagetable *table, uintptr_t va, unsigned pages)
+{
+    uintptr_t last = va + (pages - 1) * PAGE_SIZE;
+
+    if (m->tunables.dirty == DIRTY_HASH || !m->tunables.preserve || !m->mapper->protects)
+        return false;
+    guard(m, table, va, pages, 1);
+    if (protects(m, pagetable_section(table, va)) && protects(m, pagetable_section(table, last)))
+        return true;
+    guard(m, table, va, pages, -1);
+    return false;
+}
+
+void protect_end(struct machine *m, struct pagetable *table, uintptr_t va, unsigned pages)
+{
+    if (pages > 0)
+        guard(m, table, va, pages, -1);
+}
+
+bool protect_none(const struct machine *m, const struct section *section)
+{
+    return !protects(m, section) && atomic_load(&section->guarded) == 0;
+}
+
+/* Add to what is known of a section. A long past does not outweigh what happens now. */
+static int32_t learn(struct machine *m, struct section *section, int32_t clean, int32_t changed)
+{
+    int32_t most = 2 * proven(m), least = -proven(m);
+    int32_t now = atomic_load_explicit(&section->clean, memory_order_relaxed);
+
+    now += clean - changed * CHARGE;
+    now = now > most ? most : now < least ? least : now;
+    atomic_store_explicit(&section->clean, now, memory_order_relaxed);
+    return now;
+}
+
+void protect_trimmed(struct machine *m, struct section *section, unsigned clean, unsigned changed)
+{
+    int32_t known;
+
+    if (m->tunables.dirty != DIRTY_AUTO || clean + changed == 0)
+        return;
+    check_debug(atomic_load(&section->trimming) == 1);
+    known = learn(m, section, (int32_t)clean, (int32_t)changed);
+    if (known < 0)
+        atomic_store(&section->protect, 0);
+    else if (known >= proven(m) && m->mapper->protects && m->tunables.preserve)
+        atomic_store(&section->protect, 1);
+}
+
+void protect_settle(struct machine *m, struct pagetable *table, size_t n)
+{
+    struct section *section = &table->sections[n];
+    size_t i = n * SECTION_PAGES,
+           end = i + SECTION_PAGES < table->pages ? i + SECTION_PAGES : table->pages;
+    int32_t settled = 0;
+
+    if (m->tunables.dirty != DIRTY_AUTO || protects(m, section) ||
+        atomic_load(&section->guarded) == 0)
+        return;
+    for (; i < end; i++) {
+        uint64_t word = pte_load(&table->ptes[i]);
+
+        if ((word & (PTE_VALID | PTE_BUSY | PTE_PROTECTED)) == (PTE_VALID | PTE_PROTECTED))
+            settled += pte_cas(&m->sync, &table->ptes[i], &word, word & ~PTE_PROTECTED);
+    }
+    atomic_fetch_sub(&section->guarded, settled);
+}
+
+/* Own pages after va that are PROTECTED, as long as there are any side by side. */
+static unsigned own_protected(struct machine *m, const struct region *region, uintptr_t va)
+{
+    unsigned most = pagetable_in_section(region->table, va, LIFT_TOGETHER), got = 1;
+
+    for (; got < most && va + got * PAGE_SIZE < region->end; got++) {
+        pte_t *pte = pagetable_pte(region->table, va + got * PAGE_SIZE);
+        uint64_t word = pte_load(pte);
+
+        if ((word & (PTE_VALID | PTE_BUSY | PTE_PROTECTED)) != (PTE_VALID | PTE_PROTECTED) ||
+            !pte_try_busy(&m->sync, pte, word))
+            break;
+    }
+    return got;
+}
+
+void protect_written(struct machine *m, struct region *region, uintptr_t va)
+{
+    struct section *section = pagetable_section(region->table, va);
+    unsigned pages = 1;
+
+    if (m->tunables.dirty == DIRTY_AUTO) {
+        if (learn(m, section, 0, 1) < 0)
+            atomic_store(&section->protect, 0);
+        if (!protects(m, section)) /* its pages are written: these would fault next */
+            pages = own_protected(m, region, va);
+    }
+    m->mapper->ops->lift(m->mapper, va, pages * PAGE_SIZE);
+    for (unsigned i = 1; i < pages; i++) {
+        pte_t *pte = pagetable_pte(region->table, va + i * PAGE_SIZE);
+
+        pte_release(m, pte, va + i * PAGE_SIZE,
+                    pte_load(pte) & ~(PTE_BUSY | PTE_WANTED | PTE_PROTECTED));
+    }
+    /* The page at va is still BUSY, and its PTE says PROTECTED no more when that ends. */
+    protect_end(m, region->table, va, pages);
+}
