@@ -308,8 +308,8 @@ static void managed_read(const struct memory *memory, struct usage *usage)
     /* The writer copies what it writes; the mapper copy what comes in, is rescued or is trimmed. */
     usage->bytes_copied = c.pages_written;
     if (memory->copies)
-        usage->bytes_copied +=
-            c.pages_read + rescued + c.pages_rescued_ahead + c.pages_trimmed + c.pages_trim_undone;
+        usage->bytes_copied += c.pages_read + rescued + c.pages_rescued_ahead + c.pages_trimmed +
+                               c.pages_trim_undone - c.pages_trimmed_at_once;
     usage->bytes_copied *= VMSM_PAGE_SIZE;
 }
 

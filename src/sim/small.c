@@ -336,8 +336,11 @@ static void schedule_small(struct small *x,
     s->points = ~(UINT64_C(1) << SYNC_AT_UNLOCK);
 }
 
-static void tune(struct tunables *t, enum tunable_mapper kind, unsigned frames)
+/* Worlds called "protected-" map pages protected; the others notice changes by hash. */
+static void tune(struct tunables *t, enum tunable_mapper kind, const struct scenario *scenario)
 {
+    bool protect = strncmp(scenario->name, "protected-", strlen("protected-")) == 0;
+
     tunables_init(t);
     t->mapper = kind;
     t->trap = TRAP_NONE;
@@ -346,8 +349,9 @@ static void tune(struct tunables *t, enum tunable_mapper kind, unsigned frames)
     t->write_depth = t->write_batch = 1;
     t->deferred = false;
     t->hash_seed = 1;
+    t->dirty = protect ? DIRTY_AUTO : DIRTY_HASH;
     /* The writer's page and the frames; with a cache, a page of staging and a buffer, too. */
-    t->memory = (1 + frames + (kind == MAPPER_COPY ? 2 : 0)) * PAGE_SIZE;
+    t->memory = (1 + scenario->frames + (kind == MAPPER_COPY ? 2 : 0)) * PAGE_SIZE;
 }
 
 int small_build(const struct scenario *scenario, enum tunable_mapper kind,
@@ -366,7 +370,7 @@ int small_build(const struct scenario *scenario, enum tunable_mapper kind,
     s = &x->world.schedule;
     x->scenario = scenario;
     x->kind = kind;
-    tune(&x->config.tunables, kind, scenario->frames);
+    tune(&x->config.tunables, kind, scenario);
     x->world.config = &x->config;
     x->world.pages = x->pages;
     schedule_small(x, NULL, NULL);
