@@ -29,6 +29,7 @@ const struct scenario scenarios[] = {
     {"protected-rescue", 2, 2, PROTECTED " t1", {"r0", "w0", "t1"}, false},
     {"protected-two", 2, 2, PROTECTED_TWO, {"w0", "t2"}, false},
     {"protected-two-write", 2, 2, PROTECTED_TWO, {"w0", "w1", "t2"}, true},
+    {"protected-one-frame", 1, 2, PROTECTED, {"w1", "w0"}, true},
     {"rescue-rescue", 2, 2, "w0 t1", {"r0", "w0"}, false},
     {"rescue-writeback", 2, 2, "w0 t1", {"w0", "b"}, false},
     {"rescue-writeback-rescue", 2, 2, "w0 t1", {"w0", "b", "r0"}, false},
