@@ -3,9 +3,10 @@
  * memory: what is written to them at last, by stores, by system calls, after the program changed
  * their rights, is never lost, whatever the trimmer does meanwhile.
  */
-#include <fcntl.h>
 #include <pthread.h>
+#include <sys/wait.h>
 
+#include "internal.h"
 #include "real_fixture.h"
 
 #define PAGES 2048UL
@@ -115,6 +116,39 @@ static void own_rights(const struct real *r)
     is(count_wrong(r), 0, "what was written then is not lost");
 }
 
+/* A child, whose pages come without protection, writes all of them. */
+static void forked(const struct real *r)
+{
+    struct store *copy;
+    int status = -1;
+    pid_t child;
+
+    if (SANITIZED) {
+        skip("sanitizers do not let a child have threads");
+        return;
+    }
+    if (!read_until(r, counters_of(r->m).pages_trimmed_at_once + PAGES) ||
+        !ok(vmsm_fork_prepare(r->m, &copy) == 0, "a fork is prepared: %s", vmsm_last_error()))
+        return;
+    child = fork();
+    if (child == 0) {
+        size_t wrong;
+
+        alarm(60);
+        wrong = vmsm_fork_child(r->m, copy) != 0;
+
+        for (size_t p = PAGES; p-- > 0 && wrong == 0;)
+            real_fill(r->base, p, ++generations[p]);
+        for (unsigned i = 0; i < 2 && wrong == 0; i++)
+            wrong += count_wrong(r);
+        _exit(wrong == 0 ? 0 : 1);
+    }
+    vmsm_fork_parent(r->m, copy);
+    ok(child > 0 && waitpid(child, &status, 0) == child && status == 0,
+       "what a child writes is not lost: status %#x", (unsigned)status);
+    is(count_wrong(r), 0, "the parent has what it had");
+}
+
 int main(void)
 {
     struct vmsm_counters c;
@@ -129,6 +163,7 @@ int main(void)
     is(count_wrong(&r), 0, "and are right");
     written(&r);
     own_rights(&r);
+    forked(&r);
     c = counters_of(r.m);
     is(c.pages_lost + c.hash_errors + c.faults_failed, 0, "nothing failed");
     real_close(&r);

@@ -148,12 +148,30 @@ static void forget_pins(struct machine *m)
     atomic_store(&m->pinned, 0);
 }
 
+/* The kernel does not pass protection on: what is written here first is not noticed. Slots stay, and
+ * their hashes tell. */
+static void forget_protection(struct machine *m)
+{
+    for (uint32_t n = 0; n < m->frame_count; n++) {
+        if (m->frames[n].state == FRAME_ACTIVE)
+            atomic_fetch_and(m->frames[n].pte, ~PTE_PROTECTED);
+    }
+    for (unsigned r = 0; r < m->region_count; r++) {
+        const struct pagetable *table = m->regions[r]->table;
+        size_t n = 0;
+
+        for (; pagetable_next_section(table, &n, table->section_count); n++)
+            atomic_store(&table->sections[n].guarded, 0);
+    }
+}
+
 int machine_fork_child(struct machine *m, struct store *store)
 {
     int error;
 
     forget_others(m);
     forget_pins(m);
+    forget_protection(m);
     m->pagefile.store = store;
     error = set_inherited(m, false);
     if (error == 0)
