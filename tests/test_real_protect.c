@@ -144,8 +144,8 @@ static void forked(const struct real *r)
         _exit(wrong == 0 ? 0 : 1);
     }
     vmsm_fork_parent(r->m, copy);
-    ok(child > 0 && waitpid(child, &status, 0) == child && status == 0,
-       "what a child writes is not lost: status %#x", (unsigned)status);
+    waitpid(child, &status, 0);
+    is(status, 0, "what a child writes is not lost");
     is(count_wrong(r), 0, "the parent has what it had");
 }
 
