@@ -78,6 +78,48 @@ else
     skip "only root can make a set-user-ID program"
 fi
 
+if [ "$(id -u)" -eq 0 ] && command -v setpriv >/dev/null &&
+    [ "$(cat /proc/sys/vm/unprivileged_userfaultfd 2>/dev/null)" = 0 ]; then
+    chmod 755 "$dir"
+    cp "$vmsm" "$build/libvmsm-preload.so" "$dir"
+    nobody=(setpriv --reuid 65534 --regid 65534 --clear-groups env TMPDIR=/var/tmp "$dir/vmsm")
+    "${nobody[@]}" run -- true >"$dir/out" 2>"$dir/err"
+    status=$?
+    said 125 'unprivileged_userfaultfd=1' "no permission: said at the start, with what mends it"
+    "${nobody[@]}" doctor >"$dir/out" 2>&1
+    grep -q 'missing *run: system calls' "$dir/out"
+    ok $? "and by the doctor"
+    # The program gives its rights away, and forks.
+    if type -P python3 >/dev/null; then
+        run --memory 6M -- python3 -c "
+import os
+a = bytearray(20 << 20)
+os.setgid(65534); os.setuid(65534)
+try:
+    os.fork()
+    print('forked')
+except OSError as e:
+    print('refused', e.errno)
+print(sum(a))"
+        [ $status -eq 0 ] && grep -q 'refused 12' "$dir/out" && grep -q 'cannot fork.*not permitted' "$dir/err"
+        ok $? "a fork that cannot have its memory fails at once, and says why"
+    else
+        skip "python3 is missing"
+    fi
+else
+    skip "not root, or everybody may use userfaultfd"
+fi
+if [ "$(id -u)" -eq 0 ] && unshare --mount sh -c 'umount -l /proc' 2>/dev/null; then
+    unshare --mount sh -c 'umount -l /proc; exec "$@"' sh "$vmsm" run -- true >"$dir/out" 2>"$dir/err"
+    status=$?
+    said 125 'is /proc mounted' "without /proc: said at the start"
+else
+    skip "/proc cannot be unmounted here"
+fi
+"$vmsm" doctor >"$dir/out" 2>&1
+grep -q 'ok *run: library' "$dir/out" && grep -q 'ok *run: seccomp' "$dir/out"
+ok $? "the doctor knows what it needs"
+
 run -- sh -c 'exit 42'
 [ $status -eq 42 ]
 ok $? "the program's exit status comes through"

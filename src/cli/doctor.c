@@ -11,6 +11,7 @@
 #include "cli/command.h"
 #include "cli/console.h"
 #include "cli/output.h"
+#include "cli/probe.h"
 #include "core/error.h"
 
 /* A combination of mapper and trap. */
@@ -256,6 +257,7 @@ static int doctor_run(const struct command *command, int argc, char **argv)
         probe_storage(&probe);
         probe_limits(&probe);
         probe_memory(&probe);
+        probe_run(&probe);
         ways_judge(&probe, ways);
         out = output_is_stdout(settings.json) ? stderr : stdout;
         print_findings(&probe, out);

@@ -71,6 +71,7 @@ void probe_calls(struct probe *p);   /* other system calls */
 void probe_storage(struct probe *p); /* where the pagefile goes */
 void probe_limits(struct probe *p);  /* limits of the process */
 void probe_memory(struct probe *p);  /* memory of the machine and of the control group */
+void probe_run(struct probe *p);     /* what programs need that are run unmodified; after uffd */
 
 /* First line of a file, without its newline; false if it cannot be read. */
 bool probe_file(const char *path, char *text, size_t size);

@@ -13,6 +13,7 @@
 #include <unistd.h>
 
 #include "core/error.h"
+#include "preload/settings.h"
 
 #define INTERPRETERS_MAX 4 /* a script's interpreter may be a script */
 #define SEGMENTS_MAX 64
@@ -182,4 +183,31 @@ enum program_fitness program_examine(const char *name, char *path, size_t size)
         memcpy(file, next, sizeof(file));
     }
     return fitness;
+}
+
+int program_library(char *path, size_t size)
+{
+    static const char *const places[] = {"", "../lib/", "../lib/vmsm/"};
+    char self[PATH_MAX];
+    ssize_t length = readlink("/proc/self/exe", self, sizeof(self) - 1);
+    char *slash;
+
+    if (length < 0)
+        return error_set(-errno, "/proc/self/exe cannot be read: is /proc mounted?");
+    self[length] = '\0';
+    slash = strrchr(self, '/');
+    slash[1] = '\0';
+    for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
+        if ((size_t)snprintf(path, size, "%s%s%s", self, places[i], RUN_LIBRARY) < size &&
+            access(path, R_OK) == 0) {
+            if (strpbrk(path, " :") != NULL)
+                return error_set(-EINVAL,
+                                 "%s: the loader can preload no path with a space or a colon; "
+                                 "install vmsm elsewhere",
+                                 path);
+            return 0;
+        }
+    }
+    return error_set(-ENOENT, "%s is neither beside vmsm, in %s, nor in ../lib from there",
+                     RUN_LIBRARY, self);
 }

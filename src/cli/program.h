@@ -19,4 +19,7 @@ enum program_fitness {
  */
 enum program_fitness program_examine(const char *name, char *path, size_t size);
 
+/* Where the library that is preloaded is. 0 or a negative errno, with words. */
+int program_library(char *path, size_t size);
+
 #endif

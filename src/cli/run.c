@@ -157,38 +157,11 @@ static int make_absolute(const char *path, char *absolute, size_t size)
     return (size_t)length < size ? 0 : error_set(-ENAMETOOLONG, "%s: the path is too long", path);
 }
 
-static int find_library(char *path, size_t size)
-{
-    static const char *const places[] = {"", "../lib/", "../lib/vmsm/"};
-    char self[PATH_MAX];
-    ssize_t length = readlink("/proc/self/exe", self, sizeof(self) - 1);
-    char *slash;
-
-    if (length < 0)
-        return error_set(-errno, "/proc/self/exe cannot be read: is /proc mounted?");
-    self[length] = '\0';
-    slash = strrchr(self, '/');
-    slash[1] = '\0';
-    for (size_t i = 0; i < sizeof(places) / sizeof(places[0]); i++) {
-        if ((size_t)snprintf(path, size, "%s%s%s", self, places[i], RUN_LIBRARY) < size &&
-            access(path, R_OK) == 0) {
-            if (strpbrk(path, " :") != NULL)
-                return error_set(-EINVAL,
-                                 "%s: the loader can preload no path with a space or a colon; "
-                                 "install vmsm elsewhere",
-                                 path);
-            return 0;
-        }
-    }
-    return error_set(-ENOENT, "%s is neither beside vmsm, in %s, nor in ../lib from there",
-                     RUN_LIBRARY, self);
-}
-
 static int set_preload(void)
 {
     const char *before = getenv("LD_PRELOAD");
     char library[PATH_MAX], *list;
-    int error = find_library(library, sizeof(library));
+    int error = program_library(library, sizeof(library));
 
     if (error != 0)
         return error;

@@ -20,8 +20,7 @@
  * another thread is being made or is ending at this very moment, or has the lock of the name
  * service's records, the child may wait for that for ever.
  *
- * A child that is made by other means than those here (a system call that is not made by syscall())
- * has no managed memory: it gets SIGSEGV where it touches any. If a fork cannot be had, it fails with ENOMEM, and why is
+ * A child that is made by other means (a system call from assembly) has no managed memory: it gets SIGSEGV where it touches any. If a fork cannot be had, it fails with ENOMEM, and why is
  * logged.
  */
 #include <dlfcn.h>
@@ -30,6 +29,8 @@
 #include <link.h>
 #include <pthread.h>
 #include <pty.h>
+#include <sched.h>
+#include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -222,22 +223,44 @@ static void go_on_in_child(struct store *copy)
     descriptor_close_marked();
 }
 
-static const uintptr_t by_libc[6];
-
-/* 0: by the C library's _Fork(). Else a system call, and five arguments of it. */
-static pid_t make_child(const uintptr_t *call)
+/*
+ * The kernel must not touch managed memory then either: it writes the number of the child to *id, and
+ * from there write_ids() takes it. Nor does the parent wait, as with CLONE_VFORK, for it has all
+ * others wait.
+ */
+static pid_t make_child(const struct clone_call *call, int *id)
 {
-    if (call[0] == 0)
+    if (call->flags == 0)
         return libc_Fork();
-    return (pid_t)kernel_call((long)call[0], call[1], call[2], call[3], call[4], call[5]);
+    return (pid_t)kernel_call(SYS_clone,
+                              call->flags & ~(uintptr_t)(CLONE_VFORK | CLONE_CHILD_SETTID), NULL,
+                              id, call->child_id, call->tls);
 }
 
-static long fork_managed(const uintptr_t *call)
+static void write_ids(const struct clone_call *call, pid_t child, int id)
 {
+    if (child > 0 && (call->flags & (CLONE_PARENT_SETTID | CLONE_PIDFD)))
+        *(int *)call->parent_id = id;
+    if (child == 0 && (call->flags & CLONE_CHILD_SETTID))
+        *(int *)call->child_id = (int)kernel_call(SYS_gettid);
+}
+
+/* call, and where its id goes. They may lie on a managed stack: not to be looked at after the stop. */
+static long fork_managed(const uintptr_t *a)
+{
+    const struct clone_call call = *(const struct clone_call *)a[0];
+    int *id_out = (int *)a[1], id = 0;
     struct store *copy;
     pid_t child;
     int error;
 
+    if (call.flags & CLONE_FILES) {
+        log_line(LOG_ERROR,
+                 "run: process %d cannot make a child that shares its descriptors, but not its "
+                 "memory: each needs a pagefile of its own",
+                 (int)getpid());
+        return -EINVAL;
+    }
     descriptor_mark();
     own_depth++;
     error = vmsm_fork_prepare(arena.manager, &copy);
@@ -246,7 +269,7 @@ static long fork_managed(const uintptr_t *call)
         log_line(LOG_ERROR, "run: process %d cannot fork: %s", (int)getpid(), error_last());
         return -ENOMEM;
     }
-    child = make_child(call);
+    child = make_child(&call, &id);
     error = child < 0 ? -errno : 0;
     if (child == 0) {
         reset_loader_locks();
@@ -254,25 +277,29 @@ static long fork_managed(const uintptr_t *call)
     } else {
         vmsm_fork_parent(arena.manager, copy);
     }
+    *id_out = id;
     return error != 0 ? error : child;
 }
 
-static pid_t fork_at_gate(const uintptr_t *call)
+static pid_t fork_at_gate(const struct clone_call *call)
 {
     uint64_t before;
     long child;
+    int id = 0;
 
     gate_lock(&before);
-    child = gate_on_own_stack(fork_managed, call);
+    child = gate_on_own_stack(fork_managed, (uintptr_t[]){(uintptr_t)call, (uintptr_t)&id});
     if (child == 0) {
         gate_reset(true);
         process_forked();
     }
     gate_unlock(&before);
-    if (child >= 0)
-        return (pid_t)child;
-    errno = (int)-child;
-    return -1;
+    if (child < 0) {
+        errno = (int)-child;
+        return -1;
+    }
+    write_ids(call, (pid_t)child, id);
+    return (pid_t)child;
 }
 
 /* ---- what the program calls ---- */
@@ -288,14 +315,19 @@ static void reset_streams(void)
     _IO_list_resetlock();
 }
 
-/* There is no manager, nor will there be before process_plain_forked(). */
-static pid_t fork_plain(const uintptr_t *call)
+static const struct clone_call by_libc;
+
+/* There is no manager, nor will there be before process_plain_forked(). call NULL: with handlers. */
+static pid_t fork_plain(const struct clone_call *call)
 {
-    pid_t child = call != NULL ? make_child(call) : libc_fork();
+    int id = 0;
+    pid_t child = call != NULL ? make_child(call, &id) : libc_fork();
 
     if (child == 0)
         process_forked();
     process_plain_forked(child == 0);
+    if (call != NULL)
+        write_ids(call, child, id);
     return child;
 }
 
@@ -312,7 +344,7 @@ PRELOAD_API pid_t fork(void)
     count = collect_handlers(handlers);
     run_prepare(handlers, count);
     _IO_list_lock();
-    child = fork_at_gate(by_libc);
+    child = fork_at_gate(&by_libc);
     if (child == 0)
         reset_streams();
     else
@@ -328,17 +360,45 @@ PRELOAD_API pid_t __fork(void)
     return fork();
 }
 
-pid_t fork_by_call(const uintptr_t *call)
+pid_t fork_by_call(const struct clone_call *call)
 {
-    if (!process.active)
-        return make_child(call);
     return process_plain_fork() ? fork_plain(call) : fork_at_gate(call);
 }
 
 /* Without handlers, for signal handlers. */
 PRELOAD_API pid_t _Fork(void)
 {
-    return fork_by_call(by_libc);
+    return process.active ? fork_by_call(&by_libc) : libc_Fork();
+}
+
+static int (*libc_clone)(int (*)(void *), void *, int, void *, ...);
+
+__attribute__((constructor(102))) static void find_clone(void)
+{
+    void *found = dlsym(RTLD_NEXT, "clone");
+
+    memcpy(&libc_clone, &found, sizeof(found));
+}
+
+/* A child with memory of its own can go on on the stack that it is on: it has a copy. */
+PRELOAD_API int clone(int (*function)(void *), void *stack, int flags, void *argument, ...)
+{
+    uintptr_t more[3]; /* parent_id, tls, child_id */
+    struct clone_call call;
+    va_list args;
+    pid_t child;
+
+    va_start(args, argument);
+    for (int i = 0; i < 3; i++)
+        more[i] = va_arg(args, uintptr_t);
+    va_end(args);
+    if (!process.active || (flags & CLONE_VM) || function == NULL || stack == NULL)
+        return libc_clone(function, stack, flags, argument, more[0], more[1], more[2]);
+    call = (struct clone_call){(unsigned)flags, more[0], more[2], more[1]};
+    child = fork_by_call(&call);
+    if (child == 0)
+        _exit(function(argument));
+    return child;
 }
 
 /* These call the C library's own fork(), unless they are here. */

@@ -109,8 +109,12 @@ void process_forked(void);
 bool process_plain_fork(void);
 void process_plain_forked(bool child);
 
-/* fork.c: a child that has its own memory, made by this system call (its number, five arguments). */
-pid_t fork_by_call(const uintptr_t *call);
+/* fork.c: a child with memory of its own, made by the system call clone with these arguments. */
+struct clone_call {
+    uintptr_t flags; /* 0: by the C library's _Fork() */
+    uintptr_t parent_id, child_id, tls;
+};
+pid_t fork_by_call(const struct clone_call *call);
 
 /* memory.c, for other parts */
 void *memory_map(void *address, size_t length, int protection, int flags, int fd, off_t offset);

@@ -2,6 +2,7 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdint.h>
@@ -222,6 +223,11 @@ static void test_deaths(char *memory)
 
 /* ---- system calls by number ---- */
 
+static int on_own_stack(void *argument)
+{
+    return *(uint64_t *)(void *)((char *)argument + 2 * MIB) == (2 * MIB ^ 7) ? 5 : 1;
+}
+
 static void test_calls(void)
 {
     long at =
@@ -244,6 +250,15 @@ static void test_calls(void)
     if (child == 0)
         _exit(holds(memory, SIZE, 7) ? 0 : 1);
     is(status_of(child), 0, "clone by number");
+    child =
+        (pid_t)syscall(SYS_clone, CLONE_FS | CLONE_PARENT_SETTID | SIGCHLD, 0, memory + PAGE, 0, 0);
+    if (child == 0)
+        _exit(*(int *)(void *)(memory + 2 * PAGE) != 0 ? 0 : 1);
+    is(status_of(child), 0, "a child by clone that shares the working directory");
+    is(*(int *)(void *)(memory + PAGE), child, "and its number where it was wanted");
+    fill(memory, SIZE, 7);
+    child = clone(on_own_stack, memory + MIB, SIGCHLD, memory);
+    is(status_of(child), 5, "clone() of a function");
     is(syscall(SYS_munmap, memory, SIZE), 0, "munmap by number");
     ok(syscall(SYS_close, 4000) == -1 && errno == EBADF, "an error by number");
 }
