@@ -74,7 +74,7 @@ TORTURE_OBJECTS := $(patsubst %.c,$(BUILD)/obj/%.o,$(sort $(wildcard tests/tortu
 	src/cli/oracle.c src/cli/access.c src/cli/console.c)
 # The programs in bench; its other sources are modules that they, and their tests, are linked with.
 BENCHES := $(patsubst %.c,$(BUILD)/%,$(wildcard $(addprefix bench/,bench.c bound.c \
-	crypt.c progression.c scale.c)))
+	crypt.c programs.c progression.c scale.c)))
 BENCH_OBJECTS := $(patsubst %.c,$(BUILD)/obj/%.o,$(filter-out $(BENCHES:$(BUILD)/%=%.c),$(sort \
 	$(wildcard bench/*.c))))
 BENCH_LIB := $(BUILD)/bench/libbench.a
@@ -89,7 +89,7 @@ MANUALS := $(BUILD)/vmsm.1 $(BUILD)/vmsm.3
 
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all libs cli tests benches bench bound progression scale examples man demo check \
+.PHONY: all libs cli tests benches bench bench-run bound progression scale examples man demo check \
 	check-large check-core check-programs simtest model exhaust mutate fuzz fuzzers torture torture-case \
 	presubmit format format-check tidy valgrind install uninstall clean help
 
@@ -131,8 +131,8 @@ within = $(findstring "$(strip $(1))","$(strip $(2))")
 same = $(and $(call within,$(1),$(2)),$(call within,$(2),$(1)))
 stamp_write = $(shell mkdir -p $(dir $(1)))$(file >$(1),$(strip $(2)))
 stamp = $(if $(call same,$(2),$(file <$(1))),,$(call stamp_write,$(1),$(2)))
-GOALS := $(filter-out demo bench bound progression scale check check-large check-core check-programs simtest \
-	model exhaust mutate fuzz torture torture-case valgrind presubmit format format-check \
+GOALS := $(filter-out demo bench bench-run bound progression scale check check-large check-core \
+	check-programs simtest model exhaust mutate fuzz torture torture-case valgrind presubmit format format-check \
 	tidy uninstall clean help,$(or $(MAKECMDGOALS),all))
 ifneq ($(GOALS),)
 $(call stamp,$(BUILD)/flags,$(COMPILE) $(LINK))
@@ -261,6 +261,12 @@ bench: ## measure beside swap, zram and a mapped file (as root): 3 minutes; FULL
 		ln -sfn $${run##*/} $(BENCH_RESULTS)/latest && $(BUILD)/bench/bench \
 		$(if $(FULL),--full) --targets --json $$run/bench.json --markdown $$run/bench.md \
 		--plots $$run $(BENCH_OPTIONS)
+
+bench-run: ## measure programs by `vmsm run` beside swap (as root): 10 minutes; MEASURE='--rounds 1'
+	$(Q)scripts/install-deps.sh check
+	$(Q)$(MAKE) $(PARALLEL) all
+	$(Q)mkdir -p $(RESULTS)
+	$(BUILD)/bench/programs --markdown $(RESULTS)/programs.md $(MEASURE)
 
 MINUTES ?= 3
 torture: ## real faults on real memory for MINUTES=3 (as root): see tests/torture/README.md

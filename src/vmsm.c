@@ -123,6 +123,7 @@ static int open_store(const struct tunables *t, struct store **store)
                                       .preallocate = t->preallocate,
                                       .force = t->pagefile_force};
     struct store_inject_options inject = {.delay_ns = t->store_delay,
+                                          .jitter_ns = t->store_jitter,
                                           .read_error_every = t->store_read_error,
                                           .write_error_every = t->store_write_error,
                                           .corrupt_every = t->store_corrupt,
@@ -138,9 +139,9 @@ static int open_store(const struct tunables *t, struct store **store)
     error = store_file_open(&file, &inner);
     if (error != 0)
         return error;
-    if (inject.delay_ns == 0 && inject.read_error_every == 0 && inject.write_error_every == 0 &&
-        inject.corrupt_every == 0 && inject.full_after == 0 && inject.bad_slot == 0 &&
-        inject.bad_write_slot == 0)
+    if (inject.delay_ns == 0 && inject.jitter_ns == 0 && inject.read_error_every == 0 &&
+        inject.write_error_every == 0 && inject.corrupt_every == 0 && inject.full_after == 0 &&
+        inject.bad_slot == 0 && inject.bad_write_slot == 0)
         return wrap_crypt(t, inner, store);
     error = store_inject_open(inner, &inject, store);
     if (error != 0) {

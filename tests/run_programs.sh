@@ -2,24 +2,27 @@
 # Debian's programs in `vmsm run`, with a quarter of the memory that they use at their peak: the same
 # output as without. TAP.
 #
-#   tests/run_programs.sh [PROGRAM…]    those only
+#   tests/run_programs.sh [PROGRAM…]    those only; java and postgres only if they are named
 #
-# SCALE (1) multiplies what they work on; `make check-large` sets it.
+# SCALE (1) multiplies what they work on; `make check-large` sets it. With REPEATS each is run so
+# often, by turns with delays at random points of the manager, of the pagefile, and of both.
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 build=${VMSM_BUILD:-$root/build}
 vmsm=$build/vmsm
 scale=${SCALE:-1}
+repeats=${REPEATS:-1}
+patience=${PATIENCE:-$((100 * scale))} # seconds that a run may take
 chosen="$*"
 export LC_ALL=C
-unset VMSM_CONF
+unset VMSM_CONF LD_PRELOAD
 
 dir=$(mktemp -d "${TMPDIR:-/var/tmp}/vmsm-programs.XXXXXX") || exit 1
 server=
-trap '[ -z "$server" ] || kill "$server" 2>/dev/null; rm -rf "$dir"' EXIT
+trap '[ -z "$server" ] || kill -9 "$server" 2>/dev/null; rm -rf "$dir"' EXIT
 trap 'exit 1' HUP INT TERM
 . "$root/tests/tap_shell"
-tap_evidence="$dir/err"
+tap_evidence="$dir/err $dir/difference"
 
 if [ ! -e "$build/libvmsm-preload.so" ]; then
     echo "1..0 # SKIP this build has no library to preload"
@@ -33,8 +36,8 @@ fi
 # has PROGRAM…: is the first one wanted, and are all there? If not, a check is skipped.
 has() {
     case " ${chosen:-$1} " in
-    *" $1 "*) ;;
-    *) return 1 ;;
+    *" ${1##*/} "*) ;;
+    *) [ -z "$chosen" ] || return 1 ;;
     esac
     for program in "$@"; do
         command -v "$program" >/dev/null && continue
@@ -43,23 +46,46 @@ has() {
     done
 }
 
-# same NAME MEBIBYTES COMMAND…: plain, and managed with so much memory (times scale).
+# vary N: settings of the Nth run.
+vary() {
+    case $(($1 % 4)) in
+    0) unset VMSM_CONF ;;
+    1) export VMSM_CONF=yield_delay:20us ;;
+    2) export VMSM_CONF=store_jitter:1ms ;;
+    3) export VMSM_CONF=store_jitter:200us,yield_delay:10us,fault_threads:2 ;;
+    esac
+}
+
+# quarter: of the peak that was written to the file `peak`, as an option.
+quarter() {
+    echo "$(($(cat peak) / 4))K"
+}
+
+# paged: did the last run use its pagefile?
+paged() {
+    pages=$(sed -n 's/.*"pages_read": \([0-9]*\).*/\1/p' report | sort -n | tail -1)
+    [ "${pages:-0}" -gt 0 ]
+}
+
+# same NAME COMMAND…: plain, and managed.
 same() {
     name=$1
-    memory=$(($2 * scale))M
-    shift 2
-    timeout 200 "$@" >"$dir/plain" 2>"$dir/plain.err"
+    shift
+    timeout "$patience" "$build/tests/managed/peak" peak "$@" >plain 2>plain.err
     expected=$?
-    timeout 280 "$vmsm" run --memory $memory --report "$dir/report" -- "$@" >"$dir/managed" \
-        2>"$dir/err"
-    status=$?
-    [ $status -eq $expected ] && cmp -s "$dir/plain" "$dir/managed" &&
-        cmp -s "$dir/plain.err" "$dir/err"
-    ok $? "$name: the same output with $memory"
-    # What is resident is the memory, and what is not managed: code, stacks, files.
-    pages=$(sed -n 's/.*"pages_read": \([0-9]*\).*/\1/p' "$dir/report" | sort -n | tail -1)
-    [ "${pages:-0}" -gt 0 ]
-    ok $? "$name: it used its pagefile"
+    memory=$(quarter)
+    for i in $(seq 0 $((repeats - 1))); do
+        vary "$i"
+        rm -f report
+        timeout "$patience" "$vmsm" run --memory "$memory" --report report -- "$@" >managed 2>err
+        status=$?
+        cmp plain managed >difference 2>&1 && cmp plain.err err >>difference 2>&1 &&
+            [ $status -eq $expected ]
+        ok $? "$name: the same output with $memory${VMSM_CONF:+, $VMSM_CONF}"
+        paged
+        ok $? "$name: it used its pagefile"
+    done
+    unset VMSM_CONF
 }
 
 cd "$dir" || exit 1
@@ -67,7 +93,7 @@ cd "$dir" || exit 1
 if has sort perl; then
     perl -e 'my $x = 1; for (1 .. $ARGV[0]) { $x = ($x * 1103515245 + 12345) % 2147483648;
         printf "%010d%030d\n", $x, $_ }' $((120000 * scale)) >lines
-    same sort 6 sort --buffer-size=$((32 * scale))M --parallel=2 lines
+    same sort sort --buffer-size=$((64 * scale))M --parallel=2 lines
 fi
 
 if has sqlite3; then
@@ -81,12 +107,10 @@ select a from t order by b limit 20 offset 5000;
 delete from t where a % 3 = 0;
 pragma integrity_check;
 SQL
-    same sqlite3 4 sqlite3 :memory: ".read script.sql"
+    same sqlite3 sqlite3 :memory: ".read script.sql"
 fi
 
-if ! /usr/bin/python3 -c 'import numpy' 2>/dev/null; then
-    skip "numpy is missing: run scripts/install-deps.sh check"
-elif has python3; then
+if has /usr/bin/python3; then # Debian's, which has numpy, and not what else may come first in PATH
     cat >arrays.py <<'PYTHON'
 import hashlib, multiprocessing, sys
 import numpy as np
@@ -109,7 +133,11 @@ print(digest(twice))
 with multiprocessing.get_context("fork").Pool(2) as pool:
     print(pool.map(row, range(7)))
 PYTHON
-    same "python3 and numpy, with two processes by fork()" 16 /usr/bin/python3 arrays.py $scale
+    if /usr/bin/python3 -c 'import numpy' 2>/dev/null; then
+        same "python3 and numpy, with two processes by fork()" /usr/bin/python3 arrays.py "$scale"
+    else
+        skip "numpy is missing: run scripts/install-deps.sh check"
+    fi
 fi
 
 if has gcc; then
@@ -117,32 +145,96 @@ if has gcc; then
         echo "int f$i(int *a, int n) { int s = 0; for (int i = 0; i < n; i++) s += a[i] * $i ^ (s >> 3);" \
             "switch (s % 7) { case 0: return s + $i; case 1: return a[s % n]; default: return s; } }"
     done >large.c
-    same gcc 9 gcc -O2 -S -o - large.c
+    same gcc gcc -O2 -S -o - large.c
 fi
 
-# Each byte of theirs is a look at a random place, so they are given few.
+if has g++; then
+    {
+        echo '#include <map>'
+        echo '#include <string>'
+        echo '#include <vector>'
+        for i in $(seq $((12 * scale))); do
+            echo "struct s$i { int a[$i]; bool operator<(const s$i &o) const { return a[0] < o.a[0]; } };" \
+                "std::map<s$i, std::vector<std::string>> m$i;" \
+                "void f$i(const s$i &k, const std::string &v) { m$i[k].push_back(v + \"$i\"); }"
+        done
+    } >large.cc
+    same g++ g++ -O1 -S -o - large.cc
+fi
+
+if has node; then
+    cat >heap.js <<'JS'
+const crypto = require("crypto");
+const count = 60000 * Number(process.argv[2]);
+const map = new Map();
+for (let i = 0; i < count; i++)
+    map.set("key" + (i * 7919) % 1000003, { n: i, list: [i, i + 1, i + 2], text: "v".repeat(i % 64) + i });
+const hash = crypto.createHash("sha256");
+for (const key of [...map.keys()].sort())
+    hash.update(key + JSON.stringify(map.get(key)));
+for (let i = 0; i < count; i += 2)
+    map.delete("key" + (i * 7919) % 1000003);
+const buffers = [];
+for (let i = 0; i < 40; i++)
+    buffers.push(Buffer.alloc(65536 * Number(process.argv[2]), i));
+for (const b of buffers)
+    hash.update(b);
+console.log(map.size, hash.digest("hex"));
+JS
+    same node node --max-old-space-size=$((1024 * scale)) heap.js "$scale"
+fi
+
+# What a compressor looks for lies anywhere in its window and its tables: they are given little.
 if has xz perl; then
-    perl -e 'print join(",", map { $_ * 7919 % 1000003 } 1 .. $ARGV[0]), "\n"' $((5000 * scale)) >text
-    same "xz -9" 4 xz --lzma2=preset=9,dict=1536KiB --threads=1 --stdout text
+    perl -e 'print join(",", map { $_ * 7919 % 1000003 } 1 .. $ARGV[0]), "\n"' $((20000 * scale)) >text
+    same "xz -9" xz -9 --threads=1 --stdout text
 fi
 if has zstd perl; then
-    perl -e 'print join(",", map { $_ * 7919 % 1000003 } 1 .. $ARGV[0]), "\n"' $((5000 * scale)) >text
-    same "zstd --ultra" 4 zstd --ultra -20 --zstd=wlog=21,hlog=20,clog=20 --single-thread --stdout \
-        --quiet text
+    perl -e 'print join(",", map { $_ * 7919 % 1000003 } 1 .. $ARGV[0]), "\n"' $((20000 * scale)) >text
+    same "zstd --ultra -22 --long" zstd --ultra -22 --long=27 --single-thread --stdout --quiet text
 fi
 
+if [ -n "$chosen" ] && has java; then
+    cat >Heap.java <<'JAVA'
+import java.util.*;
+public class Heap {
+    public static void main(String[] arguments) {
+        int count = 60000 * Integer.parseInt(arguments[0]);
+        Map<String, int[]> map = new HashMap<>();
+        for (int round = 0; round < 4; round++)
+            for (int i = 0; i < count; i++)
+                map.put("key" + (i * 7919L) % 1000003, new int[] {i, round, i ^ round});
+        long sum = 0;
+        for (String key : new TreeSet<>(map.keySet()))
+            sum = sum * 31 + key.hashCode() + map.get(key)[2];
+        System.out.println(map.size() + " " + sum);
+    }
+}
+JAVA
+    same java java -Xmx$((256 * scale))m Heap.java "$scale"
+fi
+
+# quiet NAME COMMAND…: it checks itself.
+quiet() {
+    name=$1
+    shift
+    for i in $(seq 0 $((repeats - 1))); do
+        vary "$i"
+        timeout "$patience" "$vmsm" run --memory 6M --report report -- "$@" >err 2>&1
+        status=$?
+        [ $status -eq 0 ] && ! grep -qi 'fail\|vmsm:' err
+        ok $? "$name: nothing is wrong${VMSM_CONF:+, $VMSM_CONF}"
+    done
+    unset VMSM_CONF
+}
+
 if has stress-ng; then
-    "$vmsm" run --memory 6M --report report -- stress-ng --vm 2 --vm-bytes $((24 * scale))M \
-        --vm-ops 300 --vm-method all --verify --temp-path "$dir" >err 2>&1
-    status=$?
-    [ $status -eq 0 ] && ! grep -qi 'fail\|vmsm:' err
-    ok $? "stress-ng --vm --verify with 6M finds nothing wrong"
-    "$vmsm" run --memory 6M -- stress-ng --mremap 1 --mremap-ops 20 --mremap-bytes 8M \
-        --mmap 1 --mmap-ops 20 --mmap-bytes 8M --mmap-mprotect --brk 1 --brk-ops 1000 \
-        --bigheap 1 --bigheap-ops 100 --bigheap-growth 64K --verify --temp-path "$dir" >err 2>&1
-    status=$?
-    [ $status -eq 0 ] && ! grep -qi 'fail\|vmsm:' err
-    ok $? "nor do its tests of mmap(), mremap(), mprotect() and brk()"
+    quiet "stress-ng --vm --verify with 6M" stress-ng --vm 2 --vm-bytes $((24 * scale))M \
+        --vm-ops 300 --vm-method all --verify --temp-path "$dir"
+    quiet "stress-ng's tests of mmap(), mremap(), mprotect() and brk()" stress-ng --mremap 1 \
+        --mremap-ops 20 --mremap-bytes 8M --mmap 1 --mmap-ops 20 --mmap-bytes 8M --mmap-mprotect \
+        --brk 1 --brk-ops 1000 --bigheap 1 --bigheap-ops 100 --bigheap-growth 64K --verify \
+        --temp-path "$dir"
 fi
 
 # fio makes files, reads them by each means and verifies what it has read.
@@ -166,77 +258,101 @@ fi
 
 # answers COMMAND…: wait until a server does.
 answers() {
-    for _ in $(seq 100); do
+    for _ in $(seq $((100 * scale))); do
         "$@" >/dev/null 2>&1 && return 0
         sleep 0.1
     done
     return 1
 }
 
+# cycle FUNCTION NAME: a server, plain to find its peak, and managed.
+cycle() {
+    "$1" "$2, plain" "$build/tests/managed/peak" peak
+    memory=$(quarter)
+    for i in $(seq 0 $((repeats - 1))); do
+        vary "$i"
+        "$1" "$2 with $memory${VMSM_CONF:+, $VMSM_CONF}" "$vmsm" run --memory "$memory" \
+            --report report --
+    done
+    unset VMSM_CONF
+}
+
+# ended NAME: the server does, with status 0.
+ended() {
+    timeout "$patience" tail --pid="$server" -f /dev/null || kill -9 "$server"
+    wait "$server"
+    ok $? "$1"
+    server=
+}
+
 redis() {
     redis-cli -s "$dir/redis.sock" "$@"
 }
 
-# start_redis: managed, with its file in the directory.
-start_redis() {
-    "$vmsm" run --memory $((8 * scale))M --report report -- redis-server --port 0 --save '' \
-        --unixsocket "$dir/redis.sock" --dir "$dir" --dbfilename dump.rdb --daemonize no \
-        --ignore-warnings ARM64-COW-BUG >log 2>err &
+redis_start() {
+    "$@" redis-server --port 0 --save '' --unixsocket "$dir/redis.sock" --dir "$dir" \
+        --dbfilename dump.rdb --daemonize no --ignore-warnings ARM64-COW-BUG >log 2>err &
     server=$!
     answers redis ping
 }
 
-values="local s = 0
-for i = 1, tonumber(ARGV[1]) do
-    if redis.call('get', 'key:' .. i) == string.rep(tostring(i), 40) then s = s + 1 end
-end
-return s"
+redis_check() {
+    [ "$(redis eval "local s = 0
+        for i = 1, tonumber(ARGV[1]) do
+            if redis.call('get', 'key:' .. i) == string.rep(tostring(i), 40) then s = s + 1 end
+        end
+        return s" 0 $keys)" = $keys ]
+}
 
-if has redis-server redis-cli redis-benchmark; then
-    keys=$((60000 * scale))
-    start_redis
-    ok $? "redis-server starts"
+# redis_server NAME PREFIX…
+redis_server() {
+    name=$1
+    shift
+    redis_start "$@"
+    ok $? "$name: it starts"
     redis eval "for i = 1, tonumber(ARGV[1]) do redis.call('set', 'key:' .. i,
         string.rep(tostring(i), 40)) end" 0 $keys >/dev/null
     redis-benchmark -s "$dir/redis.sock" -n $((20000 * scale)) -r 10000 -d 200 -t set,get,lpush -q \
         >/dev/null 2>&1
-    [ "$(redis eval "$values" 0 $keys)" = $keys ]
-    ok $? "redis-server has what it was given"
+    redis_check
+    ok $? "$name: it has what it was given"
     [ "$(redis bgsave)" = "Background saving started" ]
-    ok $? "it forks to save in the background"
+    ok $? "$name: it forks to save in the background"
     redis eval "for i = 1, 1000 do redis.call('set', 'key:' .. i, 'changed') end" 0 >/dev/null
     answers eval 'redis info persistence | grep -q rdb_bgsave_in_progress:0'
     redis info persistence | grep -q rdb_last_bgsave_status:ok
-    ok $? "and saves"
+    ok $? "$name: and saves"
     redis shutdown nosave 2>/dev/null
-    wait "$server"
-    server=
-    start_redis
-    [ "$(redis eval "$values" 0 $keys)" = $keys ]
-    ok $? "a restart loads what there was at the fork"
+    ended "$name: it ends"
+    redis_start "$@"
+    redis_check
+    ok $? "$name: a restart loads what there was at the fork"
     redis save >/dev/null && redis shutdown nosave 2>/dev/null
-    wait "$server"
-    server=
-    start_redis
-    [ "$(redis eval "$values" 0 $keys)" = $keys ]
-    ok $? "and again what it saved in the foreground"
+    ended "$name: it saves in the foreground, and ends"
+    redis_start "$@"
+    redis_check
+    ok $? "$name: a restart loads that"
     redis shutdown nosave 2>/dev/null
-    wait "$server"
-    ok $? "it ends well"
-    server=
+    ended "$name: it ends well"
+}
+
+if has redis-server redis-cli redis-benchmark; then
+    keys=$((60000 * scale))
+    cycle redis_server redis-server
 fi
 
-if has memcached perl; then
-    "$vmsm" run --memory $((8 * scale))M -- memcached -u root -m $((64 * scale)) -s "$dir/mc.sock" \
-        >log 2>err &
+memcached_server() {
+    name=$1
+    shift
+    "$@" memcached -A -u root -m $((64 * scale)) -s "$dir/mc.sock" >log 2>err &
     server=$!
     answers test -S "$dir/mc.sock"
-    timeout 100 perl -e '
+    timeout "$patience" perl -e '
         use IO::Socket::UNIX;
         my ($path, $keys) = @ARGV;
         my $s = IO::Socket::UNIX->new(Peer => $path) or die "no connection: $!";
         for my $i (1 .. $keys) {
-            my $v = ($i . "-") x 120; $v = substr($v, 0, 500);
+            my $v = substr(($i . "-") x 250, 0, 500);
             print $s "set k$i 0 0 500 noreply\r\n$v\r\n";
         }
         my $right = 0;
@@ -244,14 +360,17 @@ if has memcached perl; then
             print $s "get k$i\r\n"; $s->flush;
             my $head = <$s>; next if $head =~ /^END/;
             my $v = <$s>; <$s>;
-            my $want = ($i . "-") x 120; $want = substr($want, 0, 500);
-            $right++ if $v eq "$want\r\n";
+            $right++ if $v eq substr(($i . "-") x 250, 0, 500) . "\r\n";
         }
+        print $s "shutdown\r\n"; $s->flush;
         exit($right == $keys ? 0 : 1);' "$dir/mc.sock" $((50000 * scale)) >>log 2>&1
-    ok $? "memcached has what it was given"
-    kill "$server"
-    wait "$server"
-    server=
+    ok $? "$name: it has what it was given"
+    ended "$name: it ends"
+    rm -f mc.sock
+}
+
+if has memcached perl; then
+    cycle memcached_server memcached
 fi
 
 finish

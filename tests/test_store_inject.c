@@ -156,6 +156,29 @@ static void test_delay(const char *inner)
     tear_down(&f);
 }
 
+static void test_jitter(const char *inner)
+{
+    struct store_inject_options uneven = {.delay_ns = 5 * MS, .jitter_ns = 20 * MS};
+    uint64_t start = now_ns(), submitted, first, last;
+    struct store_io *done[8];
+    struct fixture f;
+    unsigned got = 0;
+
+    set_up(&f, &uneven);
+    for (unsigned i = 1; i <= 8; i++)
+        submit(&f, request(&f, true, i, 1));
+    submitted = now_ns();
+    while (got < 8)
+        got += f.store->ops->reap(f.queue, done + got, 8 - got, true);
+    first = done[0]->due_ns;
+    last = done[7]->due_ns;
+    ok(first >= start + 5 * MS && last <= submitted + 25 * MS, "%s, jitter: within its bounds",
+       inner);
+    ok(first < last, "%s, jitter: each has another delay", inner);
+    ok(now_ns() >= last, "%s, jitter: no sooner than that", inner);
+    tear_down(&f);
+}
+
 static void test_delayed_errors(const char *inner)
 {
     struct store_inject_options slow = {.delay_ns = 40 * MS, .bad_slot = 7};
@@ -431,6 +454,7 @@ int main(void)
     test_plain();
     test_growth();
     test_delay("a ring inside");
+    test_jitter("a ring inside");
     test_delayed_errors("a ring inside");
     test_poll("a ring inside");
     test_read_errors();
@@ -442,6 +466,7 @@ int main(void)
     test_descriptors();
     if (forbid_io_uring()) {
         test_delay("no ring inside");
+        test_jitter("no ring inside");
         test_delayed_errors("no ring inside");
         test_poll("no ring inside");
         test_threads();

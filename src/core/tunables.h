@@ -74,6 +74,8 @@
     X(store_depth, COUNT, "64", 1, 1024, "requests in flight in each queue of the store")          \
     X(store_delay, TIME, "0", 0, 60 * TUNABLE_SECOND,                                              \
       "test: every read and write takes this long")                                                \
+    X(store_jitter, TIME, "0", 0, 60 * TUNABLE_SECOND,                                             \
+      "test: and up to so long more, each time another")                                           \
     X(store_read_error, COUNT, "0", 0, UINT64_MAX, "test: every Nth read fails")                   \
     X(store_write_error, COUNT, "0", 0, UINT64_MAX, "test: every Nth write fails")                 \
     X(store_corrupt, COUNT, "0", 0, UINT64_MAX, "test: every Nth read has a bit flipped")          \

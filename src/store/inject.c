@@ -47,6 +47,7 @@ struct inject_queue {
     int timer;
     int poller;
     bool polled;       /* the descriptor was asked for */
+    uint64_t random;   /* of jitter; never 0 */
     uint64_t armed_ns; /* what the timer is set to; 0: off */
 };
 
@@ -129,6 +130,18 @@ static void corrupt_in_turn(struct inject_store *store, struct store_io *io)
     n = atomic_fetch_add_explicit(&store->completed_reads, 1, memory_order_relaxed) + 1;
     if (n % every == 0)
         corrupt(io, n);
+}
+
+static uint64_t jitter(struct inject_queue *queue)
+{
+    uint64_t most = queue->store->faults.jitter_ns;
+
+    if (most == 0)
+        return 0;
+    queue->random ^= queue->random << 13;
+    queue->random ^= queue->random >> 7;
+    queue->random ^= queue->random << 17;
+    return queue->random % (most + 1);
 }
 
 static void hold(struct inject_queue *queue, struct store_io *io)
@@ -248,6 +261,7 @@ static int inject_queue_open(struct store *base, unsigned depth, struct store_qu
     if (queue == NULL)
         return error_set(-ENOMEM, "pagefile %s: out of memory for a queue", base->where);
     queue->store = store;
+    queue->random = now_ns() | 1;
     queue->timer = -1;
     queue->poller = -1;
     err = store->inner->ops->queue_open(store->inner, depth, &queue->inner);
@@ -279,7 +293,7 @@ static void inject_submit(struct store_queue *base, struct store_io **ios, unsig
     for (unsigned i = 0; i < count; i++) {
         struct store_io *io = ios[i];
 
-        io->due_ns = due;
+        io->due_ns = due + jitter(queue);
         io->result = fault_of(store, io);
         if (io->result != 0)
             hold(queue, io);

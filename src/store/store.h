@@ -108,6 +108,7 @@ int store_file_open(const struct store_file_options *options, struct store **sto
  */
 struct store_inject_options {
     uint64_t delay_ns;          /* every request takes at least this long */
+    uint64_t jitter_ns;         /* and up to so long more, each another: out of order */
     uint64_t read_error_every;  /* -EIO */
     uint64_t write_error_every; /* -EIO, nothing written */
     uint64_t corrupt_every;     /* a bit of what was read is flipped */

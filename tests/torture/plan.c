@@ -119,6 +119,8 @@ static void plan_store_faults(struct plan *p, struct rng *r)
         add(p, ",store_bad_write_slot:%u", 1 + rng_below(r, 200));
     if (rng_one_in(r, 3))
         add(p, ",store_delay:%uus", 1 + rng_below(r, 2000));
+    if (rng_one_in(r, 3))
+        add(p, ",store_jitter:%uus", 1 + rng_below(r, 2000));
     /* Full for ever: faults fail one by one, soon, so that the case ends. */
     if (rng_one_in(r, 4))
         add(p, ",patience:5ms,store_full_after:%u", 100 + rng_below(r, 2000));
