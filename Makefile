@@ -90,7 +90,7 @@ MANUALS := $(BUILD)/vmsm.1 $(BUILD)/vmsm.3
 .DELETE_ON_ERROR:
 .SECONDARY:
 .PHONY: all libs cli tests benches bench bench-run bound progression scale examples man demo check \
-	check-large check-core check-programs simtest model exhaust mutate fuzz fuzzers torture torture-case \
+	check-large check-repeats check-core check-programs simtest model exhaust mutate fuzz fuzzers torture torture-case \
 	presubmit format format-check tidy valgrind install uninstall clean help
 
 all: libs cli benches examples man ## build the libraries, vmsm, benchmarks, examples, manual pages
@@ -131,9 +131,9 @@ within = $(findstring "$(strip $(1))","$(strip $(2))")
 same = $(and $(call within,$(1),$(2)),$(call within,$(2),$(1)))
 stamp_write = $(shell mkdir -p $(dir $(1)))$(file >$(1),$(strip $(2)))
 stamp = $(if $(call same,$(2),$(file <$(1))),,$(call stamp_write,$(1),$(2)))
-GOALS := $(filter-out demo bench bench-run bound progression scale check check-large check-core \
-	check-programs simtest model exhaust mutate fuzz torture torture-case valgrind presubmit format format-check \
-	tidy uninstall clean help,$(or $(MAKECMDGOALS),all))
+GOALS := $(filter-out demo bench bench-run bound progression scale check check-large check-repeats \
+	check-core check-programs simtest model exhaust mutate fuzz torture torture-case valgrind \
+	presubmit format format-check tidy uninstall clean help,$(or $(MAKECMDGOALS),all))
 ifneq ($(GOALS),)
 $(call stamp,$(BUILD)/flags,$(COMPILE) $(LINK))
 $(call stamp,$(BUILD)/files,$(LIB_SOURCES) $(CLI_SOURCES) $(SIM_SOURCES) $(BENCH_OBJECTS) \
@@ -283,8 +283,14 @@ torture-case: # one case again: PHASE, MAPPER, TRAP and SEED as torture has prin
 LARGE ?= 8
 check-large: ## run programs of Debian in `vmsm run` on LARGE=8 times as much
 	$(Q)scripts/install-deps.sh check
-	$(Q)$(MAKE) $(PARALLEL) all
+	$(Q)$(MAKE) $(PARALLEL) all tests
 	$(Q)VMSM_BUILD="$(CURDIR)/$(BUILD)" SCALE=$(LARGE) tests/run_programs.sh $(PROGRAMS)
+
+REPEATS ?= 20
+check-repeats: ## run each of them REPEATS=20 times, with delays in the manager and in its pagefile
+	$(Q)scripts/install-deps.sh check
+	$(Q)$(MAKE) $(PARALLEL) all tests
+	$(Q)VMSM_BUILD="$(CURDIR)/$(BUILD)" REPEATS=$(REPEATS) tests/run_programs.sh $(PROGRAMS)
 
 check-programs: ## run all test programs, without the shell tests: what sanitizers can watch
 	$(Q)$(MAKE) $(PARALLEL) tests

@@ -23,6 +23,10 @@ static volatile pid_t running[2]; /* the program, and a server's client; 0: none
 
 /* ---- What they do ---- */
 
+#define TEXT                                                                                       \
+    "perl -e 'print join(\",\", map { $_ * 7919 % 1000003 } 1 .. $ARGV[0]), \"\\n\"' \"$1\" "          \
+    ">text"
+
 const struct program programs[] = {
     {
         .name = "sort",
@@ -58,7 +62,7 @@ const struct program programs[] = {
                   "    redis-cli -s redis.sock ping >/dev/null 2>&1 && break; sleep 0.05\n"
                   "done\n"
                   "for what in set get; do\n"
-                  "    redis-benchmark -s redis.sock -n $1 -r $1 -d 500 -c 16 -P 16 --seed 7 \\\n"
+                  "    redis-benchmark -s redis.sock -n $1 -r $1 -d 500 -c 16 -P 16 \\\n"
                   "        -t $what -q >/dev/null || exit 1\n"
                   "done\n"
                   "redis-cli -s redis.sock eval \"local n, at = 0, '0'\n"
@@ -92,6 +96,21 @@ const struct program programs[] = {
                 "PYTHON",
         .size = 8 << 20,
         .arguments = {"/usr/bin/python3", "arrays.py"},
+    },
+    {
+        .name = "xz",
+        .does = "-9",
+        .make = TEXT,
+        .size = 20000,
+        .arguments = {"xz", "-9", "--threads=1", "--stdout", "text"},
+    },
+    {
+        .name = "zstd",
+        .does = "--ultra -22 --long=27",
+        .make = TEXT,
+        .size = 20000,
+        .arguments = {"zstd", "--ultra", "-22", "--long=27", "--single-thread", "--stdout",
+                      "--quiet", "text"},
     },
 };
 const unsigned program_count = sizeof(programs) / sizeof(programs[0]);

@@ -11,7 +11,7 @@ packages="gcc libc6-dev make pkg-config liburing-dev libsodium-dev libxxhash-dev
     libjemalloc-dev binutils"
 bench="fio kmod"
 check="perl e2fsprogs strace util-linux mount spin sqlite3 python3 python3-numpy xz-utils zstd \
-    redis-server redis-tools memcached stress-ng g++"
+    redis-server redis-tools memcached stress-ng g++ nodejs"
 presubmit="clang libclang-rt-14-dev clang-format-14 clang-tidy-14 valgrind libc6-dbg"
 
 case ${1:-build} in

@@ -92,14 +92,14 @@ cd "$dir" || exit 1
 
 if has sort perl; then
     perl -e 'my $x = 1; for (1 .. $ARGV[0]) { $x = ($x * 1103515245 + 12345) % 2147483648;
-        printf "%010d%030d\n", $x, $_ }' $((120000 * scale)) >lines
+        printf "%010d%030d\n", $x, $_ }' $((300000 * scale)) >lines
     same sort sort --buffer-size=$((64 * scale))M --parallel=2 lines
 fi
 
 if has sqlite3; then
     cat >script.sql <<SQL
 create table t(a integer primary key, b text);
-with recursive c(x) as (select 1 union all select x + 1 from c where x < $((60000 * scale)))
+with recursive c(x) as (select 1 union all select x + 1 from c where x < $((30000 * scale)))
 insert into t select x, hex(x * 7919 % 1000003) || hex(zeroblob(40)) from c;
 create index i on t(b);
 select count(*), sum(length(b)), max(b), min(b) from t;
@@ -186,11 +186,11 @@ fi
 
 # What a compressor looks for lies anywhere in its window and its tables: they are given little.
 if has xz perl; then
-    perl -e 'print join(",", map { $_ * 7919 % 1000003 } 1 .. $ARGV[0]), "\n"' $((20000 * scale)) >text
+    perl -e 'print join(",", map { $_ * 7919 % 1000003 } 1 .. $ARGV[0]), "\n"' $((6000 * scale)) >text
     same "xz -9" xz -9 --threads=1 --stdout text
 fi
 if has zstd perl; then
-    perl -e 'print join(",", map { $_ * 7919 % 1000003 } 1 .. $ARGV[0]), "\n"' $((20000 * scale)) >text
+    perl -e 'print join(",", map { $_ * 7919 % 1000003 } 1 .. $ARGV[0]), "\n"' $((6000 * scale)) >text
     same "zstd --ultra -22 --long" zstd --ultra -22 --long=27 --single-thread --stdout --quiet text
 fi
 
@@ -279,7 +279,7 @@ cycle() {
 
 # ended NAME: the server does, with status 0.
 ended() {
-    timeout "$patience" tail --pid="$server" -f /dev/null || kill -9 "$server"
+    timeout "$patience" tail --pid="$server" -s 0.05 -f /dev/null || kill -9 "$server"
     wait "$server"
     ok $? "$1"
     server=
