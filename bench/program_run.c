@@ -24,7 +24,7 @@ static volatile pid_t running[2]; /* the program, and a server's client; 0: none
 /* ---- What they do ---- */
 
 #define TEXT                                                                                       \
-    "perl -e 'print join(\",\", map { $_ * 7919 % 1000003 } 1 .. $ARGV[0]), \"\\n\"' \"$1\" "          \
+    "perl -e 'print join(\",\", map { $_ * 7919 % 1000003 } 1 .. $ARGV[0]), \"\\n\"' \"$1\" "      \
     ">text"
 
 const struct program programs[] = {
@@ -117,8 +117,8 @@ const unsigned program_count = sizeof(programs) / sizeof(programs[0]);
 
 /* ---- Processes ---- */
 
-static void size_print(const struct program *program, const struct program_setup *setup,
-                       char *text, size_t room)
+static void size_print(const struct program *program, const struct program_setup *setup, char *text,
+                       size_t room)
 {
     snprintf(text, room, "%" PRIu64, (uint64_t)program->size * setup->scale / 100);
 }
@@ -145,7 +145,7 @@ static pid_t start_script(const char *script, const struct program *program,
     size_print(program, setup, size, sizeof(size));
     pid = fork();
     if (pid == 0) {
-        char *const argv[] = {(char[]){"sh"},  (char[]){"-c"}, (char *)(uintptr_t)script,
+        char *const argv[] = {(char[]){"sh"}, (char[]){"-c"}, (char *)(uintptr_t)script,
                               (char[]){"sh"}, size,           NULL};
 
         become(argv, setup->dir, output);

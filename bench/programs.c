@@ -40,11 +40,8 @@ static const struct {
     enum part part;
     enum program_way way;
 } columns[] = {
-    {PART_PRESSURE, WAY_SWAP},
-    {PART_PRESSURE, WAY_MANAGED},
-    {PART_FITS, WAY_PLAIN},
-    {PART_FITS, WAY_JEMALLOC},
-    {PART_FITS, WAY_MANAGED},
+    {PART_PRESSURE, WAY_SWAP}, {PART_PRESSURE, WAY_MANAGED}, {PART_FITS, WAY_PLAIN},
+    {PART_FITS, WAY_JEMALLOC}, {PART_FITS, WAY_MANAGED},
 };
 enum column { AT_SWAP, AT_MANAGED, FITS_PLAIN, FITS_JEMALLOC, FITS_MANAGED, COLUMNS };
 
@@ -180,13 +177,17 @@ static void options_default(struct options *o)
 
 static void options_parse(struct options *o, int argc, char **argv)
 {
-    static const struct option names[] = {
-        {"programs", required_argument, NULL, 0}, {"parts", required_argument, NULL, 0},
-        {"rounds", required_argument, NULL, 0},   {"share", required_argument, NULL, 0},
-        {"scale", required_argument, NULL, 0},    {"dir", required_argument, NULL, 0},
-        {"markdown", required_argument, NULL, 0}, {"vmsm", required_argument, NULL, 0},
-        {"set", required_argument, NULL, 0},      {"help", no_argument, NULL, 'h'},
-        {NULL, 0, NULL, 0}};
+    static const struct option names[] = {{"programs", required_argument, NULL, 0},
+                                          {"parts", required_argument, NULL, 0},
+                                          {"rounds", required_argument, NULL, 0},
+                                          {"share", required_argument, NULL, 0},
+                                          {"scale", required_argument, NULL, 0},
+                                          {"dir", required_argument, NULL, 0},
+                                          {"markdown", required_argument, NULL, 0},
+                                          {"vmsm", required_argument, NULL, 0},
+                                          {"set", required_argument, NULL, 0},
+                                          {"help", no_argument, NULL, 'h'},
+                                          {NULL, 0, NULL, 0}};
     int found, index;
 
     options_default(o);

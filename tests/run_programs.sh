@@ -373,4 +373,46 @@ if has memcached perl; then
     cycle memcached_server memcached
 fi
 
+# Root may not run it, and its own user has no userfaultfd for faults in system calls; CAP_SYS_PTRACE
+# is the right to that.
+as_postgres() {
+    setpriv --reuid=postgres --regid=postgres --clear-groups --inh-caps=-all,+sys_ptrace \
+        --ambient-caps=-all,+sys_ptrace -- "$@"
+}
+
+postgres_start() {
+    as_postgres "$vmsm" run --memory $((16 * scale))M --report base/report -- postgres -D base/data \
+        -k "$dir/base" -h '' -c shared_buffers=16MB -c work_mem=200MB \
+        -c max_parallel_workers_per_gather=0 >log 2>err &
+    server=$!
+    answers as_postgres pg_isready -q -h "$dir/base"
+}
+
+query() {
+    as_postgres psql -h "$dir/base" -d postgres -At -c "$1"
+}
+
+PATH=$PATH:$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | tail -1)
+if [ -n "$chosen" ] && has postgres initdb pgbench psql setpriv; then
+    chmod 755 .
+    mkdir base && chown postgres base
+    as_postgres "$vmsm" run --memory 4M -- initdb -D base/data >err 2>&1
+    ok $? "postgres: initdb with 4M"
+    postgres_start
+    ok $? "postgres: it starts"
+    as_postgres pgbench -h "$dir/base" -i -s $((2 * scale)) postgres >err 2>&1 &&
+        as_postgres pgbench -h "$dir/base" -c 4 -j 2 -t $((250 * scale)) postgres >err 2>&1
+    ok $? "postgres: pgbench"
+    [ "$(query 'select (select sum(abalance) from pgbench_accounts) =
+        (select sum(delta) from pgbench_history)')" = t ]
+    ok $? "postgres: the books of the bank balance"
+    sorted=$(query "select md5(string_agg(x::text, ',' order by md5(x::text)))
+        from generate_series(1, 300000) x")
+    [ "$sorted" = "$(seq 300000 | perl -MDigest::MD5=md5_hex -e 'chomp(my @x = <STDIN>);
+        print md5_hex(join ",", map { $_->[1] } sort { $a->[0] cmp $b->[0] } map { [md5_hex($_), $_] } @x)')" ]
+    ok $? "postgres: it sorts in memory"
+    kill -INT "$server"
+    ended "postgres: it ends well"
+fi
+
 finish

@@ -43,13 +43,14 @@ static void forward(struct fixture *f)
 
 static void backward(struct fixture *f)
 {
+    static const unsigned expected[] = {4, 5, 10, 20};
     struct stream_plan plan = step(f, 50000, 2, 32);
     size_t p = 49999;
 
     is(plan.window, 4, "a first fault");
-    for (unsigned i = 0; i < 3; i++) {
+    for (unsigned i = 0; i < 4; i++) {
         plan = step(f, p, 2, 32);
-        ok(plan.stride == -1 && plan.window == 4u << i, "backward, %u pages", plan.window);
+        ok(plan.stride == -1 && plan.window == expected[i], "backward, %u pages", plan.window);
         p -= plan.window;
     }
 }
@@ -105,6 +106,20 @@ static void first(struct fixture *f)
     is(first_window(f, 5, 40), 64, "those of 40 too");
     is(first_window(f, 5, 1), 1, "and what has been learned can be unlearned");
     is(first_window(f, 6, 2), 2, "it is each set's own");
+}
+
+/* Objects of two pages in random places, the second of which is touched first. */
+static void pairs(struct fixture *f)
+{
+    struct stream_plan plan = {0};
+    size_t start = 100000;
+
+    for (unsigned i = 0; i < 500; i++) {
+        start += 1000 + i % 7;
+        plan = step(f, start + 1, 8, 512);
+        step(f, start, 8, 512);
+    }
+    is(plan.window, 1, "what is followed by the page before it reads one page");
 }
 
 /* Pages in equal steps. */
@@ -352,6 +367,7 @@ int main(void)
     backward(&f);
     several(&f);
     first(&f);
+    pairs(&f);
     steps(&f);
     behind(&f);
     tear_down(&f);

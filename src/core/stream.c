@@ -90,11 +90,16 @@ static int32_t continues(const struct stream *s, uintptr_t va)
 static void advance(struct stream_set *set, struct stream *s, int32_t stride, unsigned most,
                     struct stream_plan *plan)
 {
-    uint32_t window = 2u * s->window < s->length ? 2u * s->window : s->length;
+    uint32_t window;
 
+    /* A longer first window would not have held the page before it: objects of two pages, the
+     * second of which is touched first, must not make first windows grow. */
     if (s->opening != OPENING_FOLLOWED)
-        learn(set, s, true);
+        learn(set, s, stride > 0);
     s->opening = OPENING_FOLLOWED;
+    if (s->stride == 0 && stride < 0) /* what lay forward was in vain */
+        s->window = s->length = 1;
+    window = 2u * s->window < s->length ? 2u * s->window : s->length;
     /* While the direction is not known, a window lies forward. */
     if (stride == (s->stride != 0 ? s->stride : 1)) {
         plan->passed_pages = s->window - 1u;

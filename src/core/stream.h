@@ -10,7 +10,8 @@
  *
  * The window of a stream's first fault is learned, for each set of streams: W pages, 1 to 64, of
  * which are known the share of first faults that were followed by one behind their window, and,
- * by a trial with every eighth, the same for half a window. That a page was not followed is all
+ * by a trial with every eighth, the same for half a window. (Followed by the page before it does not
+ * count: a longer window would not have held that.) That a page was not followed is all
  * that can be known of it: hits on mapped pages leave no trace. W doubles where so many are
  * followed that the faults saved are worth the pages read in vain, and halves where half of it does
  * as well.
