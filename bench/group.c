@@ -92,6 +92,14 @@ static void swap_forbid(const struct group *group)
         text_write(group->path, "memory.swappiness", "0");
 }
 
+/* With fast swap the kernel may find a whole group under write-back for a moment, and then kills: a
+ * process is to wait for that to end instead. (Version 2 has no such setting.) */
+static void killing_forbid(const struct group *group)
+{
+    if (!group->version2)
+        text_write(group->path, "memory.oom_control", "1");
+}
+
 int group_make(struct group *group, uint64_t limit, bool swap, struct why *why)
 {
     char path[TEXT_PATH + 64];
@@ -111,7 +119,9 @@ int group_make(struct group *group, uint64_t limit, bool swap, struct why *why)
         why_set(why, error, "cannot set the limit of %s: %s", group->path, strerror(-error));
         goto failed;
     }
-    if (!swap)
+    if (swap)
+        killing_forbid(group);
+    else
         swap_forbid(group);
     snprintf(path, sizeof(path), "%s/cgroup.procs", group->path);
     group->procs = open(path, O_WRONLY | O_CLOEXEC);

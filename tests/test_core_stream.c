@@ -112,14 +112,30 @@ static void first(struct fixture *f)
 static void pairs(struct fixture *f)
 {
     struct stream_plan plan = {0};
+    unsigned both = 0, alone = 0;
     size_t start = 100000;
 
-    for (unsigned i = 0; i < 500; i++) {
+    for (unsigned i = 0; i < 800; i++) {
         start += 1000 + i % 7;
         plan = step(f, start + 1, 8, 512);
-        step(f, start, 8, 512);
+        if (plan.stride == 1)
+            step(f, start, 8, 512);
+        if (i < 400)
+            continue;
+        both += plan.window == 2 && plan.stride == -1;
+        alone += plan.window == 1;
     }
-    is(plan.window, 1, "what is followed by the page before it reads one page");
+    is(both, 350, "pairs whose second page is touched first are read at once");
+    is(alone, 50, "but for a trial with each eighth");
+    do
+        plan = step(f, start += 1000, 8, 512);
+    while (plan.window == 1);
+    is(step(f, start + 1, 8, 512).stride, 1, "if the next page follows, it is a stream forward");
+    do
+        plan = step(f, start += 1000, 8, 512);
+    while (plan.window == 1);
+    is(step(f, start - 2, 8, 512).stride, -1, "if the one before both does, backward");
+    is(first_window(f, 8, 1), 1, "and what has been learned can be unlearned");
 }
 
 /* Pages in equal steps. */

@@ -34,15 +34,17 @@ static void average(uint32_t *mean, bool followed)
     *mean = (uint32_t)((int32_t)*mean + (target - (int32_t)*mean) / (1 << AVERAGE_SHIFT));
 }
 
-/* A first window was followed or was not: what is the best one now? */
-static void learn(struct stream_set *set, const struct stream *s, bool followed)
+/* A first window was followed in a direction, or was not (0): what is the best one now? */
+static void learn(struct stream_set *set, const struct stream *s, int32_t direction)
 {
     struct stream_first *first = &set->first[s->touching];
 
-    if (s->opening == OPENING_WHOLE)
-        average(&first->whole, followed);
+    if (s->opening == OPENING_HALF)
+        average(&first->half, direction > 0);
     else
-        average(&first->half, followed);
+        average(&first->whole, direction > 0);
+    if (s->opening != OPENING_BACK)
+        average(&first->back, direction < 0);
     if (first->window < RUN_MAX && first->whole > worth_doubling(first->window)) {
         first->window *= 2;
         first->half = first->whole;
@@ -70,11 +72,24 @@ static struct stream_set *set_of(struct streams *streams, uint32_t thread)
     return &streams->sets[thread * 2654435761u >> 16 & (STREAM_SETS - 1)];
 }
 
+/* Which way its last window lay. */
+static int32_t lay_of(const struct stream *s)
+{
+    if (s->stride != 0)
+        return s->stride;
+    return s->opening == OPENING_BACK ? -1 : 1;
+}
+
 /* Does a fault at va continue the stream? Its stride, or 0. */
 static int32_t continues(const struct stream *s, uintptr_t va)
 {
     intptr_t pages = (intptr_t)(va - s->next) / (intptr_t)PAGE_SIZE;
 
+    if (s->stride == 0 && s->opening == OPENING_BACK) {
+        if (pages == 0)
+            return -1;
+        pages = (intptr_t)(va - s->last) / (intptr_t)PAGE_SIZE - 1;
+    }
     if (s->stride == 0 && va + PAGE_SIZE == s->last)
         return -1;
     if (s->stride == 0)
@@ -92,19 +107,17 @@ static void advance(struct stream_set *set, struct stream *s, int32_t stride, un
 {
     uint32_t window;
 
-    /* A longer first window would not have held the page before it: objects of two pages, the
-     * second of which is touched first, must not make first windows grow. */
     if (s->opening != OPENING_FOLLOWED)
-        learn(set, s, stride > 0);
-    s->opening = OPENING_FOLLOWED;
-    if (s->stride == 0 && stride < 0) /* what lay forward was in vain */
-        s->window = s->length = 1;
-    window = 2u * s->window < s->length ? 2u * s->window : s->length;
-    /* While the direction is not known, a window lies forward. */
-    if (stride == (s->stride != 0 ? s->stride : 1)) {
+        learn(set, s, stride);
+    if (stride == lay_of(s)) {
         plan->passed_pages = s->window - 1u;
         plan->passed_from = s->last + (uintptr_t)stride * PAGE_SIZE;
+    } else { /* it was in vain */
+        s->window = 1;
+        s->length = 1;
     }
+    s->opening = OPENING_FOLLOWED;
+    window = 2u * s->window < s->length ? 2u * s->window : s->length;
     if (s->stride == 0)
         s->behind = s->last;
     if (stride == 1 && s->length >= BEHIND_AFTER && s->last > s->behind) {
@@ -159,7 +172,7 @@ static struct stream *replace(struct stream_set *set, uint32_t thread, bool touc
             oldest = s;
     }
     if (oldest->last != 0 && oldest->opening != OPENING_FOLLOWED)
-        learn(set, oldest, false);
+        learn(set, oldest, 0);
     *oldest = (struct stream){.thread = thread, .touching = touching};
     return oldest;
 }
@@ -178,9 +191,13 @@ static struct stream *begin(struct stream_set *set, uintptr_t va, uint32_t threa
         s->opening = OPENING_FOLLOWED;
         s->stride = plan->stride = stride;
         window = SECOND_WINDOW;
-    } else if (++first->begun % TRIAL_EVERY == 0 && window > 1) {
-        s->opening = OPENING_HALF;
-        window /= 2;
+    } else if (++first->begun % TRIAL_EVERY == 0) {
+        s->opening = window > 1 ? OPENING_HALF : OPENING_WHOLE;
+        window = window > 1 ? window / 2 : 1;
+    } else if (window == 1 && first->back > worth_doubling(1)) {
+        s->opening = OPENING_BACK;
+        plan->stride = -1;
+        window = 2;
     }
     plan->window = window < most ? window : most;
     return s;
@@ -195,7 +212,7 @@ static struct stream *planned(struct stream_set *set, uintptr_t va, uint32_t thr
 
         if (s->last != va || s->thread != thread || s->touching != touching || s->window != 1)
             continue;
-        plan->stride = s->stride != 0 ? s->stride : 1;
+        plan->stride = lay_of(s);
         plan->window = s->planned < most ? s->planned : most;
         return s;
     }

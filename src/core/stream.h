@@ -10,11 +10,12 @@
  *
  * The window of a stream's first fault is learned, for each set of streams: W pages, 1 to 64, of
  * which are known the share of first faults that were followed by one behind their window, and,
- * by a trial with every eighth, the same for half a window. (Followed by the page before it does not
- * count: a longer window would not have held that.) That a page was not followed is all
+ * by a trial with every eighth, the same for half a window. That a page was not followed is all
  * that can be known of it: hits on mapped pages leave no trace. W doubles where so many are
  * followed that the faults saved are worth the pages read in vain, and halves where half of it does
- * as well.
+ * as well. Who is followed by the page before it is counted apart, for a longer window would not
+ * have held that: objects of two pages whose second is touched first. Where W is 1 and these are
+ * many, the first window is the page and the one before it, but for the trials.
  *
  * Two faults that fit no stream, the same step apart as the second from one before, start a stream
  * of that step: its window is single pages.
@@ -40,8 +41,9 @@
 
 enum stream_opening {
     OPENING_FOLLOWED, /* the stream has gone on after its first fault */
-    OPENING_WHOLE,    /* it has not, and its first window was W */
-    OPENING_HALF      /* or half of it */
+    OPENING_WHOLE,    /* it has not, and its first window was W, */
+    OPENING_HALF,     /* half of it, */
+    OPENING_BACK      /* or the page and the one before it */
 };
 
 struct stream {
@@ -63,6 +65,7 @@ struct stream_first {
     uint32_t window; /* (s) W, a power of two */
     uint32_t whole;  /* (s) of 1024 of them, how many were followed, */
     uint32_t half;   /* (s) and of those of half as many pages (moving averages) */
+    uint32_t back;   /* (s) of 1024, how many were followed by the page before them */
     uint32_t begun;  /* (s) streams */
 };
 
