@@ -92,8 +92,8 @@ static void swap_forbid(const struct group *group)
         text_write(group->path, "memory.swappiness", "0");
 }
 
-/* With fast swap the kernel may find a whole group under write-back for a moment, and then kills: a
- * process is to wait for that to end instead. (Version 2 has no such setting.) */
+/* With fast swap the kernel may find all that a small group has under write-back for a moment, and
+ * then kills. A process is to wait instead: see group_wake(). (Version 2 has no such setting.) */
 static void killing_forbid(const struct group *group)
 {
     if (!group->version2)
@@ -141,6 +141,20 @@ int group_enter(const struct group *group)
 int group_limit(const struct group *group, uint64_t limit)
 {
     return text_write_number(group->path, limit_name(group), limit);
+}
+
+void group_wake(const struct group *group)
+{
+    char text[256];
+    uint64_t limit;
+
+    if (group->version2 || text_read(group->path, "memory.oom_control", text, sizeof(text)) != 0 ||
+        strstr(text, "under_oom 1") == NULL)
+        return;
+    /* A limit that grows wakes them. */
+    limit = text_number(group->path, limit_name(group));
+    if (group_limit(group, limit + 4096) == 0)
+        group_limit(group, limit);
 }
 
 uint64_t group_charged(const struct group *group)

@@ -24,7 +24,7 @@
 #define STEP_SHARE 64    /* the limit is lowered by no more at a time */
 #define CHANGE_SHARE 128 /* a change smaller than this is not worth a reclaim */
 
-/* Follows zram's use, and moves the group's limit. */
+/* Follows zram's use, and moves the group's limit; or wakes who waits for memory. */
 struct watch {
     pthread_t thread;
     bool running; /* owner: the peer's thread */
@@ -312,7 +312,19 @@ static void *watch_main(void *arg)
     return NULL;
 }
 
-static int watch_start(struct peer *peer, uint64_t limit)
+/* For swap: no processes wait for memory that is there. */
+static void *wake_main(void *arg)
+{
+    struct peer *peer = arg;
+
+    while (!atomic_load(&peer->watch.stop)) {
+        group_wake(&peer->group);
+        usleep(WATCH_US);
+    }
+    return NULL;
+}
+
+static int watch_start(struct peer *peer, enum memory_kind kind, uint64_t limit)
 {
     struct watch *watch = &peer->watch;
     sigset_t all, before;
@@ -324,7 +336,7 @@ static int watch_start(struct peer *peer, uint64_t limit)
     /* Signals are for the thread that waits for children. */
     sigfillset(&all);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    error = pthread_create(&watch->thread, NULL, watch_main, peer);
+    error = pthread_create(&watch->thread, NULL, kind == ZRAM ? watch_main : wake_main, peer);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     watch->running = error == 0;
     return -error;
@@ -376,8 +388,8 @@ static int swap_begin(struct peer *peer, enum memory_kind kind, uint64_t limit)
         error = swap_on(path);
     if (error == 0)
         peer->on = path;
-    if (error == 0 && kind == ZRAM)
-        error = watch_start(peer, limit);
+    if (error == 0)
+        error = watch_start(peer, kind, limit);
     if (error != 0)
         complain("cannot use the swap on %s: %s", path, strerror(-error));
     return error;

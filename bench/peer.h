@@ -11,6 +11,10 @@
  * signals: let signal handlers set a flag, nothing else. After SIGKILL the next peer_open() finds
  * it (record.h). One benchmark at a time on a machine: swap is the whole system's.
  *
+ * Where the kernel would kill because a small group is under write-back for a moment, it is told to
+ * let the process wait, and while swap is prepared a thread sees to it that it goes on (control groups
+ * of version 1 only).
+ *
  * Other swap that the system has stays on. Ours has the highest priority and more room than is
  * needed, so that no other serves; with a mapped file the group may not swap.
  *

@@ -45,6 +45,9 @@ static const struct {
 };
 enum column { AT_SWAP, AT_MANAGED, FITS_PLAIN, FITS_JEMALLOC, FITS_MANAGED, COLUMNS };
 
+static const char *const column_names[COLUMNS] = {"swap", "vmsm run", "plain, all fits",
+                                                  "jemalloc, all fits", "vmsm run, all fits"};
+
 /* Starts: a program that does nothing, and one that maps so much that it has a manager. */
 static const char *const starts[][4] = {
     {"true", NULL},
@@ -88,7 +91,8 @@ static const char help[] =
     "  --markdown FILE  write the tables to FILE as well\n"
     "  --vmsm PROGRAM   (vmsm of the same build)\n"
     "  --set CONF       settings for `vmsm run`, as VMSM_CONF\n"
-    "Status: 0; 1 a program's output was not what it is without us; 2 anything else.\n";
+    "Status: 0; 1 a program's output was not what it is without us; 2 anything else. After a\n"
+    "signal what was measured is reported.\n";
 
 /* ---- Options ---- */
 
@@ -267,8 +271,10 @@ static int measure_program(struct bench *b, unsigned i, unsigned round)
 
         if (!column_wanted(b, column))
             continue;
-        fprintf(stderr, "programs: round %u, %s %u\n", round + 1, programs[i].name, column);
         error = measure_column(b, i, column, round);
+        if (error == 0)
+            fprintf(stderr, "programs: round %u, %s, %s: %.2f s\n", round + 1, programs[i].name,
+                    column_names[column], b->rows[i].seconds[column].rounds[round]);
     }
     return error;
 }
@@ -525,9 +531,10 @@ int main(int argc, char **argv)
     if (largest > 0)
         error = measure(&b, largest);
     remove_all(dir);
-    if (error == 0) {
+    if (largest > 0) {
         print_tables(stdout, &b);
-        error = write_markdown(&b);
+        if (write_markdown(&b) != 0)
+            error = -EIO;
     }
     return b.wrong ? STATUS_WRONG : error != 0 ? STATUS_FAILED : STATUS_OK;
 }

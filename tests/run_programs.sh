@@ -92,7 +92,7 @@ cd "$dir" || exit 1
 
 if has sort perl; then
     perl -e 'my $x = 1; for (1 .. $ARGV[0]) { $x = ($x * 1103515245 + 12345) % 2147483648;
-        printf "%010d%030d\n", $x, $_ }' $((300000 * scale)) >lines
+        printf "%010d%030d\n", $x, $_ }' $((100000 * scale)) >lines
     same sort sort --buffer-size=$((64 * scale))M --parallel=2 lines
 fi
 
@@ -153,7 +153,7 @@ if has g++; then
         echo '#include <map>'
         echo '#include <string>'
         echo '#include <vector>'
-        for i in $(seq $((12 * scale))); do
+        for i in $(seq $((6 * scale))); do
             echo "struct s$i { int a[$i]; bool operator<(const s$i &o) const { return a[0] < o.a[0]; } };" \
                 "std::map<s$i, std::vector<std::string>> m$i;" \
                 "void f$i(const s$i &k, const std::string &v) { m$i[k].push_back(v + \"$i\"); }"
@@ -312,7 +312,7 @@ redis_server() {
     ok $? "$name: it starts"
     redis eval "for i = 1, tonumber(ARGV[1]) do redis.call('set', 'key:' .. i,
         string.rep(tostring(i), 40)) end" 0 $keys >/dev/null
-    redis-benchmark -s "$dir/redis.sock" -n $((20000 * scale)) -r 10000 -d 200 -t set,get,lpush -q \
+    redis-benchmark -s "$dir/redis.sock" -n $((5000 * scale)) -r 5000 -d 200 -t set,get,lpush -q \
         >/dev/null 2>&1
     redis_check
     ok $? "$name: it has what it was given"
@@ -337,7 +337,7 @@ redis_server() {
 }
 
 if has redis-server redis-cli redis-benchmark; then
-    keys=$((60000 * scale))
+    keys=$((25000 * scale))
     cycle redis_server redis-server
 fi
 
