@@ -33,7 +33,7 @@ const struct program programs[] = {
         .does = "in memory, two threads",
         .make = "perl -e 'my $x = 1; for (1 .. $ARGV[0]) { $x = ($x * 1103515245 + 12345) % "
                 "2147483648; printf \"%010d%030d\\n\", $x, $_ }' \"$1\" >lines",
-        .size = 1500000,
+        .size = 750000,
         .arguments = {"sort", "--buffer-size=8G", "--parallel=2", "lines"},
     },
     {
@@ -49,13 +49,13 @@ const struct program programs[] = {
                 "delete from t where a % 3 = 0;\n"
                 "pragma integrity_check;\n"
                 "SQL",
-        .size = 500000,
+        .size = 200000,
         .arguments = {"sqlite3", ":memory:", ".read script.sql"},
     },
     {
         .name = "redis",
         .does = "redis-benchmark sets and gets, then every value is checked",
-        .size = 400000,
+        .size = 200000,
         .arguments = {"redis-server", "--port", "0", "--save", "", "--unixsocket", "redis.sock",
                       "--daemonize", "no", "--ignore-warnings", "ARM64-COW-BUG"},
         .client = "for i in $(seq 200); do\n"
@@ -94,7 +94,7 @@ const struct program programs[] = {
                 "twice += 1\n"
                 "print(digest(twice))\n"
                 "PYTHON",
-        .size = 8 << 20,
+        .size = 4 << 20,
         .arguments = {"/usr/bin/python3", "arrays.py"},
     },
     {
