@@ -233,7 +233,7 @@ if has stress-ng; then
         --vm-ops 300 --vm-method all --verify --temp-path "$dir"
     quiet "stress-ng's tests of mmap(), mremap(), mprotect() and brk()" stress-ng --mremap 1 \
         --mremap-ops 20 --mremap-bytes 8M --mmap 1 --mmap-ops 20 --mmap-bytes 8M --mmap-mprotect \
-        --brk 1 --brk-ops 1000 --bigheap 1 --bigheap-ops 100 --bigheap-growth 64K --verify \
+        --brk 1 --brk-ops 100 --bigheap 1 --bigheap-ops 100 --bigheap-growth 64K --verify \
         --temp-path "$dir"
 fi
 
