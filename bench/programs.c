@@ -49,9 +49,10 @@ static const char *const column_names[COLUMNS] = {"swap", "vmsm run", "plain, al
                                                   "jemalloc, all fits", "vmsm run, all fits"};
 
 /* Starts: a program that does nothing, and one that maps so much that it has a manager. */
-static const char *const starts[][4] = {
+#define START_WORDS 5 /* NULL at the end included */
+static const char *const starts[][START_WORDS] = {
     {"true", NULL},
-    {"dd", "if=/dev/null", "bs=256M", NULL},
+    {"dd", "if=/dev/zero", "bs=256M", "count=0", NULL},
 };
 #define STARTS 2
 
@@ -59,6 +60,7 @@ struct options {
     const char *dir, *markdown, *settings;
     char vmsm[PATH_SIZE], jemalloc[PATH_SIZE];
     unsigned rounds, share, scale;
+    uint64_t allowance; /* bytes; 0: peer_allowance() */
     bool programs[PROGRAMS_MAX], parts[PARTS];
 };
 
@@ -87,6 +89,7 @@ static const char help[] =
     "  --rounds N       rounds, 1 to 64 (3)\n"
     "  --share PERCENT  memory, of what the program uses at its peak (25)\n"
     "  --scale PERCENT  of the size of what they work on (100)\n"
+    "  --allowance KIB  what the control group has beyond that (4096, and 12 bytes a page)\n"
     "  --dir DIR        where input, pagefile and swap file are made (TMPDIR or /var/tmp)\n"
     "  --markdown FILE  write the tables to FILE as well\n"
     "  --vmsm PROGRAM   (vmsm of the same build)\n"
@@ -151,6 +154,8 @@ static void option_apply(struct options *o, const char *name, char *value)
         o->share = number_parse(name, value, 100);
     else if (strcmp(name, "scale") == 0)
         o->scale = number_parse(name, value, 10000);
+    else if (strcmp(name, "allowance") == 0)
+        o->allowance = (uint64_t)number_parse(name, value, 1 << 30) * 1024;
     else if (strcmp(name, "dir") == 0)
         o->dir = value;
     else if (strcmp(name, "markdown") == 0)
@@ -181,17 +186,13 @@ static void options_default(struct options *o)
 
 static void options_parse(struct options *o, int argc, char **argv)
 {
-    static const struct option names[] = {{"programs", required_argument, NULL, 0},
-                                          {"parts", required_argument, NULL, 0},
-                                          {"rounds", required_argument, NULL, 0},
-                                          {"share", required_argument, NULL, 0},
-                                          {"scale", required_argument, NULL, 0},
-                                          {"dir", required_argument, NULL, 0},
-                                          {"markdown", required_argument, NULL, 0},
-                                          {"vmsm", required_argument, NULL, 0},
-                                          {"set", required_argument, NULL, 0},
-                                          {"help", no_argument, NULL, 'h'},
-                                          {NULL, 0, NULL, 0}};
+    static const struct option names[] = {
+        {"programs", required_argument, NULL, 0}, {"parts", required_argument, NULL, 0},
+        {"rounds", required_argument, NULL, 0},   {"share", required_argument, NULL, 0},
+        {"scale", required_argument, NULL, 0},    {"dir", required_argument, NULL, 0},
+        {"markdown", required_argument, NULL, 0}, {"vmsm", required_argument, NULL, 0},
+        {"set", required_argument, NULL, 0},      {"allowance", required_argument, NULL, 0},
+        {"help", no_argument, NULL, 'h'},         {NULL, 0, NULL, 0}};
     int found, index;
 
     options_default(o);
@@ -238,14 +239,14 @@ static int measure_column(struct bench *b, unsigned i, enum column column, unsig
 {
     enum program_way way = columns[column].way;
     uint64_t memory = memory_of(b, i, columns[column].part), peak = b->rows[i].plain.peak;
+    uint64_t allowance = b->options.allowance > 0 ? b->options.allowance : peer_allowance(peak);
     struct program_result result;
     struct row *row = &b->rows[i];
     int error = 0;
 
     b->setup.memory = memory;
     if (columns[column].part == PART_PRESSURE)
-        error = peer_prepare(b->setup.peer, way == WAY_SWAP ? SWAP : MANAGED,
-                             memory + peer_allowance(peak));
+        error = peer_prepare(b->setup.peer, way == WAY_SWAP ? SWAP : MANAGED, memory + allowance);
     if (error == 0)
         error = run_checked(b, i, way, &result);
     if (error != 0)
@@ -284,7 +285,7 @@ static int measure_program(struct bench *b, unsigned i, unsigned round)
 /* The seconds of one start, or NAN. */
 static double start_once(const struct bench *b, const char *const *arguments, bool managed)
 {
-    const char *argv[8] = {b->options.vmsm, "run", "--memory", "64M", "--"};
+    const char *argv[5 + START_WORDS] = {b->options.vmsm, "run", "--memory", "64M", "--"};
     size_t count = managed ? 5 : 0;
     struct timespec from, to;
     int status = -1;

@@ -163,6 +163,29 @@ static void steps(struct fixture *f)
     is(step(f, p - 16 * 4, 7, 512).stride, 1, "a gap of four steps ends it");
 }
 
+/* Pages that were passed over because they were valid, and are then trimmed, fault one by one: a
+ * stream with a step of 1, which has nothing behind it. */
+static void passed_over(struct fixture *f)
+{
+    struct stream_plan plan;
+    size_t p = 7000000, least = 7000000, offered = 0;
+
+    for (size_t i = 0; i < 3; i++) {
+        stream_plan(f->m, BASE + (p + i) * PAGE, 9, false, 32, &plan);
+        stream_covered(f->m, BASE + (p + i) * PAGE, 9, 1, BASE + (p + i + (i < 2 ? 40 : 1)) * PAGE);
+    }
+    ok(plan.stride == 1 && plan.window == 4, "three pages that fit no stream are one");
+    for (p += 3; p < 7001000; p += plan.window) {
+        plan = step(f, p, 9, 32);
+        if (plan.trim_pages == 0)
+            continue;
+        offered += plan.trim_pages;
+        if ((plan.trim_from - BASE) / PAGE < least)
+            least = (plan.trim_from - BASE) / PAGE;
+    }
+    ok(offered > 0 && offered < 1000 && least >= 7000000, "only what it has read is behind it");
+}
+
 static void behind(struct fixture *f)
 {
     uintptr_t last_end = BASE;
@@ -385,6 +408,7 @@ int main(void)
     first(&f);
     pairs(&f);
     steps(&f);
+    passed_over(&f);
     behind(&f);
     tear_down(&f);
     machine_level();
