@@ -190,7 +190,7 @@ static struct stream *begin(struct stream_set *set, uintptr_t va, uint32_t threa
     if (stride != 0) {
         s->opening = OPENING_FOLLOWED;
         s->stride = plan->stride = stride;
-        s->behind = va; /* a step may be 1: pages before were passed over, being valid, and trimmed */
+        s->behind = va; /* a step of 1: pages that were passed over, valid, and then trimmed */
         window = SECOND_WINDOW;
     } else if (++first->begun % TRIAL_EVERY == 0) {
         s->opening = window > 1 ? OPENING_HALF : OPENING_WHOLE;
