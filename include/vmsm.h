@@ -41,7 +41,8 @@
  * used during or after its vmsm_destroy(). None may be called from a signal
  * handler, and a signal handler that can interrupt one must not touch managed
  * memory. None is a cancellation point, and neither is a fault: a thread that has been cancelled
- * ends after it. The program must not madvise(), mremap() or munmap() managed memory itself;
+ * ends after it. The program must not madvise(), mremap() or munmap() managed memory itself,
+ * nor let the kernel merge it (prctl(PR_SET_MEMORY_MERGE) after vmsm_map()): writes would be lost;
  * mlock() does not keep it in frames, vmsm_pin() does.
  */
 #ifndef VMSM_H

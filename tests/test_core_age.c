@@ -66,7 +66,12 @@ static void others(void)
 
 static uint64_t groups_of(struct fixture *f, uintptr_t base, size_t section)
 {
-    return atomic_load(&region_find(f->m, base)->table->sections[section].groups);
+    uint64_t groups;
+
+    sync_rwlock_read(&f->m->sync, &f->m->regions_lock, SYNC_REGIONS);
+    groups = atomic_load(&region_find(f->m, base)->table->sections[section].groups);
+    sync_rwlock_unread(&f->m->sync, &f->m->regions_lock, SYNC_REGIONS);
+    return groups;
 }
 
 /* Groups of pages of which none is valid are passed over. */

@@ -4,6 +4,11 @@
  * their rights, is never lost, whatever the trimmer does meanwhile.
  */
 #include <pthread.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 
 #include "internal.h"
@@ -116,6 +121,55 @@ static void own_rights(const struct real *r)
     is(count_wrong(r), 0, "what was written then is not lost");
 }
 
+#ifndef PR_SET_MEMORY_MERGE
+#define PR_SET_MEMORY_MERGE 67
+#endif
+
+/* Has the mapping at `address` a flag of /proc/self/smaps? */
+static bool mapping_has(const char *address, const char *flag)
+{
+    FILE *maps = fopen("/proc/self/smaps", "r");
+    unsigned long start = 0, end = 0;
+    char line[512];
+    bool has = false;
+
+    while (maps != NULL && fgets(line, sizeof(line), maps) != NULL) {
+        char *rest;
+        unsigned long first = strtoul(line, &rest, 16);
+
+        if (*rest == '-') {
+            start = first;
+            end = strtoul(rest + 1, NULL, 16);
+        } else if (strncmp(line, "VmFlags:", 8) == 0 && (uintptr_t)address - start < end - start) {
+            has = strstr(line, flag) != NULL;
+        }
+    }
+    if (maps != NULL)
+        fclose(maps);
+    return has;
+}
+
+/* Merging would take the protection away: it spares managed memory, if the process is for it. */
+static void merged(const struct real *r)
+{
+    struct real other;
+    char *ordinary;
+
+    if (prctl(PR_SET_MEMORY_MERGE, 1UL, 0UL, 0UL, 0UL) != 0) {
+        skip("this kernel merges no memory of whole processes");
+        return;
+    }
+    ordinary = mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    ok(mapping_has(ordinary, " mg"), "ordinary memory may be merged");
+    munmap(ordinary, PAGE);
+    if (real_open(&other, 16, "mapper:copy,trap:thread,memory:2M,dirty:auto")) {
+        ok(!mapping_has(other.base, " mg"), "managed memory may not");
+        real_close(&other);
+    }
+    prctl(PR_SET_MEMORY_MERGE, 0UL, 0UL, 0UL, 0UL);
+    is(count_wrong(r), 0, "all is as it was");
+}
+
 /* A child, whose pages come without protection, writes all of them. */
 static void forked(const struct real *r)
 {
@@ -164,6 +218,7 @@ int main(void)
     written(&r);
     own_rights(&r);
     forked(&r);
+    merged(&r);
     c = counters_of(r.m);
     is(c.pages_lost + c.hash_errors + c.faults_failed, 0, "nothing failed");
     real_close(&r);

@@ -23,12 +23,33 @@ static _Thread_local char error_text[ERROR_TEXT_MAX] __attribute__((tls_model("i
 static _Atomic int log_fd = -1;
 static _Atomic uint32_t log_missing; /* lines left out since the last that was written */
 
+/* A pipe or terminal is opened anew, so that it can be written without waiting while the program
+ * keeps its own flags. Not that, if there is nothing of the kind or it may not be opened. */
+static int open_anew(void)
+{
+    struct stat st;
+    int opened, fd;
+
+    if (fstat(STDERR_FILENO, &st) != 0 || !(S_ISFIFO(st.st_mode) || S_ISCHR(st.st_mode)))
+        return -1;
+    opened = open("/proc/self/fd/2", O_WRONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    if (opened < 0)
+        return -1;
+    fd = fcntl(opened, F_DUPFD_CLOEXEC, LOG_DESCRIPTOR_FROM);
+    if (fd < 0)
+        return opened;
+    close(opened);
+    return fd;
+}
+
 /* Early, so that other constructors may log. */
 __attribute__((constructor(101))) static void log_open(void)
 {
     int saved = errno;
-    int fd = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, LOG_DESCRIPTOR_FROM);
+    int fd = open_anew();
 
+    if (fd < 0)
+        fd = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, LOG_DESCRIPTOR_FROM);
     if (fd < 0)
         fd = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
     /* Without a spare descriptor use 2 itself; if there is no standard error, be silent. */
@@ -84,20 +105,23 @@ static bool line_write(int fd, const char *line, size_t length)
 {
     struct pollfd ready = {.fd = fd, .events = POLLOUT};
     const struct iovec whole = {.iov_base = (char *)(uintptr_t)line, .iov_len = length};
+    ssize_t written;
 
     if (poll(&ready, 1, 0) == 0)
         return false;
-    while (pwritev2(fd, &whole, 1, -1, RWF_NOWAIT) < 0) {
-        if (errno == EINTR)
-            continue;
-        if (errno == EAGAIN && !is_file(fd))
-            return false;
-        /* The system cannot do it without waiting: there was room a moment ago. */
-        while (write(fd, line, length) < 0 && errno == EINTR)
-            continue;
+    do
+        written = pwritev2(fd, &whole, 1, -1, RWF_NOWAIT);
+    while (written < 0 && errno == EINTR);
+    if (written < 0 && errno == EAGAIN && !is_file(fd))
+        return false;
+    if (written >= 0)
         return true;
-    }
-    return true;
+    /* The system has no such call for it. There was room a moment ago; and what has been opened
+     * anew does not wait. */
+    do
+        written = write(fd, line, length);
+    while (written < 0 && errno == EINTR);
+    return written >= 0 || errno != EAGAIN;
 }
 
 /* Say how many lines are missing before the next; false if not even that can be written. */

@@ -33,7 +33,7 @@ static enum fault_result fault_valid(struct machine *m, struct region *region, u
     if (word & PTE_PROTECTED)
         protect_written(m, region, va);
     else
-        m->mapper->ops->lift(m->mapper, va, PAGE_SIZE);
+        protect_met(m, region, va);
     word = (word & ~(PTE_PROTECTED | PTE_READAHEAD | PTE_AGE)) | PTE_ACCESSED;
     pte_release(m, pte, va, word);
     count(m, COUNTER_faults_protect, 1);

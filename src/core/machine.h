@@ -304,6 +304,8 @@ void protect_settle(struct machine *m, struct pagetable *table, size_t n);
 /* The first write to the PROTECTED page at va, BUSY by us: its protection is lifted, and perhaps
  * that of the pages after it. */
 void protect_written(struct machine *m, struct region *region, uintptr_t va);
+/* A write to the page at va, BUSY by us, met the protection that a trim left: it is lifted. */
+void protect_met(struct machine *m, struct region *region, uintptr_t va);
 
 /* age.c */
 #define AGE_PART 8u /* a pass is made when the frames, divided by this, have been consumed */

@@ -16,8 +16,8 @@
  * PROTECTED is set by who maps the page, before its BUSY ends, and cleared by who holds it BUSY and
  * has lifted the protection (first write, pin), or taken the page away (trim, discard). It never
  * comes back while the page is mapped. It goes, too, if the pagefile needs the slot, or the section
- * is found to be written: the page stays protected then, as a bystander of a trim does (below), but
- * is not known unchanged. In a child of fork(), which inherits pages without their protection, it
+ * is found to be written (by compare-and-swap of the valid word, without BUSY): the page stays
+ * protected then, as a bystander of a trim does (below), but is not known unchanged. In a child of fork(), which inherits pages without their protection, it
  * goes at once (fork.c).
  *
  * dirty=protect protects every such page, dirty=auto those of sections of which less than one page
@@ -151,14 +151,30 @@ static unsigned own_protected(struct machine *m, const struct region *region, ui
     return got;
 }
 
+/* A write has faulted; in time that says that the section is written too often. */
+static void charge(struct machine *m, struct section *section)
+{
+    if (learn(m, section, 0, 1) < 0)
+        atomic_store(&section->protect, 0);
+}
+
+void protect_met(struct machine *m, struct region *region, uintptr_t va)
+{
+    struct section *section = pagetable_section(region->table, va);
+
+    /* Were the section not protected, the trim would have lifted it. */
+    if (m->tunables.dirty == DIRTY_AUTO && protects(m, section))
+        charge(m, section);
+    m->mapper->ops->lift(m->mapper, va, PAGE_SIZE);
+}
+
 void protect_written(struct machine *m, struct region *region, uintptr_t va)
 {
     struct section *section = pagetable_section(region->table, va);
     unsigned pages = 1;
 
     if (m->tunables.dirty == DIRTY_AUTO) {
-        if (learn(m, section, 0, 1) < 0)
-            atomic_store(&section->protect, 0);
+        charge(m, section);
         if (!protects(m, section)) /* its pages are written: these would fault next */
             pages = own_protected(m, region, va);
     }

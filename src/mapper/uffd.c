@@ -198,6 +198,9 @@ int uffd_region_open(struct uffd *uffd, size_t length, bool protect, uintptr_t *
                          "vm.overcommit_memory 2?)",
                          length >> 20);
     madvise(memory, length, MADV_NOHUGEPAGE);
+    /* Merging takes write protection away unseen. A process may have it for all its mappings
+     * (PR_SET_MEMORY_MERGE); a kernel that cannot merge refuses. */
+    madvise(memory, length, MADV_UNMERGEABLE);
     madvise(memory, length, MADV_DONTDUMP);
     madvise(memory, length, MADV_DONTFORK);
     if (uffd->memory_lock && mlock2(memory, length, MLOCK_ONFAULT) != 0) {
