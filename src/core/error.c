@@ -157,7 +157,7 @@ static void log_write(enum log_level level, const char *note, const char *format
     int length = vsnprintf(line + start, room, format, args);
     size_t used = length < 0 ? 0 : (size_t)length < room ? (size_t)length : room - 1;
     one_line(line, start + used);
-    memcpy(line + start + used, note, end);
+    memcpy(line + start + used, note, end + 1);
     used += end;
     line[start + used] = '\n';
     if (!missing_write(fd) || !line_write(fd, line, start + used + 1))
