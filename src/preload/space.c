@@ -78,7 +78,8 @@ static void replace(struct space *s, unsigned from, unsigned to, const struct sp
                     unsigned count)
 {
     memmove(s->ranges + from + count, s->ranges + to, (s->count - to) * sizeof(*s->ranges));
-    memcpy(s->ranges + from, new, count * sizeof(*s->ranges));
+    if (count > 0)
+        memcpy(s->ranges + from, new, count * sizeof(*s->ranges));
     s->count = s->count - (to - from) + count;
 }
 
