@@ -22,7 +22,7 @@
  *              and slots) for every page of a region
  *
  * The budget
- *   Buffers come off the setting `memory` first: the writer's (a 128th, or 64 pages where that is
+ *   Buffers come off the setting `memory` first: the writer's (a 64th, or 64 pages where that is
  *   no more than a sixteenth) and, with the mapper copy, a quarter of staging (which is a
  *   sixteenth, 8 MiB at most). What is left is frames_total. With the mapper copy `cache` percent
  *   of the frames (12) are for trimmed pages, and the other three quarters of staging count as
