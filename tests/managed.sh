@@ -14,14 +14,7 @@ trap 'exit 1' HUP INT TERM
 . "$root/tests/tap_shell"
 tap_evidence="$dir/out $dir/err"
 
-if [ ! -e "$build/libvmsm-preload.so" ]; then
-    echo "1..0 # SKIP this build has no library to preload"
-    exit 0
-fi
-if ! "$vmsm" run -- true 2>"$dir/err"; then
-    echo "1..0 # SKIP $(tail -1 "$dir/err")"
-    exit 0
-fi
+need_run
 
 # check NAME PROGRAM COMMAND…: every line of its output is ok, and its status 0.
 check() {
