@@ -65,8 +65,7 @@
     X(write_batch, COUNT, "256", 1, 512, "most pages written together")                            \
     X(write_depth, COUNT, "2", 1, 8, "batches of writes in flight")                                \
     X(dirty, CHOICE, "auto", 0, 0,                                                                 \
-      "how a change is noticed: hash, protect (first write faults), or auto: what is written "     \
-      "less")                                                                                      \
+      "how a change is noticed: hash, protect (first write faults), or auto: as it pays")          \
     X(spinning_locks, BOOL, "off", 0, 0, "locks spin instead of sleeping")                         \
     X(memory_lock, BOOL, "off", 0, 0, "lock resident pages, so that the kernel cannot swap them")  \
     X(patience, TIME, "30s", 0, 3600 * TUNABLE_SECOND,                                             \
