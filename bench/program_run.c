@@ -15,6 +15,7 @@
 #define XXH_INLINE_ALL
 #include <xxhash.h>
 
+#include "latency.h"
 #include "text.h"
 
 #define OUTPUT_STEP 65536
@@ -254,14 +255,6 @@ static uint64_t hash_output(int fd)
     XXH3_freeState(state);
     free(buffer);
     return hash;
-}
-
-static double seconds_now(void)
-{
-    struct timespec now;
-
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (double)now.tv_sec + (double)now.tv_nsec / 1e9;
 }
 
 static double seconds_of(const struct timeval *time)

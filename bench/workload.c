@@ -422,8 +422,8 @@ static void *worker_main(void *arg)
     return NULL;
 }
 
-/* The time, of a clock that is not set, in so many seconds. */
-/* By the clock of pthread_timedjoin_np(), which the thread sanitizer knows. */
+/* The time in so many seconds, by the clock of pthread_timedjoin_np(), which the thread sanitizer
+ * knows. */
 static struct timespec time_in(double seconds)
 {
     struct timespec at;

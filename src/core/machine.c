@@ -5,7 +5,7 @@
 #include "core/check.h"
 #include "core/error.h"
 
-#define WRITE_SHARE 64u /* of the budget, at most one part in so many is the writer's buffer */
+#define WRITE_SHARE 64u  /* of the budget, at most one part in so many is the writer's buffer */
 #define STAGE_SHARE 16u  /* and staging */
 #define WRITE_SOME 64u   /* pages that the writer may have, if they are no more than STAGE_SHARE */
 #define LEAST_SHARE 128u /* of the budget, what the cache keeps and never lends; more, */

@@ -21,8 +21,9 @@
  * then, and its PTE names its slot.
  *
  * Protection catches pages of the range that are no victims; lift() frees them again after the
- * drop, unless pages of the section are PROTECTED: then their next write does. A section's `trimming` mark makes sure that no other trim relies on protection in the same
- * section at that time; a fault's own lift is for one page that is BUSY by it, so never a victim.
+ * drop, unless pages of the section are PROTECTED: then their next write does. A section's
+ * `trimming` mark makes sure that no other trim relies on protection in the same section at that
+ * time; a fault's own lift is for one page that is BUSY by it, so never a victim.
  */
 #include <errno.h>
 #include <string.h>
