@@ -14,12 +14,12 @@
 /* ---- the kernel's answers, tampered with: the library's function, seen from the store ---- */
 
 static struct {
-    int refuse;       /* so many submissions fail, */
-    int code;         /* with this, */
-    int refuse_with;  /* (the least that must be with the kernel already) */
-    int tamper;       /* so many completions get */
-    int result;       /* this result, if they were successful */
-    unsigned submits; /* calls */
+    int refuse;      /* so many submissions fail, */
+    int code;        /* with this, */
+    int refuse_with; /* (the least that must be with the kernel already) */
+    int tamper;      /* so many completions get */
+    int result;      /* this result, if they were successful */
+    int no_memory;   /* so many calls of pread() and pwrite() find no memory */
 } script;
 
 static int (*submit_truly)(struct io_uring *);
@@ -45,6 +45,27 @@ int io_uring_submit(struct io_uring *ring)
         }
     }
     return res;
+}
+
+/* Fails, if the script says so; else does the call. */
+static ssize_t transfer_truly(long call, int fd, const void *data, size_t length, off_t offset)
+{
+    if (script.no_memory > 0) {
+        script.no_memory--;
+        errno = ENOMEM;
+        return -1;
+    }
+    return syscall(call, fd, data, length, offset);
+}
+
+ssize_t pread(int fd, void *data, size_t length, off_t offset)
+{
+    return transfer_truly(SYS_pread64, fd, data, length, offset);
+}
+
+ssize_t pwrite(int fd, const void *data, size_t length, off_t offset)
+{
+    return transfer_truly(SYS_pwrite64, fd, data, length, offset);
 }
 
 /* ---- growth ---- */
@@ -227,15 +248,18 @@ static void test_seldom_answers(void)
     test_tampered(store, queue, pages, -EINTR, "EINTR");
     test_tampered(store, queue, pages, -EAGAIN, "EAGAIN");
     test_tampered(store, queue, pages, -ECANCELED, "ECANCELED");
+    test_tampered(store, queue, pages, -ENOMEM, "ENOMEM");
     test_tampered(store, queue, pages, 4096, "one slot of eight done");
     test_tampered(store, queue, pages, 5000, "a slot and a part done");
     test_tampered(store, queue, pages, 512, "less than a slot done");
     script.result = -EAGAIN;
     script.tamper = 1000000;
     is(transfer(store, queue, false, 8, 8, pages), 0, "EAGAIN for ever: done without the ring");
-    script.tamper = 0;
+    script.result = -ENOMEM;
+    script.no_memory = 30;
+    is(transfer(store, queue, false, 8, 8, pages), 0, "ENOMEM for long: done, with pauses");
+    is(script.no_memory, 0, "it was for long");
     script.result = 512;
-    script.tamper = 1000000;
     is(transfer(store, queue, false, 8, 8, pages), -EIO, "no progress for ever: -EIO");
     script.result = -ENOSPC;
     is(transfer(store, queue, true, 8, 8, pages), -ENOSPC, "an error is the result");
@@ -251,6 +275,34 @@ out:
     store->ops->queue_close(queue);
     store->ops->close(store);
     free_pages(pages, 8);
+}
+
+/* One request, in the thread that wants it, in a control group that is full for a moment. */
+static void test_no_memory(void)
+{
+    struct store *store;
+    struct store_queue *queue;
+    char *page = new_pages(1);
+    struct iovec iov = {page, PAGE};
+    struct store_io io = {.slot = 3, .count = 1, .write = true, .iovcnt = 1, .iov = &iov};
+
+    if (open_store("", 64, true, true, &store) != 0 ||
+        store->ops->queue_open(store, 4, &queue) != 0)
+        exit(1);
+    fill(page, 3, 1);
+    script.no_memory = 30;
+    store->ops->transfer(queue, &io);
+    is(io.result, 0, "a write that finds no memory 30 times is done in the end");
+    memset(page, 0, PAGE);
+    script.no_memory = 30;
+    io.write = false;
+    store->ops->transfer(queue, &io);
+    is(io.result, 0, "so is a read");
+    is(script.no_memory, 0, "it found none");
+    ok(filled(page, 3, 1), "with its data");
+    store->ops->queue_close(queue);
+    store->ops->close(store);
+    free_pages(page, 1);
 }
 
 /* The kernel refuses while it has some requests already: they are sent when those come back. */
@@ -543,6 +595,7 @@ int main(void)
     test_end_of_file(true);
     test_end_of_file(false);
     test_seldom_answers();
+    test_no_memory();
     test_refused_midway();
     test_broken_ring();
     test_poll();

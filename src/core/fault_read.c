@@ -270,6 +270,8 @@ static const char *read_error_words(int result)
         return "its content is not what was written (hash differs)";
     if (result == -EBADMSG)
         return "it does not decrypt: changed by somebody else, or damaged";
+    if (result == -ENOMEM)
+        return "no memory for the read (does a control group have less than this program needs?)";
     return "input/output error";
 }
 

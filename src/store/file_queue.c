@@ -6,7 +6,7 @@
  *
  *   waiting ──▶ ring: written into the submission ring, then with the kernel
  *      ▲          │ completed
- *      └──────────┤ short transfer, EINTR, EAGAIN: sent again for the rest
+ *      └──────────┤ short transfer, EINTR, EAGAIN, ENOMEM: sent again for the rest
  *                 ▼
  *   ready ──▶ handed out by reap() (those from the ring go there directly)
  *
@@ -36,7 +36,7 @@
 #define IO_SLOTS_MAX (1u << 19) /* 2 GiB, what the kernel transfers at once */
 #define PIECE_MAX (1u << 30)    /* one buffer, one transfer */
 #define SEND_MAX 8u             /* sendings without progress */
-#define SUBMIT_TRIES 10000u     /* of 1 ms each, when the kernel has no memory for a request */
+#define NO_MEMORY_TRIES 10000u  /* of 1 ms each, when the kernel has no memory for a request */
 #define NS_PER_MS 1000000L
 
 /*
@@ -145,8 +145,8 @@ static bool io_valid(const struct store_io *io)
 
 static bool send_again(int res)
 {
-    /* ECANCELED: the thread that sent it ended meanwhile. */
-    return res == -EINTR || res == -EAGAIN || res == -ECANCELED;
+    /* ECANCELED: the thread that sent it ended meanwhile. ENOMEM: at the moment. */
+    return res == -EINTR || res == -EAGAIN || res == -ECANCELED || res == -ENOMEM;
 }
 
 /*
@@ -190,10 +190,19 @@ static ssize_t transfer_piece(int fd, const struct piece *piece, bool write)
     return pread(fd, piece->base, piece->length, offset);
 }
 
-/* Do all (or the rest) of a request here and now. */
+static void pause_1ms(void)
+{
+    nanosleep(&(struct timespec){.tv_nsec = NS_PER_MS}, NULL);
+}
+
+/*
+ * Do all (or the rest) of a request here and now. A control group that is full for a moment is no
+ * fault of the disk's: what finds no memory waits, and a page is not lost for it.
+ */
 static void transfer_now(const struct file_store *store, struct store_io *io)
 {
     struct piece piece;
+    unsigned tries = 0;
     int res;
 
     if (!io_valid(io)) {
@@ -208,7 +217,10 @@ static void transfer_now(const struct file_store *store, struct store_io *io)
         while (res < 0 && errno == EINTR);
         if (res < 0)
             res = -errno;
-        io->attempts++;
+        if (res == -ENOMEM && ++tries < NO_MEMORY_TRIES)
+            pause_1ms();
+        else
+            io->attempts++;
     } while (!io_settle(io, res));
 }
 
@@ -260,7 +272,6 @@ static void ring_break(struct file_queue *queue, int code)
 /* Hand to the kernel what is in the ring. */
 static void ring_flush(struct file_queue *queue)
 {
-    struct timespec pause = {.tv_nsec = NS_PER_MS};
     unsigned tries = 0, pending;
     int res;
 
@@ -276,10 +287,10 @@ static void ring_flush(struct file_queue *queue)
             ring_break(queue, res);
         } else if (queue->sent > pending) {
             return; /* the kernel has some of ours: reap() tries again when one is complete */
-        } else if (++tries == SUBMIT_TRIES) {
+        } else if (++tries == NO_MEMORY_TRIES) {
             ring_break(queue, res == 0 ? -EAGAIN : res);
         } else {
-            nanosleep(&pause, NULL);
+            pause_1ms();
         }
     }
 }
