@@ -156,6 +156,60 @@ VMSM_CONF=memory:5M run --report "$dir/report" -- "${eats[@]}"
 grep -q '"memory": 5242880' "$dir/report"
 ok $? "VMSM_CONF is read"
 
+# Libraries of the program are initialized before the preloaded one.
+cat >"$dir/early.c" <<'END'
+#include <errno.h>
+#include <pthread.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+static pthread_t thread;
+static int pipe_ends[2], refused;
+static void *wait_for_main(void *unused)
+{
+    char byte;
+    read(pipe_ends[0], &byte, 1);
+    refused = syscall(SYS_io_uring_setup, 0, NULL) < 0 && errno == ENOSYS;
+    return unused;
+}
+__attribute__((constructor)) static void early(void)
+{
+    int status = 0;
+    if (pipe(pipe_ends) != 0 || pthread_create(&thread, NULL, wait_for_main, NULL) != 0)
+        _exit(3);
+    pid_t child = fork();
+    if (child == 0)
+        _exit(7);
+    if (waitpid(child, &status, 0) != child || WEXITSTATUS(status) != 7)
+        _exit(4);
+}
+int early_end(void)
+{
+    write(pipe_ends[1], "x", 1);
+    pthread_join(thread, NULL);
+    return refused ? 0 : 5;
+}
+END
+cat >"$dir/late.c" <<'END'
+#include <stdlib.h>
+#include <string.h>
+int early_end(void);
+int main(void)
+{
+    char *memory = malloc(24 << 20);
+    memset(memory, 1, 24 << 20);
+    return early_end();
+}
+END
+if gcc -shared -fPIC -pthread -o "$dir/libearly.so" "$dir/early.c" 2>/dev/null &&
+    gcc -o "$dir/late" "$dir/late.c" -L"$dir" -learly -Wl,-rpath,"$dir" 2>"$dir/err"; then
+    run --memory 6M -- "$dir/late"
+    [ $status -eq 0 ] && [ ! -s "$dir/err" ]
+    ok $? "a library that makes a thread and forks before the start; the filter is the thread's as well"
+else
+    skip "there is no compiler"
+fi
+
 mkdir "$dir/pages"
 run --memory 6M --pagefile "$dir/pages" -- "${eats[@]}"
 [ $status -eq 0 ] && [ -z "$(ls "$dir/pages")" ]

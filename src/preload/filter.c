@@ -7,7 +7,8 @@
  *
  * The filter refuses io_uring_setup() and io_setup() only: without a ring or a context the other
  * calls have nothing to work on. The manager's own calls carry a word in an argument that the
- * kernel does not look at. Programs that this one starts inherit the filter, managed or not.
+ * kernel does not look at. Programs that this one starts inherit the filter, managed or not; so do
+ * threads, and those that a library of the program has made before it is installed get it as well.
  */
 #include <errno.h>
 #include <linux/audit.h>
@@ -48,24 +49,36 @@ static long ring_setup(unsigned entries, struct io_uring_params *params, unsigne
     return kernel_call(SYS_io_uring_setup, entries, params, 0, 0, 0, password);
 }
 
+/* For all threads. 0 or an errno. */
+static int install(struct sock_fprog *filter)
+{
+    long result =
+        kernel_call(SYS_seccomp, SECCOMP_SET_MODE_FILTER, SECCOMP_FILTER_FLAG_TSYNC, filter);
+
+    if (result < 0)
+        return errno;
+    return result == 0 ? 0 : EBUSY; /* a thread has a filter of its own */
+}
+
 void filter_install(void)
 {
     struct sock_fprog filter = {.len = sizeof(program) / sizeof(program[0]), .filter = program};
+    int error;
 
     /* An ancestor has it already, or the kernel lacks it. */
     if (ring_setup(0, NULL, 0) < 0 && errno == ENOSYS && kernel_call(SYS_io_setup, 0, NULL) < 0 &&
         errno == ENOSYS)
         return;
-    if (kernel_call(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter) == 0)
-        return;
+    error = install(&filter);
     /* Without privilege it takes this; then set-user-ID programs that it starts stay as they are. */
-    if (errno == EACCES && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0 &&
-        kernel_call(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &filter) == 0)
+    if (error == EACCES && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0)
+        error = install(&filter);
+    if (error == 0)
         return;
     log_line(LOG_ERROR,
              "run: io_uring and libaio cannot be kept from the program (%s), and could lose what "
              "they read",
-             strerror(errno));
+             strerror(error));
     _exit(125);
 }
 

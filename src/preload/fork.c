@@ -197,15 +197,36 @@ static void reset_loader_locks(void)
 
 /* ---- the fork itself, with the gate held ---- */
 
-/* The C library's own, found at the start: later, another thread may have the loader's lock. */
-static pid_t (*libc_fork)(void), (*libc_Fork)(void);
+typedef int clone_function(int (*)(void *), void *, int, void *, ...);
 
-__attribute__((constructor(102))) static void find_forks(void)
+/*
+ * The C library's own. They are looked for at the start, since later another thread may have the
+ * loader's lock; or when a library uses one before that.
+ */
+struct libc_forks {
+    pid_t (*fork)(void), (*bare)(void);
+    clone_function *clone;
+};
+
+static const struct libc_forks *libc_forks(void)
 {
-    void *plain = dlsym(RTLD_NEXT, "fork"), *bare = dlsym(RTLD_NEXT, "_Fork");
+    static struct libc_forks forks; /* constant once `found` is set; before it all find the same */
+    static _Atomic bool found;
+    struct libc_forks now = {0};
 
-    memcpy(&libc_fork, &plain, sizeof(plain));
-    memcpy(&libc_Fork, &bare, sizeof(bare));
+    if (atomic_load_explicit(&found, memory_order_acquire))
+        return &forks;
+    kernel_find(&now.fork, "fork");
+    kernel_find(&now.bare, "_Fork");
+    kernel_find(&now.clone, "clone");
+    forks = now;
+    atomic_store_explicit(&found, true, memory_order_release);
+    return &forks;
+}
+
+__attribute__((constructor(102))) static void fork_start(void)
+{
+    libc_forks();
     dl_iterate_phdr(find_loader_locks, NULL);
 }
 
@@ -231,7 +252,7 @@ static void go_on_in_child(struct store *copy)
 static pid_t make_child(const struct clone_call *call, int *id)
 {
     if (call->flags == 0)
-        return libc_Fork();
+        return libc_forks()->bare();
     return (pid_t)kernel_call(SYS_clone,
                               call->flags & ~(uintptr_t)(CLONE_VFORK | CLONE_CHILD_SETTID), NULL,
                               id, call->child_id, call->tls);
@@ -321,7 +342,7 @@ static const struct clone_call by_libc;
 static pid_t fork_plain(const struct clone_call *call)
 {
     int id = 0;
-    pid_t child = call != NULL ? make_child(call, &id) : libc_fork();
+    pid_t child = call != NULL ? make_child(call, &id) : libc_forks()->fork();
 
     if (child == 0)
         process_forked();
@@ -338,7 +359,7 @@ PRELOAD_API pid_t fork(void)
     pid_t child;
 
     if (!process.active)
-        return libc_fork();
+        return libc_forks()->fork();
     if (process_plain_fork())
         return fork_plain(NULL);
     count = collect_handlers(handlers);
@@ -368,16 +389,7 @@ pid_t fork_by_call(const struct clone_call *call)
 /* Without handlers, for signal handlers. */
 PRELOAD_API pid_t _Fork(void)
 {
-    return process.active ? fork_by_call(&by_libc) : libc_Fork();
-}
-
-static int (*libc_clone)(int (*)(void *), void *, int, void *, ...);
-
-__attribute__((constructor(102))) static void find_clone(void)
-{
-    void *found = dlsym(RTLD_NEXT, "clone");
-
-    memcpy(&libc_clone, &found, sizeof(found));
+    return process.active ? fork_by_call(&by_libc) : libc_forks()->bare();
 }
 
 /* A child with memory of its own can go on on the stack that it is on: it has a copy. */
@@ -393,7 +405,7 @@ PRELOAD_API int clone(int (*function)(void *), void *stack, int flags, void *arg
         more[i] = va_arg(args, uintptr_t);
     va_end(args);
     if (!process.active || (flags & CLONE_VM) || function == NULL || stack == NULL)
-        return libc_clone(function, stack, flags, argument, more[0], more[1], more[2]);
+        return libc_forks()->clone(function, stack, flags, argument, more[0], more[1], more[2]);
     call = (struct clone_call){(unsigned)flags, more[0], more[2], more[1]};
     child = fork_by_call(&call);
     if (child == 0)

@@ -1,6 +1,8 @@
 #include "preload/kernel.h"
 
+#include <dlfcn.h>
 #include <errno.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -37,6 +39,14 @@ __asm__(".text\n"
         "    jmp kernel_failed\n"
         "    .cfi_endproc\n"
         ".size kernel_call, . - kernel_call\n");
+
+void kernel_find(void *pointer, const char *name)
+{
+    void *found = dlsym(RTLD_NEXT, name);
+
+    if (found != NULL)
+        memcpy(pointer, &found, sizeof(found));
+}
 
 void *kernel_mmap(void *address, size_t length, int protection, int flags, int fd, off_t offset)
 {

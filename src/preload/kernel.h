@@ -12,6 +12,10 @@
 /* What syscall() of the C library is; that one, too, has ours in its place (syscall.c). */
 long kernel_call(long number, ...);
 
+/* The C library's own function of this name, past ours; *pointer, a pointer to a function, receives
+ * it, and stays as it is if there is none. */
+void kernel_find(void *pointer, const char *name);
+
 /* As those without the prefix: -1 and errno. */
 void *kernel_mmap(void *address, size_t length, int protection, int flags, int fd, off_t offset);
 /* In the arena it leaves a mapping without access behind, so that the addresses stay ours. */

@@ -91,8 +91,8 @@ long gate_on_own_stack(gate_function *function, const uintptr_t *arguments);
 
 /* process.c: what this process was told to do, and its manager. */
 struct process {
-    bool active;       /* under `vmsm run` */
-    size_t early_most; /* bytes that may be mapped before there is a manager */
+    _Atomic bool active; /* under `vmsm run`; set at the start */
+    size_t early_most;   /* bytes that may be mapped before there is a manager */
 };
 extern struct process process;
 /* Make the manager, if there is none. The gate is held. 0; -ENOMEM, and then it is logged; or
@@ -125,7 +125,7 @@ int memory_release(uintptr_t start, size_t length);
 /* The system call brk: where the break is afterwards. */
 uintptr_t memory_break(uintptr_t wanted);
 
-/* thread.c: at the start, while there is one thread, of which the manager's are made. */
+/* thread.c: at the start, by the first thread, of which the manager's are made. */
 void thread_start(void);
 
 /* own.c: memory for the manager's objects. Never given back. Over 0: this thread's malloc() is served

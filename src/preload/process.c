@@ -370,7 +370,11 @@ static size_t clamp(size_t value, size_t least, size_t most)
     return value < least ? least : value > most ? most : value;
 }
 
-/* After the log (core/error.c, 101), before what the program's own libraries do. */
+/*
+ * After the log (core/error.c, 101). The loader initializes a preloaded library after those that the
+ * program was linked with, whose constructors may have allocated, made threads and forked by then:
+ * until `active` is set, all that goes to the C library and the kernel.
+ */
 __attribute__((constructor(102))) static void start(void)
 {
     const char *conf = getenv(RUN_ENV_CONF), *options = getenv(RUN_ENV_OPTIONS);

@@ -12,7 +12,6 @@
  * when the program started. Of the C library's descriptor of a thread, above the pointer, it has
  * what compiled code looks at; the rest is zero. It never allocates: own_depth is 1 for good.
  */
-#include <dlfcn.h>
 #include <errno.h>
 #include <link.h>
 #include <linux/futex.h>
@@ -163,13 +162,17 @@ int own_pthread_join(pthread_t id, void **result)
 
 /* ---- threads of the program ---- */
 
-static int (*libc_pthread_create)(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
+typedef int create_function(pthread_t *, const pthread_attr_t *, void *(*)(void *), void *);
 
+static create_function *_Atomic libc_pthread_create; /* NULL: not looked for yet */
+
+/* At the start, or when a library makes a thread before that. */
 __attribute__((constructor(102))) static void find_create(void)
 {
-    void *found = dlsym(RTLD_NEXT, "pthread_create");
+    create_function *found = NULL;
 
-    memcpy(&libc_pthread_create, &found, sizeof(found));
+    kernel_find(&found, "pthread_create");
+    atomic_store(&libc_pthread_create, found);
 }
 
 PRELOAD_API int pthread_create(pthread_t *thread, const pthread_attr_t *attributes,
@@ -182,5 +185,7 @@ PRELOAD_API int pthread_create(pthread_t *thread, const pthread_attr_t *attribut
         pthread_attr_getstack(attributes, &stack, &size) == 0 && size > 0 &&
         memory_release((uintptr_t)stack, size) != 0)
         return EAGAIN;
+    if (libc_pthread_create == NULL)
+        find_create();
     return libc_pthread_create(thread, attributes, run, argument);
 }
