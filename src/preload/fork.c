@@ -60,13 +60,17 @@ FILE *_IO_iter_file(stream_iterator);
 
 struct handler {
     void (*prepare)(void), (*parent)(void), (*child)(void);
-    void *module; /* start of the library it is in; it may be closed */
+    void *module;  /* start of the library it is in; it may be closed */
+    size_t number; /* in the order of registration, from 1 */
 };
 
+/* The lock is not held while a handler runs, or the loader is asked: who has its lock may come
+ * here. It is held over a fork. */
 static struct {
     pthread_mutex_t lock;
     unsigned count;                        /* (lock) */
-    struct handler handlers[HANDLERS_MAX]; /* (lock) in the order of registration */
+    size_t registered;                     /* (lock) number of the newest */
+    struct handler handlers[HANDLERS_MAX]; /* (lock) by number */
 } atfork = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 /* ---- handlers ---- */
@@ -87,57 +91,128 @@ static void *handler_module(const struct handler *handler)
     return module_of(handler->parent != NULL ? handler->parent : handler->child);
 }
 
+static size_t newest_handler(void)
+{
+    size_t number;
+
+    pthread_mutex_lock(&atfork.lock);
+    number = atfork.registered;
+    pthread_mutex_unlock(&atfork.lock);
+    return number;
+}
+
+/* The last of those with a lower number. */
+static bool handler_below(size_t number, struct handler *out)
+{
+    unsigned i;
+
+    pthread_mutex_lock(&atfork.lock);
+    for (i = atfork.count; i > 0 && atfork.handlers[i - 1].number >= number; i--)
+        continue;
+    if (i > 0)
+        *out = atfork.handlers[i - 1];
+    pthread_mutex_unlock(&atfork.lock);
+    return i > 0;
+}
+
+/* The first of those with a higher number. */
+static bool handler_above(size_t number, struct handler *out)
+{
+    unsigned i;
+    bool found;
+
+    pthread_mutex_lock(&atfork.lock);
+    for (i = 0; i < atfork.count && atfork.handlers[i].number <= number; i++)
+        continue;
+    found = i < atfork.count;
+    if (found)
+        *out = atfork.handlers[i];
+    pthread_mutex_unlock(&atfork.lock);
+    return found;
+}
+
+static void forget_handler(size_t number)
+{
+    unsigned kept = 0;
+
+    pthread_mutex_lock(&atfork.lock);
+    for (unsigned i = 0; i < atfork.count; i++) {
+        if (atfork.handlers[i].number != number)
+            atfork.handlers[kept++] = atfork.handlers[i];
+    }
+    atfork.count = kept;
+    pthread_mutex_unlock(&atfork.lock);
+}
+
+/* If not, it is forgotten. */
+static bool is_open(const struct handler *handler)
+{
+    if (handler_module(handler) == handler->module)
+        return true;
+    forget_handler(handler->number);
+    return false;
+}
+
+static bool add_handler(struct handler *handler)
+{
+    bool room;
+
+    pthread_mutex_lock(&atfork.lock);
+    room = atfork.count < HANDLERS_MAX;
+    if (room) {
+        handler->number = ++atfork.registered;
+        atfork.handlers[atfork.count++] = *handler;
+    }
+    pthread_mutex_unlock(&atfork.lock);
+    return room;
+}
+
+static void forget_closed(void)
+{
+    struct handler handler = {.number = newest_handler() + 1};
+
+    while (handler_below(handler.number, &handler))
+        is_open(&handler);
+}
+
 int __register_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void), void *dso);
 
-/* What pthread_atfork() is. The C library is told as well, for a process of one thread. */
+/* What pthread_atfork() is. The C library is told as well, for a process without a manager. */
 PRELOAD_API int __register_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void),
                                   void *dso)
 {
-    struct handler handler = {prepare, parent, child, NULL};
-    int (*real)(void (*)(void), void (*)(void), void (*)(void), void *);
-    void *found = dlsym(RTLD_NEXT, "__register_atfork");
-    int error = 0;
+    struct handler handler = {.prepare = prepare, .parent = parent, .child = child};
+    int (*real)(void (*)(void), void (*)(void), void (*)(void), void *) = NULL;
 
+    kernel_find(&real, "__register_atfork");
     handler.module = handler_module(&handler);
-    pthread_mutex_lock(&atfork.lock);
-    if (atfork.count < HANDLERS_MAX)
-        atfork.handlers[atfork.count++] = handler;
-    else
-        error = ENOMEM;
-    pthread_mutex_unlock(&atfork.lock);
-    if (error != 0 || found == NULL)
-        return error;
-    memcpy(&real, &found, sizeof(real));
-    return real(prepare, parent, child, dso);
-}
-
-/* Those whose library has not been closed since; how many. */
-static unsigned collect_handlers(struct handler *handlers)
-{
-    unsigned all, count = 0;
-
-    pthread_mutex_lock(&atfork.lock);
-    all = atfork.count;
-    pthread_mutex_unlock(&atfork.lock);
-    for (unsigned i = 0; i < all; i++) {
-        if (handler_module(&atfork.handlers[i]) == atfork.handlers[i].module)
-            handlers[count++] = atfork.handlers[i];
+    if (!add_handler(&handler)) {
+        forget_closed();
+        if (!add_handler(&handler))
+            return ENOMEM;
     }
-    return count;
+    return real != NULL ? real(prepare, parent, child, dso) : 0;
 }
 
-static void run_prepare(const struct handler *handlers, unsigned count)
+/* Returns the number of the newest: what is registered meanwhile is not for this fork. */
+static size_t run_prepare(void)
 {
-    for (unsigned i = count; i-- > 0;) {
-        if (handlers[i].prepare != NULL)
-            handlers[i].prepare();
+    size_t newest = newest_handler();
+    struct handler handler = {.number = newest + 1};
+
+    while (handler_below(handler.number, &handler)) {
+        if (is_open(&handler) && handler.prepare != NULL)
+            handler.prepare();
     }
+    return newest;
 }
 
-static void run_after(const struct handler *handlers, unsigned count, bool child)
+static void run_after(size_t newest, bool child)
 {
-    for (unsigned i = 0; i < count; i++) {
-        void (*function)(void) = child ? handlers[i].child : handlers[i].parent;
+    struct handler handler = {0};
+
+    while (handler_above(handler.number, &handler) && handler.number <= newest) {
+        void (*function)(void) = child ? handler.child : handler.parent;
 
         if (function != NULL)
             function();
@@ -251,7 +326,7 @@ static void go_on_in_child(struct store *copy)
  */
 static pid_t make_child(const struct clone_call *call, int *id)
 {
-    if (call->flags == 0)
+    if (call->bare)
         return libc_forks()->bare();
     return (pid_t)kernel_call(SYS_clone,
                               call->flags & ~(uintptr_t)(CLONE_VFORK | CLONE_CHILD_SETTID), NULL,
@@ -302,9 +377,18 @@ static long fork_managed(const uintptr_t *a)
     return error != 0 ? error : child;
 }
 
+/* In the child: it is another process, and nobody else has a lock. */
+static void forked(void)
+{
+    static const pthread_mutex_t fresh = PTHREAD_MUTEX_INITIALIZER;
+
+    atfork.lock = fresh;
+    process_forked();
+}
+
 static pid_t fork_at_gate(const struct clone_call *call)
 {
-    uint64_t before;
+    struct gate_hold before;
     long child;
     int id = 0;
 
@@ -312,7 +396,7 @@ static pid_t fork_at_gate(const struct clone_call *call)
     child = gate_on_own_stack(fork_managed, (uintptr_t[]){(uintptr_t)call, (uintptr_t)&id});
     if (child == 0) {
         gate_reset(true);
-        process_forked();
+        forked();
     }
     gate_unlock(&before);
     if (child < 0) {
@@ -336,7 +420,7 @@ static void reset_streams(void)
     _IO_list_resetlock();
 }
 
-static const struct clone_call by_libc;
+static const struct clone_call by_libc = {.bare = true};
 
 /* There is no manager, nor will there be before process_plain_forked(). call NULL: with handlers. */
 static pid_t fork_plain(const struct clone_call *call)
@@ -345,7 +429,7 @@ static pid_t fork_plain(const struct clone_call *call)
     pid_t child = call != NULL ? make_child(call, &id) : libc_forks()->fork();
 
     if (child == 0)
-        process_forked();
+        forked();
     process_plain_forked(child == 0);
     if (call != NULL)
         write_ids(call, child, id);
@@ -354,23 +438,27 @@ static pid_t fork_plain(const struct clone_call *call)
 
 PRELOAD_API pid_t fork(void)
 {
-    struct handler handlers[HANDLERS_MAX];
-    unsigned count;
+    size_t newest;
     pid_t child;
+    int saved;
 
     if (!process.active)
         return libc_forks()->fork();
     if (process_plain_fork())
         return fork_plain(NULL);
-    count = collect_handlers(handlers);
-    run_prepare(handlers, count);
+    newest = run_prepare();
     _IO_list_lock();
+    pthread_mutex_lock(&atfork.lock);
     child = fork_at_gate(&by_libc);
-    if (child == 0)
+    saved = errno;
+    if (child == 0) {
         reset_streams();
-    else
+    } else {
+        pthread_mutex_unlock(&atfork.lock);
         _IO_list_unlock();
-    run_after(handlers, count, child == 0);
+    }
+    run_after(newest, child == 0);
+    errno = saved;
     return child;
 }
 
@@ -406,7 +494,8 @@ PRELOAD_API int clone(int (*function)(void *), void *stack, int flags, void *arg
     va_end(args);
     if (!process.active || (flags & CLONE_VM) || function == NULL || stack == NULL)
         return libc_forks()->clone(function, stack, flags, argument, more[0], more[1], more[2]);
-    call = (struct clone_call){(unsigned)flags, more[0], more[2], more[1]};
+    call = (struct clone_call){
+        .flags = (unsigned)flags, .parent_id = more[0], .child_id = more[2], .tls = more[1]};
     child = fork_by_call(&call);
     if (child == 0)
         _exit(function(argument));

@@ -1,13 +1,16 @@
 /*
- * The gate: one call at a time changes the arena, with all signals blocked, on a stack that is not
- * managed memory.
+ * The gate: one call at a time changes the arena, with all signals blocked, without being cancelled,
+ * on a stack of ours.
  *
  * The stack matters because a core lock may be held when the stack's page must be had: a handler
- * thread that needs that lock to serve the fault would wait for ever. Signals, because a handler of
- * the program may touch managed memory, or come here again.
+ * thread that needs that lock to serve the fault would wait for ever. And the manager needs some tens
+ * of KiB, which a thread's stack, or a signal handler's, may not have. Signals, because a handler of
+ * the program may touch managed memory, or come here again. Cancellation, because what waits or
+ * writes inside would be the thread's end, with the gate held.
  */
 #include <errno.h>
 #include <pthread.h>
+#include <stdatomic.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -17,9 +20,10 @@
 #include "preload/renamed.h"
 
 #define STACK_SIZE (1024UL * 1024)
+#define STACKS_KEPT 8
 
 static pthread_rwlock_t gate = PTHREAD_RWLOCK_INITIALIZER;
-static char *own_stack; /* (gate) its lowest address; mapped at first use */
+static void *_Atomic stacks[STACKS_KEPT]; /* the lowest addresses of those that nobody is on */
 
 /* Straight to the kernel: that C library's function leaves two signals of its own open. */
 void gate_mask_signals(uint64_t *before)
@@ -34,16 +38,24 @@ void gate_restore_signals(const uint64_t *before)
     kernel_call(SYS_rt_sigprocmask, SIG_SETMASK, before, NULL, sizeof(*before));
 }
 
-void gate_lock(uint64_t *before)
+/* Not to be interrupted from here on. */
+static void hold(struct gate_hold *before)
 {
-    gate_mask_signals(before);
-    pthread_rwlock_wrlock(&gate);
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before->cancel_state);
+    gate_mask_signals(&before->signals);
 }
 
-void gate_unlock(const uint64_t *before)
+void gate_unlock(const struct gate_hold *before)
 {
     pthread_rwlock_unlock(&gate);
-    gate_restore_signals(before);
+    gate_restore_signals(&before->signals);
+    pthread_setcancelstate(before->cancel_state, NULL);
+}
+
+void gate_lock(struct gate_hold *before)
+{
+    hold(before);
+    pthread_rwlock_wrlock(&gate);
 }
 
 void gate_reset(bool held)
@@ -81,24 +93,46 @@ __asm__(".text\n"
 #error "vmsm run: how to change stacks is known for x86-64 only"
 #endif
 
+static void *take_stack(void)
+{
+    void *stack;
+
+    for (int i = 0; i < STACKS_KEPT; i++) {
+        stack = atomic_exchange(&stacks[i], NULL);
+        if (stack != NULL)
+            return stack;
+    }
+    stack = kernel_mmap(NULL, STACK_SIZE, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return stack != MAP_FAILED ? stack : NULL;
+}
+
+static void keep_stack(void *stack)
+{
+    for (int i = 0; i < STACKS_KEPT; i++) {
+        void *none = NULL;
+
+        if (atomic_compare_exchange_strong(&stacks[i], &none, stack))
+            return;
+    }
+    kernel_munmap(stack, STACK_SIZE);
+}
+
 long gate_on_own_stack(gate_function *function, const uintptr_t *arguments)
 {
-    if (!arena_overlaps((uintptr_t)__builtin_frame_address(0), 1))
-        return function(arguments);
-    if (own_stack == NULL) {
-        void *stack = kernel_mmap(NULL, STACK_SIZE, PROT_READ | PROT_WRITE,
-                                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    char *stack = take_stack();
+    long result;
 
-        if (stack == MAP_FAILED)
-            return -ENOMEM;
-        own_stack = stack;
-    }
-    return gate_switch(function, arguments, own_stack + STACK_SIZE);
+    if (stack == NULL)
+        return -ENOMEM;
+    result = gate_switch(function, arguments, stack + STACK_SIZE);
+    keep_stack(stack);
+    return result;
 }
 
 long gate_call(gate_function *function, const uintptr_t *arguments)
 {
-    uint64_t before;
+    struct gate_hold before;
     int saved = errno;
     long result;
 
@@ -111,17 +145,14 @@ long gate_call(gate_function *function, const uintptr_t *arguments)
 
 long gate_shared_call(gate_function *function, const uintptr_t *arguments)
 {
+    struct gate_hold before;
     int saved = errno;
-    uint64_t before;
     long result;
 
-    if (arena_overlaps((uintptr_t)__builtin_frame_address(0), 1))
-        return gate_call(function, arguments);
-    gate_mask_signals(&before);
+    hold(&before);
     pthread_rwlock_rdlock(&gate);
-    result = function(arguments);
-    pthread_rwlock_unlock(&gate);
-    gate_restore_signals(&before);
+    result = gate_on_own_stack(function, arguments);
+    gate_unlock(&before);
     errno = saved;
     return result;
 }

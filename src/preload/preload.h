@@ -23,8 +23,8 @@
  *     thread makes a manager, what the C library allocates for it comes from there as well
  *     (own_depth).
  *   - A thread that is inside the manager must not fault: signals are blocked meanwhile, since a
- *     handler would, and a thread whose stack is managed memory (a coroutine's) changes to a stack
- *     of ours (gate_call()). A stack that the program gives to pthread_create() has the thread's
+ *     handler would, and it changes to a stack of ours, since its own may be managed memory (a
+ *     coroutine's), or small (gate_call()). A stack that the program gives to pthread_create() has the thread's
  *     own variables on it, and becomes the kernel's (thread.c).
  *   - The manager's threads are nobody else's: the C library knows nothing of them (thread.c).
  *   - One lock, `gate`, serializes calls that change the arena. Handler threads never take it.
@@ -78,15 +78,19 @@ typedef long gate_function(const uintptr_t *arguments);
 long gate_call(gate_function *function, const uintptr_t *arguments);
 /* The same for calls that change no ranges: several may be made at a time. */
 long gate_shared_call(gate_function *function, const uintptr_t *arguments);
-/* For fork(): the same lock and the same stack, over a fork. */
-void gate_lock(uint64_t *before);
-void gate_unlock(const uint64_t *before);
+/* For fork(): the same lock and such a stack, over a fork. */
+struct gate_hold { /* how the thread was before it took the gate */
+    uint64_t signals;
+    int cancel_state;
+};
+void gate_lock(struct gate_hold *before);
+void gate_unlock(const struct gate_hold *before);
 /* Block all signals, and put it back as it was. */
 void gate_mask_signals(uint64_t *before);
 void gate_restore_signals(const uint64_t *before);
 /* In a child of fork(), which holds it or not: nobody else is there. */
 void gate_reset(bool held);
-/* Run on a stack that is not managed. The gate is held. */
+/* Run on a stack of ours, which is not managed and large enough. Signals are blocked. */
 long gate_on_own_stack(gate_function *function, const uintptr_t *arguments);
 
 /* process.c: what this process was told to do, and its manager. */
@@ -111,7 +115,8 @@ void process_plain_forked(bool child);
 
 /* fork.c: a child with memory of its own, made by the system call clone with these arguments. */
 struct clone_call {
-    uintptr_t flags; /* 0: by the C library's _Fork() */
+    bool bare; /* by the C library's _Fork(), and the rest is nothing */
+    uintptr_t flags;
     uintptr_t parent_id, child_id, tls;
 };
 pid_t fork_by_call(const struct clone_call *call);

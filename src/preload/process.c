@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -136,7 +137,7 @@ int process_manage(void)
 
 bool process_plain_fork(void)
 {
-    uint64_t before;
+    struct gate_hold before;
     bool managed;
 
     if (atomic_load_explicit(&arena.managed, memory_order_acquire))
@@ -277,15 +278,11 @@ static long read_counters(const uintptr_t *a)
     return vmsm_get_counters(arena.manager, (struct vmsm_counters *)a[0]);
 }
 
-static void report(void)
+static void write_report(void)
 {
     struct vmsm_counters counters = {0};
     long peak;
-    int saved = errno;
 
-    if (!process.active || (!stats && report_path[0] == '\0') || getpid() != self ||
-        atomic_exchange(&reported, true))
-        return;
     peak = peak_resident_kib();
     if (arena.managed)
         gate_shared_call(read_counters, (uintptr_t[]){(uintptr_t)&counters});
@@ -293,6 +290,19 @@ static void report(void)
         report_stats(&counters, peak);
     if (report_path[0] != '\0')
         report_file(&counters, peak);
+}
+
+/* To be cancelled on the way would be the end of the thread, not of the process. */
+static void report(void)
+{
+    int saved = errno, state;
+
+    if (!process.active || (!stats && report_path[0] == '\0') || getpid() != self ||
+        atomic_exchange(&reported, true))
+        return;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
+    write_report();
+    pthread_setcancelstate(state, NULL);
     errno = saved;
 }
 

@@ -48,7 +48,7 @@ static long call_processes(long number, const uintptr_t *a)
     if (number == SYS_fork && is_fork(0, 0))
         return fork_by_call(&call);
     if (number == SYS_clone && is_fork(a[0], a[1])) {
-        call = (struct clone_call){a[0], a[2], a[3], a[4]};
+        call = (struct clone_call){.flags = a[0], .parent_id = a[2], .child_id = a[3], .tls = a[4]};
         return fork_by_call(&call);
     }
     if (number == SYS_clone3 && args != NULL && a[1] >= CLONE_ARGS_SIZE_VER0 &&

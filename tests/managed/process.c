@@ -135,6 +135,72 @@ static void test_given_stack(char *memory)
     is(munmap(stack, size), 0, "it is unmapped");
 }
 
+/* On as little stack as a thread may have. */
+static void *use_little_stack(void *argument)
+{
+    char *memory = map(SIZE);
+    bool right = memory != NULL;
+
+    if (right)
+        fill(memory, SIZE, 4);
+    right = right && holds(memory, SIZE, 4) && madvise(memory, MIB, MADV_DONTNEED) == 0 &&
+            memory[PAGE] == 0 && munmap(memory, SIZE) == 0;
+    free(malloc(MIB));
+    return right ? argument : NULL;
+}
+
+static void test_little_stack(char *memory)
+{
+    pthread_attr_t attributes;
+    void *result = NULL;
+    pthread_t thread;
+
+    pthread_attr_init(&attributes);
+    pthread_attr_setstacksize(&attributes, (size_t)sysconf(_SC_THREAD_STACK_MIN));
+    is(pthread_create(&thread, &attributes, use_little_stack, memory), 0,
+       "a thread with the smallest stack");
+    pthread_join(thread, &result);
+    ok(result == memory, "maps, uses and unmaps memory");
+}
+
+static _Atomic bool cancelled;
+
+static void *map_for_ever(void *argument)
+{
+    (void)argument;
+    pthread_setcanceltype(PTHREAD_CANCEL_ASYNCHRONOUS, NULL);
+    for (;;) {
+        char *memory = map(2 * MIB);
+
+        fill(memory, 2 * MIB, 5);
+        munmap(memory, 2 * MIB);
+        if (cancelled)
+            pthread_testcancel();
+    }
+    return NULL;
+}
+
+static void test_cancel(char *memory)
+{
+    unsigned right = 0;
+
+    fill(memory, SIZE, 6);
+    for (unsigned i = 0; i < 10; i++) {
+        pthread_t thread;
+        char *other;
+
+        cancelled = false;
+        pthread_create(&thread, NULL, map_for_ever, NULL);
+        usleep(3000 + 700 * i);
+        pthread_cancel(thread);
+        cancelled = true;
+        pthread_join(thread, NULL);
+        other = map(MIB);
+        right += other != NULL && munmap(other, MIB) == 0;
+    }
+    ok(right == 10 && holds(memory, SIZE, 6), "threads that map are cancelled, and others go on");
+}
+
 static void *outlive_main(void *argument)
 {
     usleep(50000);
@@ -271,6 +337,8 @@ int main(void)
     test_libraries(memory);
     test_threads(memory);
     test_given_stack(memory);
+    test_little_stack(memory);
+    test_cancel(memory);
     test_last_thread(memory);
     test_signals(memory);
     test_deaths(memory);
