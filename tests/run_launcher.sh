@@ -82,22 +82,34 @@ if [ "$(id -u)" -eq 0 ] && command -v setpriv >/dev/null &&
     "${nobody[@]}" doctor >"$dir/out" 2>&1
     grep -q 'missing *run: system calls' "$dir/out"
     ok $? "and by the doctor"
-    # The program gives its rights away, and forks.
-    if type -P python3 >/dev/null; then
+    "$dir/vmsm" run --memory 6M -- setpriv --reuid 65534 --regid 65534 --clear-groups true \
+        >"$dir/out" 2>"$dir/err"
+    status=$?
+    said 125 'userfaultfd is not permitted' "a program without the right, started by one that has it"
+    if type -P python3 >/dev/null && [ -w /dev/userfaultfd ]; then
         run --memory 6M -- python3 -c "
 import os
-a = bytearray(20 << 20)
 os.setgid(65534); os.setuid(65534)
-try:
-    os.fork()
-    print('forked')
-except OSError as e:
-    print('refused', e.errno)
-print(sum(a))"
-        [ $status -eq 0 ] && grep -q 'refused 12' "$dir/out" && grep -q 'cannot fork.*not permitted' "$dir/err"
-        ok $? "a fork that cannot have its memory fails at once, and says why"
+a = bytearray(b'x' * (20 << 20))
+child = os.fork()
+if child == 0:
+    os._exit(0 if a.count(b'x') == 20 << 20 else 1)
+print(os.waitpid(child, 0)[1], a.count(b'x'))"
+        [ $status -eq 0 ] && grep -qx '0 20971520' "$dir/out" && [ ! -s "$dir/err" ]
+        ok $? "a program gives its rights away before it uses memory, and forks after that"
+        mkdir -p "$dir/root"
+        run --memory 6M -- python3 -c "
+import os
+os.chroot('$dir/root'); os.chdir('/')
+a = bytearray(b'x' * (20 << 20))
+child = os.fork()
+if child == 0:
+    os._exit(0 if a.count(b'x') == 20 << 20 else 1)
+print(os.waitpid(child, 0)[1], a.count(b'x'))"
+        [ $status -eq 0 ] && grep -qx '0 20971520' "$dir/out" && [ ! -s "$dir/err" ]
+        ok $? "so does one that changes its root directory"
     else
-        skip "python3 is missing"
+        skip "python3 or /dev/userfaultfd is missing"
     fi
 else
     skip "not root, or everybody may use userfaultfd"
@@ -214,6 +226,10 @@ mkdir "$dir/pages"
 run --memory 6M --pagefile "$dir/pages" -- "${eats[@]}"
 [ $status -eq 0 ] && [ -z "$(ls "$dir/pages")" ]
 ok $? "a directory as pagefile: a nameless file in it"
+(cd "$dir" && run --memory 6M --pagefile file:pages/named -- "${eats[@]}" && [ $status -eq 0 ] &&
+    [ -s pages/named ])
+ok $? "a pagefile by file: and a relative path"
+rm -f "$dir/pages/named"
 run --memory 6M --pagefile "$dir/pages/file" -- sh -c '"$@"; "$@" | cat' sh "${eats[@]}"
 [ $status -eq 0 ] && [ "$(sort -u "$dir/out")" = 320000 ]
 ok $? "a named pagefile, and children beside it"

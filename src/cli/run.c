@@ -142,7 +142,8 @@ static int write_conf(const struct tunables *t, char *conf, size_t size)
     return used < size ? 0 : error_set(-EINVAL, "the settings are too long");
 }
 
-/* The program may change its directory before a child's manager, or a report, is made. */
+/* The program may change its directory before a child's manager, or a report, is made; what is tried
+ * is what will be used. */
 static int make_absolute(const char *path, char *absolute, size_t size)
 {
     char directory[PATH_MAX];
@@ -155,6 +156,21 @@ static int make_absolute(const char *path, char *absolute, size_t size)
     else
         length = snprintf(absolute, size, "%s/%s", directory, path);
     return (size_t)length < size ? 0 : error_set(-ENAMETOOLONG, "%s: the path is too long", path);
+}
+
+static int set_pagefile(struct tunables *t)
+{
+    static const char scheme[] = "file:";
+    const char *path = t->pagefile;
+    char absolute[TUNABLE_STRING_MAX];
+    int error;
+
+    if (strncmp(path, scheme, strlen(scheme)) == 0)
+        path += strlen(scheme);
+    error = make_absolute(path, absolute, sizeof(absolute));
+    if (error == 0)
+        memcpy(t->pagefile, absolute, sizeof(absolute));
+    return error;
 }
 
 static int set_preload(void)
@@ -198,13 +214,9 @@ static int set_report(const struct run_settings *s)
 
 static int set_environment(struct run_settings *s)
 {
-    char conf[CONF_MAX], letters[32], pagefile[TUNABLE_STRING_MAX];
-    int error = make_absolute(s->tunables.pagefile, pagefile, sizeof(pagefile));
+    char conf[CONF_MAX], letters[32];
+    int error = write_conf(&s->tunables, conf, sizeof(conf));
 
-    if (error != 0)
-        return error;
-    memcpy(s->tunables.pagefile, pagefile, sizeof(pagefile));
-    error = write_conf(&s->tunables, conf, sizeof(conf));
     if (error == 0)
         error = set_report(s);
     if (error == 0)
@@ -244,7 +256,7 @@ static int run_program(struct run_settings *s, char **argv)
         free(kept);
         return statuses[fitness];
     }
-    status = check_tunables(s);
+    status = set_pagefile(&s->tunables) == 0 ? check_tunables(s) : report_error();
     if (status == STATUS_RIGHT)
         status = try_manager(s);
     if (kept != NULL)

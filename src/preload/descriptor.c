@@ -8,6 +8,7 @@
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/resource.h>
@@ -24,7 +25,14 @@
 #define HIGH_FROM 800 /* under the usual limit of 1024 */
 #define HIGH_ROOM 128 /* or so many under a lower limit */
 
+#define DEVICE "/dev/userfaultfd"
+
 static _Atomic int ours[OURS_MAX]; /* number + 1; 0: none */
+
+/* For as long as the process lives, and its children by fork(): who has changed its user or its root
+ * directory would get neither again. -1: none. Constant after start. */
+static int device = -1, directory = -1;
+static const char *directory_path;
 
 bool descriptor_is_ours(int fd)
 {
@@ -78,12 +86,37 @@ int descriptor_keep(int fd)
     return fd;
 }
 
+bool descriptor_start(const char *pagefile_directory)
+{
+    int flags = O_CLOEXEC | O_NONBLOCK, fd;
+
+    device = descriptor_keep((int)kernel_call(SYS_openat, AT_FDCWD, DEVICE, O_RDWR | O_CLOEXEC, 0));
+    directory_path = pagefile_directory;
+    directory = descriptor_keep((int)kernel_call(SYS_openat, AT_FDCWD, pagefile_directory,
+                                                 O_PATH | O_DIRECTORY | O_CLOEXEC, 0));
+    if (device >= 0)
+        return true;
+    fd = (int)kernel_call(SYS_userfaultfd, flags);
+    if (fd < 0)
+        return false;
+    kernel_call(SYS_close, fd);
+    return true;
+}
+
+int descriptor_directory(void)
+{
+    return directory;
+}
+
 static int marked[OURS_MAX]; /* with the gate held */
 
 void descriptor_mark(void)
 {
-    for (int i = 0; i < OURS_MAX; i++)
-        marked[i] = atomic_load(&ours[i]) - 1;
+    for (int i = 0; i < OURS_MAX; i++) {
+        int fd = atomic_load(&ours[i]) - 1;
+
+        marked[i] = fd == device || fd == directory ? -1 : fd;
+    }
 }
 
 void descriptor_close_marked(void)
@@ -99,13 +132,20 @@ void descriptor_close_marked(void)
 int own_open(const char *path, int flags, ...)
 {
     mode_t mode = 0;
+    int from = AT_FDCWD;
     va_list args;
 
     va_start(args, flags);
     if (flags & (O_CREAT | __O_TMPFILE))
         mode = va_arg(args, mode_t);
     va_end(args);
-    return descriptor_keep((int)kernel_call(SYS_openat, AT_FDCWD, path, flags, mode));
+    if (device >= 0 && strcmp(path, DEVICE) == 0)
+        return descriptor_keep(fcntl(device, F_DUPFD_CLOEXEC, 0));
+    if (directory >= 0 && strcmp(path, directory_path) == 0) {
+        from = directory;
+        path = ".";
+    }
+    return descriptor_keep((int)kernel_call(SYS_openat, from, path, flags, mode));
 }
 
 int own_mkostemp(char *name, int flags)

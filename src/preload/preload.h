@@ -146,6 +146,11 @@ void filter_install(void);
 /* Move a descriptor of ours out of the way of the program, and remember it. Returns the new one. */
 int descriptor_keep(int fd);
 void descriptor_forget(int fd);
+/* Open what the program may have no right to later, or not find. False: the kernel lets this process
+ * have no userfaultfd, errno says why. */
+bool descriptor_start(const char *pagefile_directory);
+/* What was kept of the directory, or -1. */
+int descriptor_directory(void);
 bool descriptor_is_ours(int fd);
 /* Over a fork: remember what is open now, and close it in the child. */
 void descriptor_mark(void);

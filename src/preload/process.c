@@ -33,6 +33,8 @@
 #define ARENA_LARGEST (1024UL * 1024 * MIB)
 #define ARENA_SMALLEST (4096UL * MIB)
 #define RANGES_MAX 65536u /* more the kernel would not have either (vm.max_map_count) */
+#define DEFAULT_DIRECTORY "/var/tmp"
+#define ASK_EVERY (16 * MIB) /* of promises: how much room the file system has */
 #define SLACK_SHARE                                                                                \
     16u /* of the limit, never promised: pages mapped ahead of need are charged too */
 
@@ -40,7 +42,7 @@ struct arena arena;
 struct process process;
 
 static struct tunables settings;          /* constant after start */
-static char pagefile_directory[PATH_MAX]; /* "": as TMPDIR says. Constant after start */
+static char pagefile_directory[PATH_MAX]; /* "": the default. Constant after start */
 static char report_path[PATH_MAX];        /* "": none. Constant after start */
 static bool stats;                        /* constant after start */
 static bool first;                        /* what `vmsm run` became, not a child of it */
@@ -166,14 +168,11 @@ void process_plain_forked(bool child)
 /* Pages that the pagefile may still grow by: what its file system has, and what the user may. */
 static uint64_t growth(void)
 {
-    const char *directory = pagefile_directory[0] != '\0' ? pagefile_directory : getenv("TMPDIR");
     struct statvfs fs;
     struct rlimit limit;
     uint64_t pages;
 
-    if (directory == NULL || directory[0] == '\0')
-        directory = "/var/tmp";
-    if (statvfs(directory, &fs) != 0)
+    if (fstatvfs(descriptor_directory(), &fs) != 0)
         return 0;
     pages = (uint64_t)fs.f_bavail * fs.f_frsize / VMSM_PAGE_SIZE;
     if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY &&
@@ -184,12 +183,14 @@ static uint64_t growth(void)
 
 uint64_t process_promise_limit(void)
 {
-    static uint64_t known; /* (gate) it is so at least */
+    static uint64_t known, known_at; /* (gate) it was so when so much was charged */
     struct vmsm_counters counters;
     uint64_t limit;
 
-    /* Asking the file system takes a while, and mostly far less than it has is wanted. */
-    if (arena.space.charged / VMSM_PAGE_SIZE * 2 < known)
+    /* Asking the file system takes a while, and mostly far less than it has is wanted. But others
+     * use it as well. */
+    if (arena.space.charged / VMSM_PAGE_SIZE * 2 < known &&
+        arena.space.charged < known_at + ASK_EVERY)
         return known;
     vmsm_get_counters(arena.manager, &counters);
     limit = counters.commit_limit;
@@ -197,6 +198,7 @@ uint64_t process_promise_limit(void)
         limit += growth();
     limit -= limit / SLACK_SHARE;
     known = limit;
+    known_at = arena.space.charged;
     return limit;
 }
 
@@ -332,22 +334,27 @@ PRELOAD_API __attribute__((noreturn)) void _Exit(int status) __attribute__((alia
 
 char *own_secure_getenv(const char *name)
 {
-    if (strcmp(name, "TMPDIR") == 0 && pagefile_directory[0] != '\0')
-        return pagefile_directory;
-    return secure_getenv(name);
+    if (strcmp(name, "TMPDIR") != 0 || pagefile_directory[0] == '\0')
+        return NULL;
+    return pagefile_directory;
 }
 
 /*
  * A named pagefile can serve one process. It is the first one's; those that it starts have a
- * nameless one in the same directory.
+ * nameless one in the same directory. The environment is read here and never again: the program may
+ * be changing it.
  */
 static void choose_pagefile(void)
 {
+    const char *temporary = getenv("TMPDIR");
     struct stat st;
     char *slash;
 
-    if (settings.pagefile[0] == '\0')
+    if (settings.pagefile[0] == '\0') {
+        snprintf(pagefile_directory, sizeof(pagefile_directory), "%s",
+                 temporary != NULL ? temporary : "");
         return;
+    }
     snprintf(pagefile_directory, sizeof(pagefile_directory), "%s", settings.pagefile);
     if (stat(settings.pagefile, &st) == 0 && S_ISDIR(st.st_mode)) {
         settings.pagefile[0] = '\0';
@@ -373,6 +380,21 @@ static void restore_environment(void)
     unsetenv(RUN_ENV_OPTIONS);
     unsetenv(RUN_ENV_REPORT);
     unsetenv(RUN_ENV_BEFORE);
+}
+
+/* What would fail later is said now. */
+static void check_rights(void)
+{
+    bool default_directory = pagefile_directory[0] == '\0';
+
+    if (descriptor_start(default_directory ? DEFAULT_DIRECTORY : pagefile_directory))
+        return;
+    log_line(LOG_ERROR,
+             "run: %s (process %d, user %d) cannot be managed, since userfaultfd is not permitted "
+             "to it (%s): let root run `sysctl vm.unprivileged_userfaultfd=1`, or give it access "
+             "to /dev/userfaultfd; see `vmsm doctor`",
+             program_name(), (int)self, (int)getuid(), strerror(errno));
+    _exit(125);
 }
 
 static size_t clamp(size_t value, size_t least, size_t most)
@@ -413,6 +435,7 @@ __attribute__((constructor(102))) static void start(void)
     process.early_most =
         clamp(settings.memory / EARLY_SHARE, EARLY_LEAST < most ? EARLY_LEAST : most,
               EARLY_MOST < most ? EARLY_MOST : most);
+    check_rights();
     filter_install();
     thread_start();
     process.active = true;
