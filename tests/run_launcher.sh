@@ -61,6 +61,20 @@ if gcc -static -o "$dir/static" "$dir/static.c" 2>/dev/null; then
 else
     skip "there is no static C library"
 fi
+cat >"$dir/go.c" <<'END'
+__asm__(".section .note.go.buildid, \"a\", @note\n"
+        ".balign 4\n.long 4, 4, 4\n.asciz \"Go\\0\"\n.long 1\n.previous\n");
+int main(void) { return 0; }
+END
+if gcc -o "$dir/go" "$dir/go.c" 2>"$dir/err"; then
+    run -- "$dir/go"
+    said 125 'Go program' "a program in Go"
+    run -- sh -c "$dir/go"
+    said 0 'is not managed.*Go program' "one that a managed program starts is left alone"
+else
+    skip "there is no compiler"
+    skip "there is no compiler"
+fi
 if [ "$(id -u)" -eq 0 ]; then
     cp "$(type -P true)" "$dir/other"
     chown 65534 "$dir/other"
@@ -221,6 +235,16 @@ if gcc -shared -fPIC -pthread -o "$dir/libearly.so" "$dir/early.c" 2>/dev/null &
 else
     skip "there is no compiler"
 fi
+
+# A daemon lets go of a pipe that was its standard error.
+cat >"$dir/daemon.sh" <<'END'
+perl -e 'exit if fork; open STDIN, "<", "/dev/null"; open STDOUT, ">", "/dev/null";
+    open STDERR, ">&", \*STDOUT; sleep 12' &
+END
+started=$SECONDS
+said=$(timeout -k 1 30 "$vmsm" run --memory 6M -- sh "$dir/daemon.sh" 2>&1)
+[ $((SECONDS - started)) -lt 10 ] && [ -z "$said" ]
+ok $? "who waits for the end of a pipe does not wait for a daemon that has closed it"
 
 mkdir "$dir/pages"
 run --memory 6M --pagefile "$dir/pages" -- "${eats[@]}"

@@ -13,10 +13,12 @@
 #include <unistd.h>
 
 #include "core/error.h"
+#include "preload/go.h"
 #include "preload/settings.h"
 
 #define INTERPRETERS_MAX 4 /* a script's interpreter may be a script */
 #define SEGMENTS_MAX 64
+#define NOTES_MAX 4096
 #define LINE_MAX_LENGTH 256 /* of "#!", as far as the kernel reads */
 
 static bool is_executable(const char *path)
@@ -101,10 +103,21 @@ static enum program_fitness unfit(const char *path, const char *why)
     return PROGRAM_UNFIT;
 }
 
+static bool is_go(int fd, const Elf64_Phdr *segment)
+{
+    char notes[NOTES_MAX];
+    size_t size = segment->p_filesz < sizeof(notes) ? segment->p_filesz : sizeof(notes);
+
+    return segment->p_type == PT_NOTE &&
+           pread(fd, notes, size, (off_t)segment->p_offset) == (ssize_t)size &&
+           go_has_note(notes, size);
+}
+
 static enum program_fitness examine_elf(const char *path, int fd, const Elf64_Ehdr *header)
 {
     Elf64_Phdr segments[SEGMENTS_MAX];
     size_t count = header->e_phnum < SEGMENTS_MAX ? header->e_phnum : SEGMENTS_MAX;
+    bool interpreted = false;
 
     if (header->e_ident[EI_CLASS] != ELFCLASS64 || header->e_machine != EM_X86_64)
         return unfit(path, "it is not a program of this machine's kind (64-bit x86)");
@@ -113,9 +126,12 @@ static enum program_fitness examine_elf(const char *path, int fd, const Elf64_Eh
             (ssize_t)(count * sizeof(segments[0])))
         return unfit(path, "its header is damaged");
     for (size_t i = 0; i < count; i++) {
-        if (segments[i].p_type == PT_INTERP)
-            return PROGRAM_FITS;
+        interpreted |= segments[i].p_type == PT_INTERP;
+        if (is_go(fd, &segments[i]))
+            return unfit(path, GO_REFUSED);
     }
+    if (interpreted)
+        return PROGRAM_FITS;
     return unfit(path, "it is statically linked, so that no library can be preloaded");
 }
 

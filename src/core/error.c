@@ -42,14 +42,19 @@ static int open_anew(void)
     return fd;
 }
 
+static int copy_standard_error(void)
+{
+    int fd = open_anew();
+
+    return fd >= 0 ? fd : fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, LOG_DESCRIPTOR_FROM);
+}
+
 /* Early, so that other constructors may log. */
 __attribute__((constructor(101))) static void log_open(void)
 {
     int saved = errno;
-    int fd = open_anew();
+    int fd = copy_standard_error();
 
-    if (fd < 0)
-        fd = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, LOG_DESCRIPTOR_FROM);
     if (fd < 0)
         fd = fcntl(STDERR_FILENO, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
     /* Without a spare descriptor use 2 itself; if there is no standard error, be silent. */
@@ -188,6 +193,21 @@ void log_repeated(_Atomic uint32_t *said, enum log_level level, const char *form
     va_start(args, format);
     log_write(level, note, format, args);
     va_end(args);
+}
+
+/* The number stays: another thread may be writing to it. */
+void log_follow(void)
+{
+    int saved = errno, now = log_descriptor();
+    int fd = now > STDERR_FILENO ? copy_standard_error() : -1;
+
+    if (now > STDERR_FILENO && fd < 0)
+        fd = open("/dev/null", O_WRONLY | O_CLOEXEC);
+    if (fd >= 0) {
+        dup3(fd, now, O_CLOEXEC);
+        close(fd);
+    }
+    errno = saved;
 }
 
 int log_descriptor(void)

@@ -38,5 +38,7 @@ log_repeated(_Atomic uint32_t *said, enum log_level level, const char *format, .
 /* The descriptor that log_line() writes to; duplicated, so that closing 2 does not silence it. */
 int log_descriptor(void);
 void log_use_descriptor(int fd);
+/* Standard error has become something else, or is closed: go on there, and let go of what it was. */
+void log_follow(void);
 
 #endif

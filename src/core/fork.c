@@ -22,10 +22,8 @@ static int transfer(struct store *store, struct store_queue *queue, struct store
     return io->result;
 }
 
-/*
- * A slot that cannot be read is left out: the child's then has not the hash that it should, and
- * whoever needs the page gets SIGBUS there as here.
- */
+/* A slot that cannot be read is the end of it: the child might have no other copy of its page, or
+ * drop the one that it has. */
 static int copy_run(struct machine *m, struct store *copy, struct store_queue *to, uint64_t slot,
                     unsigned count)
 {
@@ -33,16 +31,10 @@ static int copy_run(struct machine *m, struct store *copy, struct store_queue *t
     struct store_io io = {.slot = slot, .count = count, .iovcnt = 1, .iov = &iov};
     int error = transfer(m->pagefile.store, m->writer.queue, &io);
 
-    if (error != 0 && count == 1)
-        return 0;
-    for (unsigned i = 0; error != 0 && i < count; i++) {
-        int one = copy_run(m, copy, to, slot + i, 1);
-
-        if (one != 0)
-            return one;
-    }
     if (error != 0)
-        return 0;
+        return error_set(error, "fork: the pagefile cannot be read (slots %llu to %llu): %s",
+                         (unsigned long long)slot, (unsigned long long)slot + count - 1,
+                         strerror(-error));
     io.write = true;
     error = transfer(copy, to, &io);
     return error == 0 ? 0

@@ -25,6 +25,9 @@
 #define HIGH_FROM 800 /* under the usual limit of 1024 */
 #define HIGH_ROOM 128 /* or so many under a lower limit */
 
+#ifndef CLOSE_RANGE_CLOEXEC
+#define CLOSE_RANGE_CLOEXEC 4u
+#endif
 #define DEVICE "/dev/userfaultfd"
 
 static _Atomic int ours[OURS_MAX]; /* number + 1; 0: none */
@@ -195,9 +198,17 @@ static int refuse(int error)
     return -1;
 }
 
+/* Who waits for the end of a pipe does not wait for our copy of its descriptor. */
+static int changed(int fd, int result)
+{
+    if (fd == STDERR_FILENO && result >= 0 && !process.stats)
+        log_follow();
+    return result;
+}
+
 PRELOAD_API int close(int fd)
 {
-    return descriptor_is_ours(fd) ? refuse(EBADF) : (int)kernel_call(SYS_close, fd);
+    return descriptor_is_ours(fd) ? refuse(EBADF) : changed(fd, (int)kernel_call(SYS_close, fd));
 }
 
 PRELOAD_API int dup2(int from, int to)
@@ -205,14 +216,15 @@ PRELOAD_API int dup2(int from, int to)
     if (descriptor_is_ours(from))
         return refuse(EBADF);
     return from != to && descriptor_is_ours(to) ? refuse(EBUSY)
-                                                : (int)kernel_call(SYS_dup2, from, to);
+                                                : changed(to, (int)kernel_call(SYS_dup2, from, to));
 }
 
 PRELOAD_API int dup3(int from, int to, int flags)
 {
     if (descriptor_is_ours(from))
         return refuse(EBADF);
-    return descriptor_is_ours(to) ? refuse(EBUSY) : (int)kernel_call(SYS_dup3, from, to, flags);
+    return descriptor_is_ours(to) ? refuse(EBUSY)
+                                  : changed(to, (int)kernel_call(SYS_dup3, from, to, flags));
 }
 
 /* The lowest of ours in [first, last], or last + 1. */
@@ -245,6 +257,8 @@ PRELOAD_API int close_range(unsigned first, unsigned last, int flags)
             return -1;
         at = stop + 1;
     }
+    if (first <= STDERR_FILENO && last >= STDERR_FILENO && (flags & (int)CLOSE_RANGE_CLOEXEC) == 0)
+        changed(STDERR_FILENO, 0);
     return 0;
 }
 

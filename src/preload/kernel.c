@@ -99,6 +99,11 @@ void *kernel_mremap(void *address, size_t old_length, size_t new_length, int fla
     return (void *)kernel_call(SYS_mremap, address, old_length, new_length, flags, target);
 }
 
+int kernel_dup3(int from, int to, int flags)
+{
+    return (int)kernel_call(SYS_dup3, from, to, flags);
+}
+
 ssize_t kernel_read(int fd, void *buffer, size_t length)
 {
     return kernel_call(SYS_read, fd, buffer, length);

@@ -27,6 +27,7 @@ int kernel_mlock(const void *address, size_t length);
 int kernel_mlock2(const void *address, size_t length, unsigned flags);
 int kernel_munlock(const void *address, size_t length);
 void *kernel_mremap(void *address, size_t old_length, size_t new_length, int flags, void *target);
+int kernel_dup3(int from, int to, int flags);
 ssize_t kernel_read(int fd, void *buffer, size_t length);
 ssize_t kernel_pread(int fd, void *buffer, size_t length, off_t offset);
 ssize_t kernel_preadv(int fd, const struct iovec *iov, int count, off_t offset);

@@ -96,6 +96,7 @@ long gate_on_own_stack(gate_function *function, const uintptr_t *arguments);
 /* process.c: what this process was told to do, and its manager. */
 struct process {
     _Atomic bool active; /* under `vmsm run`; set at the start */
+    bool stats;          /* a line at the end on standard error as it was at the start */
     size_t early_most;   /* bytes that may be mapped before there is a manager */
 };
 extern struct process process;
@@ -133,7 +134,7 @@ uintptr_t memory_break(uintptr_t wanted);
 /* thread.c: at the start, by the first thread, of which the manager's are made. */
 void thread_start(void);
 
-/* own.c: memory for the manager's objects. Never given back. Over 0: this thread's malloc() is served
+/* own.c: memory for the manager's objects. What own_alloc() gives is never given back. Over 0: this thread's malloc() is served
  * from there. (initial-exec: reached without the loader, which would read the heap.) */
 extern _Thread_local int own_depth __attribute__((tls_model("initial-exec")));
 void *own_alloc(size_t alignment, size_t length);

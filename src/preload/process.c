@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <link.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,6 +21,7 @@
 #include "core/error.h"
 #include "core/tunables.h"
 #include "internal.h"
+#include "preload/go.h"
 #include "preload/kernel.h"
 #include "preload/preload.h"
 #include "preload/renamed.h"
@@ -44,7 +46,6 @@ struct process process;
 static struct tunables settings;          /* constant after start */
 static char pagefile_directory[PATH_MAX]; /* "": the default. Constant after start */
 static char report_path[PATH_MAX];        /* "": none. Constant after start */
-static bool stats;                        /* constant after start */
 static bool first;                        /* what `vmsm run` became, not a child of it */
 static struct timespec started;           /* constant after start */
 static _Atomic size_t early;              /* bytes mapped before there was a manager, by estimate */
@@ -288,7 +289,7 @@ static void write_report(void)
     peak = peak_resident_kib();
     if (arena.managed)
         gate_shared_call(read_counters, (uintptr_t[]){(uintptr_t)&counters});
-    if (stats && (arena.managed || first))
+    if (process.stats && (arena.managed || first))
         report_stats(&counters, peak);
     if (report_path[0] != '\0')
         report_file(&counters, peak);
@@ -299,7 +300,7 @@ static void report(void)
 {
     int saved = errno, state;
 
-    if (!process.active || (!stats && report_path[0] == '\0') || getpid() != self ||
+    if (!process.active || (!process.stats && report_path[0] == '\0') || getpid() != self ||
         atomic_exchange(&reported, true))
         return;
     pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &state);
@@ -382,6 +383,27 @@ static void restore_environment(void)
     unsetenv(RUN_ENV_BEFORE);
 }
 
+static int find_go(struct dl_phdr_info *info, size_t size, void *found)
+{
+    (void)size;
+    for (unsigned i = 0; i < info->dlpi_phnum; i++) {
+        const ElfW(Phdr) *segment = &info->dlpi_phdr[i];
+
+        if (segment->p_type == PT_NOTE &&
+            go_has_note((const char *)(info->dlpi_addr + segment->p_vaddr), segment->p_memsz))
+            *(bool *)found = true;
+    }
+    return 1; /* the first is the program */
+}
+
+static bool is_go(void)
+{
+    bool found = false;
+
+    dl_iterate_phdr(find_go, &found);
+    return found;
+}
+
 /* What would fail later is said now. */
 static void check_rights(void)
 {
@@ -422,7 +444,7 @@ __attribute__((constructor(102))) static void start(void)
         _exit(125);
     }
     clock_gettime(CLOCK_MONOTONIC, &started);
-    stats = strchr(options, RUN_OPTION_STATS) != NULL;
+    process.stats = strchr(options, RUN_OPTION_STATS) != NULL;
     no_children = strchr(options, RUN_OPTION_NO_CHILDREN) != NULL;
     if (path != NULL)
         snprintf(report_path, sizeof(report_path), "%s", path);
@@ -435,6 +457,11 @@ __attribute__((constructor(102))) static void start(void)
     process.early_most =
         clamp(settings.memory / EARLY_SHARE, EARLY_LEAST < most ? EARLY_LEAST : most,
               EARLY_MOST < most ? EARLY_MOST : most);
+    if (is_go()) { /* `vmsm run` refuses it; what a managed program starts is left alone */
+        log_line(LOG_WARNING, "run: %s (process %d) is not managed: " GO_REFUSED, program_name(),
+                 (int)self);
+        return;
+    }
     check_rights();
     filter_install();
     thread_start();

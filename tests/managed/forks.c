@@ -189,6 +189,40 @@ static void test_others(char *memory)
     ok(holds(memory, 5), "and memory is as it was");
 }
 
+/* KiB resident of mappings of 64 MiB, of which the manager's own memory is one; plain there is none. */
+static long own_resident(void)
+{
+    FILE *maps = fopen("/proc/self/smaps", "r");
+    long size = 0, resident = 0, value;
+    char line[256];
+
+    while (maps != NULL && fgets(line, sizeof(line), maps) != NULL) {
+        if (sscanf(line, "Size: %ld", &value) == 1)
+            size = value;
+        if (sscanf(line, "Rss: %ld", &value) == 1 && size == 64L * 1024)
+            resident += value;
+    }
+    if (maps != NULL)
+        fclose(maps);
+    return resident;
+}
+
+static void test_many(void)
+{
+    long before = own_resident();
+    unsigned right = 0;
+
+    for (unsigned i = 0; i < 60; i++) {
+        pid_t child = fork();
+
+        if (child == 0)
+            _exit(6);
+        right += status_of(child) == 6;
+    }
+    is(right, 60, "sixty children");
+    ok(own_resident() - before < 32, "cost their parent no memory for good");
+}
+
 int main(void)
 {
     char *memory = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -199,5 +233,6 @@ int main(void)
     test_handlers();
     test_streams();
     test_others(memory);
+    test_many();
     return done_testing();
 }
