@@ -7,7 +7,50 @@
 #include "core/fault_internal.h"
 #include "core/machine.h"
 
+#define STALE_FAULTS_MAX 64u /* on one page, before it is looked whether it is there */
+
 /* ---- faults on valid pages ---- */
+
+/*
+ * A thread that finds a valid page missing is told to look again, for it has mostly been mapped since
+ * the fault. If it comes again and again, the page may be gone: the program has dropped it by a
+ * system call that nobody saw. True: that is to be found out.
+ */
+static bool keeps_faulting(struct machine *m, uintptr_t va)
+{
+    struct stale_page *page = &m->stale[va / PAGE_SIZE % STALE_PAGES];
+
+    if (m->mapper->ops->restore == NULL)
+        return false;
+    if (atomic_exchange_explicit(&page->va, va, memory_order_relaxed) != va)
+        atomic_store_explicit(&page->faults, 0, memory_order_relaxed);
+    if (atomic_fetch_add_explicit(&page->faults, 1, memory_order_relaxed) + 1 < STALE_FAULTS_MAX)
+        return false;
+    atomic_store_explicit(&page->faults, 0, memory_order_relaxed);
+    return true;
+}
+
+/* Who asks holds it BUSY. A page that is there stays as it is. */
+static bool restore(struct machine *m, uintptr_t va)
+{
+    if (!m->mapper->ops->restore(m->mapper, va))
+        return false;
+    log_repeated(&m->said_dropped, LOG_ERROR,
+                 "the page at %p has been dropped by a system call of the program's own: it reads "
+                 "as zeroes",
+                 (void *)va);
+    return true;
+}
+
+/*
+ * The page is being trimmed, and it is the trimmer that finds it missing, and waits for us, while
+ * who faults on a BUSY page waits for the trimmer.
+ */
+static bool is_dropped_under_trim(struct machine *m, unsigned flags, uint32_t thread)
+{
+    return (flags & FAULT_TRAP) && thread != 0 && m->mapper->ops->restore != NULL &&
+           atomic_load(&m->mapper->taker) == thread;
+}
 
 /* Somebody else has made the page valid, or it is write-protected by a trim or to notice a change.
  */
@@ -16,8 +59,9 @@ static enum fault_result fault_valid(struct machine *m, struct region *region, u
 {
     pte_t *pte = pagetable_pte(region->table, va);
     struct frame *frame = &m->frames[pte_number(word)];
+    bool missing = !(flags & (FAULT_PROTECT | FAULT_EXPLICIT)) && keeps_faulting(m, va);
 
-    if (!(flags & FAULT_PROTECT)) {
+    if (!(flags & FAULT_PROTECT) && !missing) {
         if (flags & FAULT_TRAP)
             m->mapper->ops->wake(m->mapper, va, PAGE_SIZE);
         count(m, COUNTER_faults_stale, 1);
@@ -26,6 +70,11 @@ static enum fault_result fault_valid(struct machine *m, struct region *region, u
     }
     if (!pte_try_busy(&m->sync, pte, word))
         return FAULT_BUSY;
+    if (missing && !restore(m, va)) {
+        pte_release(m, pte, va, word);
+        return FAULT_DONE;
+    }
+    /* A page that has been restored is as one that has been written. */
     if ((word & PTE_PROTECTED) && m->tunables.dirty == DIRTY_PROTECT) {
         slot_release(m, frame->slot);
         frame->slot = 0;
@@ -61,6 +110,10 @@ static enum fault_result fault_dispatch(struct machine *m, struct fault_queue *q
         enum fault_result result;
 
         if (word & PTE_BUSY) {
+            if (is_dropped_under_trim(m, flags, thread)) {
+                restore(m, va);
+                return FAULT_DONE;
+            }
             if ((flags & FAULT_TRAP) && !pte_want(m, pte, PTE_WANTED_TRAP))
                 continue;
             count(m, COUNTER_faults_busy, 1);

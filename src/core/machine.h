@@ -140,6 +140,17 @@ struct lending {
     _Atomic uint32_t stage_short; /* (a) a fault has lacked staging */
 };
 
+/*
+ * A page that was valid when its last faults came, and how many those were. Hints, changed without a
+ * lock.
+ */
+#define STALE_PAGES 64u
+
+struct stale_page {
+    _Atomic uintptr_t va;
+    _Atomic uint32_t faults;
+};
+
 struct machine {
     struct tunables tunables;        /* (c) */
     struct sync sync;                /* (o) */
@@ -193,8 +204,10 @@ struct machine {
     struct worker trim_worker, age_worker, write_worker, refill_worker, zero_worker; /* (o) */
     _Atomic bool stopping;                                                           /* (a) */
 
-    /* (a) Lines logged so far: faults given up, pages lost, slots withdrawn. */
-    _Atomic uint32_t said_fault, said_lost, said_slot;
+    /* (a) Lines logged so far: faults given up, pages lost, slots withdrawn, pages dropped. */
+    _Atomic uint32_t said_fault, said_lost, said_slot, said_dropped;
+
+    struct stale_page stale[STALE_PAGES]; /* by address */
 };
 
 struct machine_options {

@@ -216,10 +216,12 @@ static void copy_take(struct mapper *mapper, unsigned count, const uintptr_t *va
         copy_singly(mapper, 0, count, va, buffers);
         return;
     }
+    atomic_store(&mapper->taker, (uint32_t)gettid());
     while ((done = take_run(copy, done, count, va, buffers)) < count) {
         status[done] = take_protected(copy, va[done], mapper_buffer(mapper, buffers[done]));
         done++;
     }
+    atomic_store(&mapper->taker, 0);
 }
 
 static int copy_drop(struct mapper *mapper, unsigned count, const uintptr_t *va,
@@ -237,6 +239,11 @@ static int copy_fail(struct mapper *mapper, uintptr_t va)
 static void copy_unfail(struct mapper *mapper, uintptr_t va)
 {
     uffd_unfail(&copy_of(mapper)->uffd, va);
+}
+
+static bool copy_restore(struct mapper *mapper, uintptr_t va)
+{
+    return uffd_restore(&copy_of(mapper)->uffd, va);
 }
 
 static void copy_wake(struct mapper *mapper, uintptr_t va, size_t length)
@@ -314,6 +321,7 @@ static const struct mapper_ops copy_ops = {
     .drop = copy_drop,
     .fail = copy_fail,
     .unfail = copy_unfail,
+    .restore = copy_restore,
     .wake = copy_wake,
     .zero = copy_zero,
     .fork_prepare = copy_fork_prepare,

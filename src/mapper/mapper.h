@@ -100,6 +100,10 @@ struct mapper_ops {
     int (*fail)(struct mapper *mapper, uintptr_t va);
     /* Undo fail(). */
     void (*unfail)(struct mapper *mapper, uintptr_t va);
+    /* Put a page of zeroes under va, unless a page is there. True: none was, since the program has
+     * dropped it by a system call of its own (MADV_DONTNEED), which means zeroes. NULL where that
+     * cannot be. */
+    bool (*restore)(struct mapper *mapper, uintptr_t va);
     /* Wake threads asleep in a fault in the range: they look again. */
     void (*wake)(struct mapper *mapper, uintptr_t va, size_t length);
     /* Fill a frame's buffer with zeroes (mappers whose free frames are real). */
@@ -118,12 +122,13 @@ struct mapper_ops {
 struct mapper {
     const struct mapper_ops *ops;
     struct sync *sync;
-    bool has_cache;   /* Active memory is not the frame's own buffer */
-    bool in_place;    /* Active pages are under their addresses; else only the buffers are */
-    bool real_frames; /* free frames have memory: the zeroer has work */
-    bool protects;    /* MAP_PROTECTED works */
-    int fd;           /* userfaultfd, or -1 */
-    char *buffers;    /* buffer n is at buffers + n * 4096 */
+    bool has_cache;         /* Active memory is not the frame's own buffer */
+    bool in_place;          /* Active pages are under their addresses; else only the buffers are */
+    bool real_frames;       /* free frames have memory: the zeroer has work */
+    bool protects;          /* MAP_PROTECTED works */
+    int fd;                 /* userfaultfd, or -1 */
+    _Atomic uint32_t taker; /* the thread that is in take(); 0: none, or it never faults there */
+    char *buffers;          /* buffer n is at buffers + n * 4096 */
 };
 
 static inline void *mapper_buffer(const struct mapper *mapper, uint32_t buffer)

@@ -317,6 +317,19 @@ void uffd_wake(struct uffd *uffd, uintptr_t va, size_t length)
         continue;
 }
 
+bool uffd_restore(struct uffd *uffd, uintptr_t va)
+{
+    struct uffdio_copy copy = {.dst = va, .src = (uintptr_t)uffd->zeroes, .len = PAGE_SIZE};
+    int error;
+
+    do
+        error = ioctl(uffd->fd, UFFDIO_COPY, &copy) == 0 ? 0 : errno;
+    while (error == EAGAIN || error == EINTR);
+    if (error != 0)
+        uffd_wake(uffd, va, PAGE_SIZE);
+    return error == 0;
+}
+
 /* Drop a run; of one that the kernel refuses, page by page, what can be. Dropping twice is
  * harmless.
  */

@@ -5,10 +5,13 @@
  */
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/sched.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -16,6 +19,10 @@
 
 #include "preload/kernel.h"
 #include "preload/preload.h"
+#include "preload/renamed.h"
+
+#define PIDFD_SELF (-10000)
+#define PIDFD_SELF_GROUP (-10001)
 
 /* A child with memory of its own, which is to go on where this thread is. */
 static bool is_fork(uintptr_t flags, uintptr_t stack)
@@ -55,6 +62,46 @@ static long call_processes(long number, const uintptr_t *a)
         is_fork((uintptr_t)args->flags, (uintptr_t)args->stack))
         return call_clone3(args, a[1]);
     return kernel_call(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+}
+
+/* Is it this process? What is not known is somebody else. */
+static bool is_self(int pidfd)
+{
+    char text[512], name[64];
+    const char *line;
+    ssize_t got = -1;
+    int fd;
+
+    if (pidfd == PIDFD_SELF || pidfd == PIDFD_SELF_GROUP)
+        return true;
+    own_snprintf(name, sizeof(name), "/proc/self/fdinfo/%d", pidfd);
+    fd = (int)kernel_call(SYS_openat, AT_FDCWD, name, O_RDONLY | O_CLOEXEC, 0);
+    if (fd >= 0) {
+        got = kernel_read(fd, text, sizeof(text) - 1);
+        kernel_call(SYS_close, fd);
+    }
+    text[got > 0 ? got : 0] = '\0';
+    line = strstr(text, "\nPid:");
+    return line != NULL && atoi(line + strlen("\nPid:")) == getpid();
+}
+
+/* On other processes it only asks for what keeps their content. */
+PRELOAD_API ssize_t process_madvise(int pidfd, const struct iovec *ranges, size_t count, int advice,
+                                    unsigned flags)
+{
+    bool ours = false;
+    ssize_t done = 0;
+
+    for (size_t i = 0; i < count && count <= IOV_MAX && !ours; i++)
+        ours = arena_overlaps((uintptr_t)ranges[i].iov_base, ranges[i].iov_len);
+    if (!ours || flags != 0 || !is_self(pidfd))
+        return kernel_call(SYS_process_madvise, pidfd, ranges, count, advice, flags);
+    for (size_t i = 0; i < count; i++) {
+        if (memory_advise(ranges[i].iov_base, ranges[i].iov_len, advice) != 0)
+            return done > 0 ? done : -1;
+        done += (ssize_t)ranges[i].iov_len;
+    }
+    return done;
 }
 
 static long call_descriptors(long number, const uintptr_t *a)
@@ -115,6 +162,9 @@ PRELOAD_API long syscall(long number, ...)
         return munlock((const void *)a[0], a[1]);
     case SYS_mlockall:
         return mlockall((int)a[0]);
+    case SYS_process_madvise:
+        return process_madvise((int)a[0], (const struct iovec *)a[1], a[2], (int)a[3],
+                               (unsigned)a[4]);
     case SYS_brk:
         return process.active ? (long)memory_break(a[0]) : kernel_call(number, a[0]);
     default:
