@@ -23,8 +23,10 @@ struct copy_mapper {
     struct bitmap stage_map; /* pages of staging that are taken */
     char *stage;
     uint32_t buffers, stage_pages;
-    bool vm_read;  /* process_vm_readv() is allowed */
-    int memory_fd; /* /proc/self/mem, or -1 */
+    bool vm_read;                         /* process_vm_readv() is allowed */
+    _Atomic bool restored;                /* the program drops pages unseen: trims look for such */
+    unsigned char present[SECTION_PAGES]; /* who is in take() */
+    int memory_fd;                        /* /proc/self/mem, or -1 */
     struct iovec from[SECTION_PAGES],
         to[SECTION_PAGES]; /* of take(): its caller's, the trimmer's */
 };
@@ -203,6 +205,21 @@ static unsigned take_run(struct copy_mapper *copy, unsigned first, unsigned coun
     return first + (got > 0 ? (unsigned)((size_t)got / PAGE_SIZE) : 0);
 }
 
+/* Put zeroes where the program has dropped pages, so that reading them does not wait for a handler,
+ * who may be waiting for frames. */
+static void restore_missing(struct copy_mapper *copy, unsigned count, const uintptr_t *va)
+{
+    uintptr_t first = va[0], last = va[count - 1];
+
+    if (last < first || last - first >= SECTION_PAGES * PAGE_SIZE ||
+        mincore((void *)first, last - first + PAGE_SIZE, copy->present) != 0)
+        return;
+    for (unsigned i = 0; i < count; i++) {
+        if (va[i] >= first && va[i] <= last && !(copy->present[(va[i] - first) / PAGE_SIZE] & 1))
+            uffd_restore(&copy->uffd, va[i]);
+    }
+}
+
 static void copy_take(struct mapper *mapper, unsigned count, const uintptr_t *va,
                       const uint32_t *buffers, int *status)
 {
@@ -217,6 +234,8 @@ static void copy_take(struct mapper *mapper, unsigned count, const uintptr_t *va
         return;
     }
     atomic_store(&mapper->taker, (uint32_t)gettid());
+    if (atomic_load_explicit(&copy->restored, memory_order_relaxed))
+        restore_missing(copy, count, va);
     while ((done = take_run(copy, done, count, va, buffers)) < count) {
         status[done] = take_protected(copy, va[done], mapper_buffer(mapper, buffers[done]));
         done++;
@@ -243,7 +262,12 @@ static void copy_unfail(struct mapper *mapper, uintptr_t va)
 
 static bool copy_restore(struct mapper *mapper, uintptr_t va)
 {
-    return uffd_restore(&copy_of(mapper)->uffd, va);
+    struct copy_mapper *copy = copy_of(mapper);
+
+    if (!uffd_restore(&copy->uffd, va))
+        return false;
+    atomic_store(&copy->restored, true);
+    return true;
 }
 
 static void copy_wake(struct mapper *mapper, uintptr_t va, size_t length)
