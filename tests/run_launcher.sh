@@ -182,6 +182,13 @@ VMSM_CONF=memory:5M run --report "$dir/report" -- "${eats[@]}"
 grep -q '"memory": 5242880' "$dir/report"
 ok $? "VMSM_CONF is read"
 
+# A fork that cannot have its memory fails at once, and says why.
+forks=(perl -e 'my $a; vec($a, (20 << 20) - 1, 8) = 1; my $child = fork; exit 0 if defined $child && $child == 0;
+    print defined $child ? "forked\n" : "refused " . ($! + 0) . "\n"')
+run --memory 6M --encrypt on -- "${forks[@]}"
+[ $status -eq 0 ] && grep -q 'refused 12' "$dir/out" && grep -q 'cannot fork.*encrypt' "$dir/err"
+ok $? "with an encrypted pagefile a fork is refused"
+
 # Libraries of the program are initialized before the preloaded one.
 cat >"$dir/early.c" <<'END'
 #include <errno.h>
