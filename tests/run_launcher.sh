@@ -2,7 +2,7 @@
 # `vmsm run`: what it refuses, exit statuses, signals, environment, reports, limits. TAP.
 
 root=$(cd "$(dirname "$0")/.." && pwd)
-build=${VMSM_BUILD:-$root/build}
+build=$(realpath "${VMSM_BUILD:-$root/build}")
 vmsm=$build/vmsm
 export LC_ALL=C
 unset VMSM_CONF LD_PRELOAD
