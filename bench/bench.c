@@ -110,7 +110,8 @@ static bool cell_measure(struct runner *r, struct child *child, uint64_t round,
     const struct options *o = r->options;
     struct command command = {.workload = workload,
                               .threads = threads,
-                              .seconds = o->seconds,
+                              .seconds = plan_seconds(o, workload, child->setup->share),
+                              .touches = plan_touches(o, workload, child->setup->share),
                               .warm_touches = plan_warm_up(o, workload, child->setup->share),
                               .warm_seconds = o->warm_up,
                               .seed = o->seed + round * 1000};

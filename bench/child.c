@@ -118,16 +118,18 @@ static void cell_do(struct worksite *s, const struct command *command, struct an
         if (answer->status < 0 || answer->result.wrong > 0)
             return;
         run.passed = answer->result.touches;
-        answer->warming = (struct warming){
-            .touches = run.passed, .seconds = answer->result.seconds, .cut = run.passed < run.most};
+        answer->warming =
+            (struct warming){.touches = run.passed, .seconds = answer->result.seconds};
+        answer->cut = run.passed < run.most;
     }
-    run.most = 0;
+    run.most = command->touches;
     run.seconds = command->seconds;
     run.seed = command->seed;
     counters_read(s, &before);
     usage_read(s->usage, &from);
     answer->status = workload_run(&run, &answer->result);
     usage_read(s->usage, &to);
+    answer->cut = answer->cut || answer->result.touches < run.most;
     counters_read(s, &answer->counters);
     counters_subtract(&answer->counters, &before);
     usage_difference(&from, &to, &answer->usage);

@@ -44,7 +44,8 @@ struct child {
 struct command {
     const struct workload *workload; /* NULL: finish */
     unsigned threads;
-    double seconds;
+    double seconds;        /* at most, if there are touches */
+    uint64_t touches;      /* after which it ends; 0: when the seconds are over */
     uint64_t warm_touches; /* done first, but not counted; 0: none */
     double warm_seconds;   /* for which it may go on at most */
     uint64_t seed;
@@ -54,13 +55,13 @@ struct command {
 struct warming {
     uint64_t touches;
     double seconds;
-    bool cut; /* the time was up before the touches were done */
 };
 
 struct answer {
     int status; /* of the cell: 0 or a negative errno */
     struct warming warming;
     struct workload_result result;
+    bool cut; /* the time was up before the cell's touches were done, or those before it */
     struct usage usage;
     struct vmsm_counters counters; /* managed; counts are differences */
     uint64_t peak;                 /* bytes most ever resident; when it finishes */

@@ -59,6 +59,16 @@ uint64_t plan_budget(const struct options *o, unsigned share)
     return o->region / VMSM_PAGE_SIZE * share / 100 * VMSM_PAGE_SIZE;
 }
 
+uint64_t plan_touches(const struct options *o, const struct workload *w, unsigned share)
+{
+    return workload_phases(w, o->region / VMSM_PAGE_SIZE, plan_budget(o, share) / VMSM_PAGE_SIZE);
+}
+
+double plan_seconds(const struct options *o, const struct workload *w, unsigned share)
+{
+    return o->seconds * (plan_touches(o, w, share) > 0 ? PLAN_COUNTED_MOST : 1);
+}
+
 static size_t group_find(struct plan *p, const struct group *wanted)
 {
     size_t i;
@@ -142,6 +152,16 @@ static double warm_up_duration(const struct options *o, enum memory_kind kind,
     return seconds < o->warm_up ? seconds : o->warm_up;
 }
 
+static double cell_duration(const struct options *o, enum memory_kind kind, const struct cell *cell)
+{
+    double most = plan_seconds(o, cell->workload, cell->share);
+    uint64_t touches = plan_touches(o, cell->workload, cell->share);
+    double seconds = touches > 0 ? (double)touches * guesses[kind].touch : most;
+
+    return (seconds < most ? seconds : most) + warm_up_duration(o, kind, cell) + o->settle +
+           CELL_SECONDS;
+}
+
 /* Of one kind, one round. */
 static double kind_duration(const struct plan *p, const struct options *o, enum memory_kind kind)
 {
@@ -154,8 +174,7 @@ static double kind_duration(const struct plan *p, const struct options *o, enum 
                 pages * (p->groups[g].share >= SHARE_FITS ? FIT_SECONDS : guesses[kind].page);
     for (size_t i = 0; i < p->cell_count; i++)
         if (p->cells[i].workload->pattern != FILL && plan_kind_does(o, kind, &p->cells[i]))
-            seconds +=
-                o->seconds + warm_up_duration(o, kind, &p->cells[i]) + o->settle + CELL_SECONDS;
+            seconds += cell_duration(o, kind, &p->cells[i]);
     return seconds;
 }
 

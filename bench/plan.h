@@ -30,6 +30,7 @@ enum { STATUS_OK = 0, STATUS_WRONG = 1, STATUS_USAGE = 2, STATUS_FAILED = 3 };
 #define SETTINGS_MAX 1024
 #define DIR_MAX 200
 #define SHARE_FITS 110 /* percent from which on all of a region fits, tables and buffers too */
+#define PLAN_COUNTED_MOST 20 /* times as long as others, at most, a cell of counted touches takes */
 #define CORRUPT_NONE UINT64_MAX
 
 struct unsigned_list {
@@ -87,6 +88,11 @@ bool plan_kind_has(const struct plan *plan, const struct options *options, enum 
 /* Touches before a cell that do not count: the same for every kind. */
 uint64_t plan_warm_up(const struct options *options, const struct workload *workload,
                       unsigned share);
+/* Touches of a cell that has so many, the same for every kind; 0: it ends after some time. */
+uint64_t plan_touches(const struct options *options, const struct workload *workload,
+                      unsigned share);
+/* For which a cell goes on, at most if its touches are counted. */
+double plan_seconds(const struct options *options, const struct workload *workload, unsigned share);
 /* Bytes of the budget that a share is. */
 uint64_t plan_budget(const struct options *options, unsigned share);
 /* A guess, in seconds, with these kinds. */

@@ -29,8 +29,9 @@ static void heading_print(const struct results *r)
 {
     const struct options *o = r->options;
 
-    printf("\n%s form%s: %.0f MiB region, %llu of %llu rounds whole, %g s a cell, after so many "
-           "touches as its workload takes to warm up (see --help), for %g s at most\n",
+    printf("\n%s form%s: %.0f MiB region, %llu of %llu rounds whole, %g s a cell (moving: once "
+           "through the window), after so many touches as its workload takes to warm up (see "
+           "--help), for %g s at most\n",
            o->full ? "Full" : "Short", r->interrupted ? ", INTERRUPTED" : "",
            (double)o->region / MIB, (unsigned long long)r->rounds_done,
            (unsigned long long)o->rounds, o->seconds, o->warm_up);
@@ -75,8 +76,9 @@ static void rates_print(const struct results *r)
             cut = cut || results_cut(r, k, i) > 0;
         }
     if (cut)
-        printf("* warming up took longer than %g s in a round at least, and was cut\n",
-               r->options->warm_up);
+        printf("* warming up took longer than %g s in a round at least, and was cut; or a cell of "
+               "counted touches was, after %g s\n",
+               r->options->warm_up, PLAN_COUNTED_MOST * r->options->seconds);
 }
 
 static void costs_print(const struct results *r)

@@ -50,13 +50,13 @@ static json_t *counters_json(const struct vmsm_counters *c)
 static json_t *sample_json(enum memory_kind kind, uint64_t round, const struct answer *a)
 {
     const struct workload_result *w = &a->result;
-    json_t *warming = json_pack("{s:o, s:o, s:b}", "touches", integer(a->warming.touches),
-                                "seconds", number(a->warming.seconds), "cut", a->warming.cut);
+    json_t *warming = json_pack("{s:o, s:o}", "touches", integer(a->warming.touches), "seconds",
+                                number(a->warming.seconds));
     json_t *object =
-        json_pack("{s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "round", integer(round),
-                  "warm_up", warming, "touches", integer(w->touches), "seconds", number(w->seconds),
-                  "p50", number(w->p50), "p99", number(w->p99), "p999", number(w->p999), "worst",
-                  number(w->worst), "usage", usage_json(&a->usage));
+        json_pack("{s:o, s:o, s:b, s:o, s:o, s:o, s:o, s:o, s:o, s:o}", "round", integer(round),
+                  "warm_up", warming, "cut", a->cut, "touches", integer(w->touches), "seconds",
+                  number(w->seconds), "p50", number(w->p50), "p99", number(w->p99), "p999",
+                  number(w->p999), "worst", number(w->worst), "usage", usage_json(&a->usage));
 
     if (memory_kind_managed(kind))
         json_object_set_new(object, "counters", counters_json(&a->counters));

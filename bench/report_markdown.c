@@ -38,7 +38,8 @@ static void heading_write(FILE *out, const struct results *r)
     fprintf(
         out,
         "%s form%s, %ld processors, Linux %s: %.0f MiB region, %llu of %llu rounds whole, %g s "
-        "a cell after warming up, for %g s at most (\\*: it was cut there in a round at least).\n",
+        "a cell (moving: once through the window) after warming up, for %g s at most (\\*: it was "
+        "cut there in a round at least).\n",
         o->full ? "Full" : "Short", r->interrupted ? ", INTERRUPTED" : "",
         sysconf(_SC_NPROCESSORS_ONLN), u.release, (double)o->region / MIB,
         (unsigned long long)r->rounds_done, (unsigned long long)o->rounds, o->seconds, o->warm_up);

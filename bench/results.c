@@ -82,7 +82,7 @@ size_t results_cut(const struct results *r, enum memory_kind kind, size_t cell)
     for (uint64_t i = 0; i < r->options->rounds; i++) {
         const struct sample *s = results_sample(r, kind, cell, i);
 
-        count += s->done && s->answer.warming.cut;
+        count += s->done && s->answer.cut;
     }
     return count;
 }

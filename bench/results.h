@@ -68,7 +68,7 @@ struct sample *results_sample(const struct results *results, enum memory_kind ki
                               uint64_t round);
 /* Touches a second. */
 struct summary results_rate(const struct results *results, enum memory_kind kind, size_t cell);
-/* In how many rounds was warming up ended by its limit, before its touches were done? */
+/* In how many rounds was the cell, or its warming up, ended by its limit of time? */
 size_t results_cut(const struct results *results, enum memory_kind kind, size_t cell);
 /* Of one kind to another, round by round. */
 struct summary results_ratio(const struct results *results, enum memory_kind ours,

@@ -188,12 +188,26 @@ const struct workload *workload_find(const char *name)
     return NULL;
 }
 
+static uint64_t moving_window(uint64_t pages, uint64_t budget_pages)
+{
+    return budget_pages * 3 / 4 < pages ? budget_pages * 3 / 4 : pages;
+}
+
+/* The pages that the window begins with come in all at once, and those that come in together tend
+ * to go together: hits swing until it has moved by its own length, and again after that. */
+uint64_t workload_phases(const struct workload *w, uint64_t pages, uint64_t budget_pages)
+{
+    return w->pattern == MOVING ? moving_window(pages, budget_pages) * MOVING_TOUCHES : 0;
+}
+
 /* What the threads of a run share. */
 struct crew {
     const struct workload_run *run;
     struct content content;
     struct zipf zipf;
     pthread_mutex_t gate; /* held until all threads are there */
+    unsigned at_work;     /* threads; under the gate's lock */
+    pthread_cond_t ended; /* the last of them has */
     atomic_bool stop;
     _Atomic uint64_t progress; /* touches, told in steps */
 };
@@ -335,8 +349,7 @@ static void worker_hot(struct worker *w)
 static void worker_moving(struct worker *w)
 {
     const struct workload_run *r = w->crew->run;
-    uint64_t window = r->budget_pages * 3 / 4 < r->pages ? r->budget_pages * 3 / 4 : r->pages;
-    uint64_t base = 0;
+    uint64_t window = moving_window(r->pages, r->budget_pages), base = 0;
 
     while (worker_goes_on(w)) {
         if (w->touches % PROGRESS_STEP == 0)
@@ -419,16 +432,18 @@ static void *worker_main(void *arg)
     pthread_mutex_lock(&w->crew->gate);
     pthread_mutex_unlock(&w->crew->gate);
     patterns[w->crew->run->workload->pattern](w);
+    pthread_mutex_lock(&w->crew->gate);
+    if (--w->crew->at_work == 0)
+        pthread_cond_signal(&w->crew->ended);
+    pthread_mutex_unlock(&w->crew->gate);
     return NULL;
 }
 
-/* The time in so many seconds, by the clock of pthread_timedjoin_np(), which the thread sanitizer
- * knows. */
 static struct timespec time_in(double seconds)
 {
     struct timespec at;
 
-    clock_gettime(CLOCK_REALTIME, &at);
+    clock_gettime(CLOCK_MONOTONIC, &at);
     at.tv_sec += (time_t)seconds;
     at.tv_nsec += (long)((seconds - floor(seconds)) * 1e9);
     if (at.tv_nsec >= 1000000000) {
@@ -462,6 +477,18 @@ static unsigned workers_start(struct crew *c, struct worker *workers, struct lat
     return r->threads;
 }
 
+/* Until all have ended, or so many seconds are over. */
+static void workers_wait(struct crew *c, double seconds)
+{
+    struct timespec until = time_in(seconds);
+    int error = 0;
+
+    pthread_mutex_lock(&c->gate);
+    while (c->at_work > 0 && error == 0)
+        error = pthread_cond_clockwait(&c->ended, &c->gate, CLOCK_MONOTONIC, &until);
+    pthread_mutex_unlock(&c->gate);
+}
+
 static void result_make(struct workload_result *out, const struct latency *merged,
                         double ticks_a_second)
 {
@@ -476,7 +503,6 @@ static int crew_run(struct crew *c, struct worker *workers, struct latency *late
                     struct workload_result *out)
 {
     const struct workload_run *r = c->run;
-    struct timespec until;
     uint64_t ticks;
     unsigned started;
     double begin;
@@ -484,6 +510,7 @@ static int crew_run(struct crew *c, struct worker *workers, struct latency *late
 
     pthread_mutex_lock(&c->gate);
     started = workers_start(c, workers, latencies);
+    c->at_work = started;
     if (started < r->threads) {
         atomic_store(&c->stop, true);
         result = -EAGAIN;
@@ -491,13 +518,12 @@ static int crew_run(struct crew *c, struct worker *workers, struct latency *late
     begin = seconds_now();
     ticks = ticks_now();
     pthread_mutex_unlock(&c->gate);
-    until = time_in(r->seconds);
+    if (r->workload->pattern != FILL) {
+        workers_wait(c, r->seconds);
+        atomic_store(&c->stop, true);
+    }
     for (unsigned i = 0; i < started; i++) {
-        if (r->workload->pattern == FILL ||
-            pthread_timedjoin_np(workers[i].thread, NULL, &until) != 0) {
-            atomic_store(&c->stop, r->workload->pattern != FILL);
-            pthread_join(workers[i].thread, NULL);
-        }
+        pthread_join(workers[i].thread, NULL);
         out->touches += workers[i].touches;
         out->wrong += workers[i].wrong;
         if (workers[i].error < 0)
@@ -516,6 +542,7 @@ int workload_run(const struct workload_run *run, struct workload_result *result)
                         .content = {.compressible = run->workload->compressible,
                                     .cycle = permutation_make(run->pages)},
                         .gate = PTHREAD_MUTEX_INITIALIZER,
+                        .ended = PTHREAD_COND_INITIALIZER,
                         .progress = run->passed};
     size_t size = run->threads * sizeof(struct latency);
     struct worker *workers = calloc(run->threads, sizeof(*workers));

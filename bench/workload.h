@@ -49,6 +49,10 @@ struct workload {
     double warm;      /* touches until its state lasts, for each page of memory */
 };
 
+/* Touches in which a workload that has phases goes through all of them, or 0: it has none. Of fewer
+ * touches, or of others, each kind of memory would show another phase. */
+uint64_t workload_phases(const struct workload *workload, uint64_t pages, uint64_t budget_pages);
+
 extern const struct workload workload_table[];
 extern const size_t workload_count;
 const struct workload *workload_find(const char *name);

@@ -65,6 +65,13 @@ static void plans_check(void)
            plan_warm_up(&options, workload_find("rand"), 25) > 0 &&
            plan_warm_up(&options, workload_find("fill"), 25) == 0,
        "what is hot gathers first");
+    ok(plan_touches(&options, workload_find("rand"), 25) == 0 &&
+           plan_seconds(&options, workload_find("rand"), 25) == options.seconds,
+       "a cell has its time");
+    ok(plan_touches(&options, workload_find("moving"), 50) ==
+               2 * plan_touches(&options, workload_find("moving"), 25) &&
+           plan_seconds(&options, workload_find("moving"), 25) > options.seconds,
+       "or, if it has phases, its touches");
     is(plan_warm_up(&options, workload_find("hits"), 150),
        plan_warm_up(&options, workload_find("hits"), 100),
        "memory beyond the region does not count");

@@ -207,6 +207,41 @@ static void limits_check(void)
     is(once, PAGES, "a scan goes on where the run before it ended");
 }
 
+/* A window that moves by its own length, from where the run before it left it. */
+static void phases_check(void)
+{
+    static const struct workload writes = {
+        .name = "moving", .pattern = MOVING, .write_percent = 100};
+    const uint64_t budget = PAGES / 4, window = budget * 3 / 4;
+    struct workload_run run = {.workload = &writes,
+                               .base = base,
+                               .pages = PAGES,
+                               .budget_pages = budget,
+                               .generations = generations,
+                               .threads = THREADS,
+                               .seconds = 60,
+                               .most = workload_phases(&writes, PAGES, budget),
+                               .seed = 3};
+    unsigned late = (unsigned)(run.most / window * THREADS), outside = 0, again = 0;
+    struct workload_result result;
+
+    is(workload_phases(workload_find("rand"), PAGES, budget), 0, "most workloads have no phases");
+    is(workload_phases(&writes, budget / 2, budget), run.most / window * (budget / 2),
+       "a window is no longer than the region");
+    workload_do("fill");
+    run.passed = run.most;
+    ok(workload_run(&run, &result) == 0 && result.touches >= run.most &&
+           result.touches < run.most + THREADS && result.wrong == 0,
+       "through all phases takes as many touches as it should");
+    for (unsigned i = 0; i < PAGES; i++) {
+        outside += generations[i] != 1 && (i < window || i >= 3 * window + late);
+        again += generations[i] != 1;
+    }
+    is(outside, 0, "they go on from where the window was, and end when it has moved by its length");
+    ok(again > window, "and it did move: %u pages of windows of %u were written", again,
+       (unsigned)window);
+}
+
 static void damage_check(const char *name, unsigned page, unsigned word)
 {
     uint64_t *words = (uint64_t *)(void *)(base + (size_t)page * PAGE_BYTES);
@@ -234,6 +269,7 @@ int main(void)
     workloads_check();
     writes_check();
     limits_check();
+    phases_check();
     contents_check(false);
     contents_check(true);
     damage_check("scan", 17, stamp);
