@@ -98,6 +98,38 @@ static void at_once(void)
     tear_down(&f);
 }
 
+/* While the cache is full, what needs no room in it goes on leaving. */
+static void without_room(void)
+{
+    struct fixture f;
+    uintptr_t base, other;
+
+    set_up(&f, AUTO);
+    base = read_only(&f);
+    other = map_pages(&f, PAGES);
+    put_all(&f, other, 50, 1);
+    atomic_fetch_or(pte_at(&f, base, 3), UINT64_C(1) << PTE_LEVEL_SHIFT);
+    put(&f, base, 5, 2);
+    is(atomic_load(&f.m->guarded), 1, "one section has protected pages");
+    f.m->mapper->has_cache = true; /* one that all waits to be written */
+    is(atomic_load(&f.m->cache_room), 0, "the cache has no room");
+    is(trim_pages(f.m, f.m->frame_count), PAGES - 2, "protected pages are trimmed all the same");
+    is(pages_at(&f, base, PAGES, 'p'), PAGES - 2, "and are where they came from");
+    ok(where(&f, base, 3) == 'a' && where(&f, base, 5) == 'a',
+       "but for one that is worth a second chance, and one that was written");
+    is(pages_at(&f, other, 50, 'a'), 50, "pages that were never protected stay, too");
+    f.m->mapper->has_cache = false;
+    trim_all(&f);
+    is(where(&f, base, 3), 's', "with room it gets its second chance");
+    is(atomic_load(&f.m->guarded), 0, "no section has protected pages any more");
+    page_out(&f);
+    put_all(&f, other, 50, 1);
+    f.m->mapper->has_cache = true;
+    is(trim_pages(f.m, 20), 0, "without room nothing goes then");
+    f.m->mapper->has_cache = false;
+    tear_down(&f);
+}
+
 static void turned(void)
 {
     struct fixture f;
@@ -258,6 +290,7 @@ int main(void)
 {
     learned();
     at_once();
+    without_room();
     turned();
     ended();
     wanted();

@@ -18,6 +18,7 @@ struct audit {
     uint64_t by_state[FRAME_STATE_COUNT];
     uint64_t pins;   /* on all frames */
     uint64_t commit; /* pages that the regions have been promised */
+    int32_t guarded; /* sections with PROTECTED pages */
 };
 
 __attribute__((format(printf, 2, 3))) static void wrong(struct audit *a, const char *format, ...)
@@ -115,8 +116,12 @@ static void audit_section(struct machine *m, struct audit *a, const struct regio
         wrong(a, "%d pages of the section at %p are valid, but %d are counted", valid,
               (void *)(table->base + n * SECTION_PAGES * PAGE_SIZE), counted);
     for (size_t i = n * SECTION_PAGES; i < (n + 1) * SECTION_PAGES; i++) {
+        bool first = guarded > 0 && (pte_load(&table->ptes[i]) & PTE_PROTECTED);
+
+        guarded = first ? 0 : guarded;
         if (i < low || i >= high)
             continue;
+        a->guarded += first; /* the section's first lies in one region only */
         audit_pte(m, a, region, i);
         if ((pte_load(&table->ptes[i]) & PTE_VALID) &&
             !(atomic_load(&table->sections[n].groups) & group_bit(i)))
@@ -139,6 +144,9 @@ static void audit_pages(struct machine *m, struct audit *a)
         content = a->valid + a->transition + a->paged - content;
         a->commit += region->table->overcommit ? content : high - low;
     }
+    if (a->guarded != atomic_load(&m->guarded))
+        wrong(a, "%d sections have protected pages, but %d are counted", a->guarded,
+              atomic_load(&m->guarded));
 }
 
 static void audit_frames(struct machine *m, struct audit *a)

@@ -155,6 +155,7 @@ static void forget_protection(struct machine *m)
         for (; pagetable_next_section(table, &n, table->section_count); n++)
             atomic_store(&table->sections[n].guarded, 0);
     }
+    atomic_store(&m->guarded, 0);
 }
 
 int machine_fork_child(struct machine *m, struct store *store)

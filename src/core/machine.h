@@ -178,6 +178,8 @@ struct machine {
     _Atomic uint64_t consumed;          /* (a) frames taken since start */
     _Atomic int32_t low, high;          /* (a) marks for `available` */
     _Atomic uint32_t waiting;           /* (a) faults that wait for a frame */
+    _Atomic int32_t guarded;            /* (a) sections that count PROTECTED pages; lags these */
+                                        /* counts, but not while the gate is closed */
 
     struct pagefile pagefile; /* (o) */
     _Atomic int64_t touched;  /* (a) pages with content */
@@ -308,6 +310,8 @@ void trim_offer(struct machine *m, uintptr_t va, unsigned pages, unsigned min_ag
 bool protect_begin(struct machine *m, struct pagetable *table, uintptr_t va, unsigned pages);
 /* So many pages from va on are PROTECTED no more, or are about to be released as such. */
 void protect_end(struct machine *m, struct pagetable *table, uintptr_t va, unsigned pages);
+/* As protect_end(), for pages anywhere in one section. */
+void protect_left(struct machine *m, struct section *section, unsigned pages);
 /* Is no page of the section PROTECTED, nor will be while its `trimming` mark is held? */
 bool protect_none(const struct machine *m, const struct section *section);
 /* A trim, which holds the section's `trimming` mark, found so many pages unchanged and changed. */

@@ -48,16 +48,26 @@ static int32_t proven(const struct machine *m)
     return part < 1 ? 1 : part < PROVEN ? part : PROVEN;
 }
 
+/* Change a section's count, and the machine's where that begins or ends. */
+static void guard_section(struct machine *m, struct section *section, int32_t change)
+{
+    int32_t before;
+
+    if (change == 0)
+        return;
+    sync_yield(&m->sync, SYNC_AT_ATOMIC);
+    before = atomic_fetch_add(&section->guarded, change);
+    check_debug(before >= 0 && before + change >= 0);
+    if (before == 0 || before + change == 0)
+        atomic_fetch_add(&m->guarded, before == 0 ? 1 : -1);
+}
+
 static void guard(struct machine *m, struct pagetable *table, uintptr_t va, unsigned pages,
                   int32_t sign)
 {
-    sync_yield(&m->sync, SYNC_AT_ATOMIC);
     for (unsigned i = 0, n; i < pages; i += n) {
-        struct section *section = pagetable_section(table, va + i * PAGE_SIZE);
-
         n = pagetable_in_section(table, va + i * PAGE_SIZE, pages - i);
-        atomic_fetch_add(&section->guarded, sign * (int32_t)n);
-        check_debug(atomic_load(&section->guarded) >= 0);
+        guard_section(m, pagetable_section(table, va + i * PAGE_SIZE), sign * (int32_t)n);
     }
 }
 
@@ -81,8 +91,12 @@ bool protect_begin(struct machine *m, struct pagetable *table, uintptr_t va, uns
 
 void protect_end(struct machine *m, struct pagetable *table, uintptr_t va, unsigned pages)
 {
-    if (pages > 0)
-        guard(m, table, va, pages, -1);
+    guard(m, table, va, pages, -1);
+}
+
+void protect_left(struct machine *m, struct section *section, unsigned pages)
+{
+    guard_section(m, section, -(int32_t)pages);
 }
 
 bool protect_none(const struct machine *m, const struct section *section)
@@ -132,7 +146,7 @@ void protect_settle(struct machine *m, struct pagetable *table, size_t n)
         if ((word & (PTE_VALID | PTE_BUSY | PTE_PROTECTED)) == (PTE_VALID | PTE_PROTECTED))
             settled += pte_cas(&m->sync, &table->ptes[i], &word, word & ~PTE_PROTECTED);
     }
-    atomic_fetch_sub(&section->guarded, settled);
+    guard_section(m, section, -settled);
 }
 
 /* Own pages after va that are PROTECTED, as long as there are any side by side. */

@@ -18,7 +18,9 @@
  *
  * A page that is PROTECTED (protect.c) and needs no second chance leaves at once: steps 1, 5 and 6
  * alone, with others like it, before those of its section that go the long way. Its frame is free
- * then, and its PTE names its slot.
+ * then, and its PTE names its slot. It needs no room in the cache: where there is none, because all
+ * of it waits to be written, these pages alone are trimmed. That there are any is known by
+ * machine.guarded: it is not 0 while a section has PROTECTED pages.
  *
  * Protection catches pages of the range that are no victims; lift() frees them again after the
  * drop, unless pages of the section are PROTECTED: then their next write does. A section's
@@ -350,9 +352,10 @@ static void count_trim(struct machine *m, struct trim_victims *v, unsigned gone,
 }
 
 /* The section counts the victims no more that have left. */
-static void trim_leave(const struct span *span, struct trim_victims *v)
+static void trim_leave(struct machine *m, const struct span *span, struct trim_victims *v)
 {
-    int32_t valid = 0, guarded = 0;
+    int32_t valid = 0;
+    unsigned guarded = 0;
 
     for (unsigned i = 0; i < v->count; i++) {
         if (v->verdict[i] == TRIM_UNDO)
@@ -361,7 +364,7 @@ static void trim_leave(const struct span *span, struct trim_victims *v)
         guarded += (v->word[i] & PTE_PROTECTED) != 0;
     }
     atomic_fetch_sub_explicit(&span->section->valid, valid, memory_order_relaxed);
-    atomic_fetch_sub(&span->section->guarded, guarded);
+    protect_left(m, span->section, guarded);
 }
 
 /* Step 6. Returns how many pages left their address. */
@@ -385,7 +388,7 @@ static unsigned trim_publish(struct machine *m, const struct span *span, struct 
             pagefile_uncommit(m, zero);
     }
     frame_deactivated(m, clean + modified);
-    trim_leave(span, v);
+    trim_leave(m, span, v);
     count_trim(m, v, v->count - undone, zero, clean);
     return v->count - undone;
 }
@@ -481,7 +484,7 @@ static unsigned trim_at_once(struct machine *m, const struct span *span, unsigne
     drop_victims(m, v);
     gone = select_verdict(v, TRIM_DROP);
     frame_free(m, gone, v->some, true);
-    trim_leave(span, v);
+    trim_leave(m, span, v);
     protect_trimmed(m, span->section, gone, 0);
     count_trim(m, v, gone, 0, gone);
     count(m, COUNTER_pages_trimmed_at_once, gone);
@@ -528,6 +531,11 @@ static unsigned trim_span(struct machine *m, const struct span *span, unsigned m
     return gone;
 }
 
+static bool cache_has_room(struct machine *m)
+{
+    return !m->mapper->has_cache || atomic_load(&m->cache_room) > 0;
+}
+
 /* Trim one section (the part of it in [from, to)) if it has at least `worth` victims. */
 static unsigned trim_section(struct machine *m, const struct region *region, size_t n,
                              uintptr_t from, uintptr_t to, unsigned min_age, unsigned worth,
@@ -544,6 +552,8 @@ static unsigned trim_section(struct machine *m, const struct region *region, siz
         span.low = pagetable_index(table, from);
     if (span.high > pagetable_index(table, to))
         span.high = pagetable_index(table, to);
+    if (!cache_has_room(m) && atomic_load(&span.section->guarded) == 0)
+        return 0;
     if (!has_victims(&span, min_age, worth))
         return 0;
     sync_yield(&m->sync, SYNC_AT_ATOMIC);
@@ -589,8 +599,9 @@ static unsigned section_limit(const struct machine *m, unsigned want)
     return limit < m->tunables.trim_batch ? limit : (unsigned)m->tunables.trim_batch;
 }
 
-/* Room in the cache for another trim of some size, if need be by taking standby frames. */
-static bool have_room(struct machine *m)
+/* Make room in the cache for another trim of some size, if need be by taking standby frames. May
+ * the trimmer go on? If there is no room, only pages that leave at once can go: they need none. */
+static bool may_go_on(struct machine *m)
 {
     int64_t room = atomic_load(&m->cache_room), wanted = cache_size(m) / 2 + 1;
 
@@ -600,7 +611,7 @@ static bool have_room(struct machine *m)
         wanted = SECTION_PAGES;
     if (room < wanted)
         refill_standby(m, (unsigned)(wanted - room));
-    return atomic_load(&m->cache_room) > 0;
+    return cache_has_room(m) || atomic_load(&m->guarded) > 0;
 }
 
 /* Ranges that readers have passed, and ranges that will not be used soon. */
@@ -609,7 +620,7 @@ static unsigned trim_offered(struct machine *m, unsigned want)
     struct trim_behind *ring = &m->trim_behind;
     unsigned gone = 0;
 
-    while (gone < want && have_room(m)) {
+    while (gone < want && may_go_on(m)) {
         const struct region *region;
         uintptr_t va = 0, end = 0;
         unsigned min_age = 0;
@@ -659,7 +670,7 @@ static unsigned trim_lap(struct machine *m, unsigned want, unsigned min_age, uns
                                  section_limit(m, want));
             n++;
             m->trimmer.hand = table->base + n * SECTION_PAGES * PAGE_SIZE;
-            if (gone >= want || !have_room(m))
+            if (gone >= want || !may_go_on(m))
                 return gone;
         }
     }
@@ -672,14 +683,14 @@ unsigned trim_pages(struct machine *m, unsigned want)
 
     sync_rwlock_read(&m->sync, &m->regions_lock, SYNC_REGIONS);
     gone = trim_offered(m, want);
-    for (unsigned age = age_threshold(m, want); gone < want && have_room(m); age--) {
+    for (unsigned age = age_threshold(m, want); gone < want && may_go_on(m); age--) {
         unsigned most = want < SECTION_PAGES ? want : SECTION_PAGES, before;
 
         do {
             before = gone;
             if (m->tunables.batching && atomic_load(&m->trimmer.dense) > 0)
                 gone += trim_lap(m, want - gone, age, TRIM_WORTH);
-            if (gone < want && have_room(m))
+            if (gone < want && may_go_on(m))
                 gone += trim_lap(m, want - gone, age, 1);
             /* Where a visit takes only some of a section's victims, there are more as old. */
         } while (gone > before && gone < want && section_limit(m, want) < most);
