@@ -190,6 +190,25 @@ static ssize_t transfer_piece(int fd, const struct piece *piece, bool write)
     return pread(fd, piece->base, piece->length, offset);
 }
 
+/*
+ * A write by way of the kernel's cache goes on to the disk before it is done. Else a control group
+ * fills with pages that cannot be reclaimed, and version 1 kills its processes for it; and a page
+ * that the disk refuses would be lost unseen (the kernel tells of an error once for the file, so
+ * it may meet another write than the one that failed; the page's hash finds that one).
+ */
+static void write_out(const struct file_store *store, struct store_io *io)
+{
+    unsigned flags =
+        SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
+
+    if (store->direct || !io->write || io->result != 0)
+        return;
+    if (sync_file_range(store->path.fd, (off_t)(io->slot * SLOT_SIZE), (off_t)io->count * SLOT_SIZE,
+                        flags) != 0 &&
+        (errno == EIO || errno == ENOSPC || errno == EDQUOT))
+        io->result = -errno;
+}
+
 static void pause_1ms(void)
 {
     nanosleep(&(struct timespec){.tv_nsec = NS_PER_MS}, NULL);
@@ -222,6 +241,7 @@ static void transfer_now(const struct file_store *store, struct store_io *io)
         else
             io->attempts++;
     } while (!io_settle(io, res));
+    write_out(store, io);
 }
 
 static void ring_prepare(struct file_queue *queue, struct store_io *io, struct io_uring_sqe *sqe)
@@ -320,8 +340,10 @@ static bool ring_settle(struct file_queue *queue, struct store_io *io, int res)
         transfer_now(queue->store, io);
         return true;
     }
-    if (io_settle(io, res))
+    if (io_settle(io, res)) {
+        write_out(queue->store, io);
         return true;
+    }
     if (queue->broken != 0) {
         io->result = queue->broken;
         return true;
