@@ -16,7 +16,8 @@
 enum { STATUS_OK, STATUS_WRONG, STATUS_USAGE, STATUS_FAILED };
 
 #define MIB 1048576.0
-#define DIR_MAX 200 /* characters, for bench's sake */
+#define DIR_MAX 200    /* characters, for bench's sake */
+#define RUN_PAGES 16.5 /* of runs of 1 to 32, on average */
 
 volatile sig_atomic_t bound_interrupted;
 
@@ -27,6 +28,12 @@ static const struct figure_info {
 #define FIGURE_INFO(name, unit, words) {#name, words, UNIT_##unit},
     BOUND_FIGURES(FIGURE_INFO)
 #undef FIGURE_INFO
+};
+
+const char *const bound_cell_names[BOUND_CELL_COUNT] = {
+#define CELL_NAME(name) #name,
+    BOUND_CELLS(CELL_NAME)
+#undef CELL_NAME
 };
 
 static const char *const trap_names[BOUND_TRAPS] = {"handler thread", "handler that polls",
@@ -209,6 +216,49 @@ static double scan_bound(const struct bound *b)
     return least_of(disk, by_processors(scan_cpu(b)));
 }
 
+/* Pages in equal steps: as they can be foretold, many are read at a time, but each alone. */
+static double stride_bound(const struct bound *b)
+{
+    double in =
+        median(b, BOUND_RANDOM_CPU) + median(b, BOUND_COPY_1) + median(b, BOUND_DROP_SPARSE);
+    double miss = 1 - resident_part(b);
+
+    return least_of(median(b, BOUND_RANDOM_32) / miss,
+                    by_processors(median(b, BOUND_CHECK_PAGE) + miss * in));
+}
+
+/* Every second touch is a scan of all but a set of half the memory, beside which as much is left
+ * for it; the others hit. */
+static double flood_bound(const struct bound *b)
+{
+    double half = resident_part(b) / 2, miss = (1 - half / (1 - half)) / 2;
+    double in = median(b, BOUND_READ_CPU) + median(b, BOUND_COPY_64) + median(b, BOUND_DROP_DENSE);
+
+    return least_of(median(b, BOUND_READ) / BOUND_PAGE / miss,
+                    by_processors(median(b, BOUND_CHECK_PAGE) + miss * in));
+}
+
+/* Of the pages that leave, those that have been written: each was touched 1 / (1 - resident) times
+ * since it came. */
+static double changed_part(const struct bound *b, double write_part)
+{
+    return 1 - pow(1 - write_part, 1 / (1 - resident_part(b)));
+}
+
+/* Runs of 1 to 32 pages: one fault each, and one read of what is not there. */
+static double run_bound(const struct bound *b, enum bound_figure disk, double write_part)
+{
+    double miss = 1 - resident_part(b);
+    double out = median(b, BOUND_PROTECT_DENSE) + median(b, BOUND_TAKE_DENSE) +
+                 median(b, BOUND_HASH) + median(b, BOUND_WRITE_CPU);
+    double page = median(b, BOUND_RUN_CPU) + median(b, BOUND_COPY_16) +
+                  median(b, BOUND_DROP_DENSE) + changed_part(b, write_part) * out;
+    double fault = least_of(median(b, BOUND_FAULT_SAME), median(b, BOUND_FAULT_SIGBUS));
+
+    return least_of(median(b, disk) / BOUND_PAGE / miss,
+                    by_processors(median(b, BOUND_CHECK_PAGE) + fault / RUN_PAGES + miss * page));
+}
+
 /* Pages that are asked for many at a time, at random. */
 static double prefault_bound(const struct bound *b)
 {
@@ -225,12 +275,23 @@ struct aim {
     bool cost;
 };
 
-#define AIMS_MAX 16
+#define AIMS_MAX 24
 
 /* What bench aims at, at the share that its aims are for. */
 static double ratio_wanted(const char *workload, unsigned threads)
 {
     return target_bound(workload, threads, 25, SWAP, TARGET_RATIO);
+}
+
+static struct aim cell_aim(const struct bound *b, enum bound_cell cell, double bound)
+{
+    struct aim aim = {"", ratio_wanted(bound_cell_names[cell], 2), bound,
+                      sample_summarize(&b->swap[cell].rate).median, false};
+
+    if (isnan(aim.wanted)) /* what holds for every cell */
+        aim.wanted = target_bound(NULL, 0, 0, SWAP, TARGET_RATIO);
+    snprintf(aim.words, sizeof(aim.words), "%s, to swap", bound_cell_names[cell]);
+    return aim;
 }
 
 /* bound and peer are in the same unit; wanted is of their quotient. */
@@ -240,10 +301,13 @@ static size_t aims_make(const struct bound *b, struct aim *aims)
     double cpu_wanted = target_bound(NULL, 0, 0, SWAP, TARGET_CPU);
     size_t count = 0;
 
-    aims[count++] = (struct aim){"fill, to swap", ratio_wanted("fill", 2), fill_bound(b),
-                                 sample_summarize(&b->swap_fill.rate).median, false};
-    aims[count++] = (struct aim){"scan, to swap", ratio_wanted("scan", 2), scan_bound(b),
-                                 sample_summarize(&b->swap_scan.rate).median, false};
+    aims[count++] = cell_aim(b, CELL_fill, fill_bound(b));
+    aims[count++] = cell_aim(b, CELL_scan, scan_bound(b));
+    aims[count++] = cell_aim(b, CELL_stride, stride_bound(b));
+    aims[count++] = cell_aim(b, CELL_flood, flood_bound(b));
+    aims[count++] = cell_aim(b, CELL_run32, run_bound(b, BOUND_RUN, 0));
+    aims[count++] = cell_aim(b, CELL_run32w10, run_bound(b, BOUND_RUN_W10, 0.1));
+    aims[count++] = cell_aim(b, CELL_run32w50, run_bound(b, BOUND_RUN_W50, 0.5));
     for (unsigned c = 0; c < BOUND_CROWDS; c++) {
         aims[count] = (struct aim){"", ratio_wanted("rand", bound_threads[c]),
                                    sample_summarize(&pager_best(b, c)->rate).median,
@@ -269,10 +333,10 @@ static size_t aims_make(const struct bound *b, struct aim *aims)
                      sample_summarize(&b->swap_rand[1].cpu).median, true};
     aims[count++] =
         (struct aim){"CPU a page, scan, to swap", cpu_wanted, scan_cpu(b) / (1 - resident_part(b)),
-                     sample_summarize(&b->swap_scan.cpu).median, true};
+                     sample_summarize(&b->swap[CELL_scan].cpu).median, true};
     aims[count++] =
         (struct aim){"CPU a page, fill, to swap", cpu_wanted, fill_cpu(b) / (1 - resident_part(b)),
-                     sample_summarize(&b->swap_fill.cpu).median, true};
+                     sample_summarize(&b->swap[CELL_fill].cpu).median, true};
     return count;
 }
 
@@ -320,8 +384,12 @@ static void speeds_print(const struct bound *b)
             speed_print(trap_names[trap], bound_threads[c], &b->pagers[trap][c]);
     for (unsigned c = 0; c < BOUND_CROWDS; c++)
         speed_print("swap", bound_threads[c], &b->swap_rand[c]);
-    speed_print("swap, fill", 2, &b->swap_fill);
-    speed_print("swap, scan", 2, &b->swap_scan);
+    for (unsigned c = 0; c < BOUND_CELL_COUNT; c++) {
+        char who[32];
+
+        snprintf(who, sizeof(who), "swap, %s", bound_cell_names[c]);
+        speed_print(who, 2, &b->swap[c]);
+    }
 }
 
 static void aims_print(const struct bound *b)
@@ -393,7 +461,8 @@ static json_t *speeds_json(const struct bound_speed *speeds, unsigned rounds)
 
 static int report_write(const struct bound *b)
 {
-    json_t *root = json_object(), *all = json_object(), *pagers = json_object();
+    json_t *root = json_object(), *all = json_object(), *pagers = json_object(),
+           *cells = json_object();
     json_t *list = json_array();
     struct aim aims[AIMS_MAX];
     size_t count = aims_make(b, aims);
@@ -413,8 +482,9 @@ static int report_write(const struct bound *b)
     json_object_set_new(root, "figures", all);
     json_object_set_new(root, "pagers", pagers);
     json_object_set_new(root, "swap", speeds_json(b->swap_rand, b->round));
-    json_object_set_new(root, "swap_fill", speed_json(&b->swap_fill, b->round));
-    json_object_set_new(root, "swap_scan", speed_json(&b->swap_scan, b->round));
+    for (unsigned c = 0; c < BOUND_CELL_COUNT; c++)
+        json_object_set_new(cells, bound_cell_names[c], speed_json(&b->swap[c], b->round));
+    json_object_set_new(root, "swap_cells", cells);
     json_object_set_new(root, "aims", list);
     errno = 0;
     if (json_dump_file(root, b->options.json, JSON_INDENT(1) | JSON_REAL_PRECISION(9)) < 0) {
@@ -458,10 +528,10 @@ static void samples_clear(struct bound *b)
         sample_clear(&b->swap_rand[c].rate);
         sample_clear(&b->swap_rand[c].cpu);
     }
-    sample_clear(&b->swap_fill.rate);
-    sample_clear(&b->swap_fill.cpu);
-    sample_clear(&b->swap_scan.rate);
-    sample_clear(&b->swap_scan.cpu);
+    for (unsigned c = 0; c < BOUND_CELL_COUNT; c++) {
+        sample_clear(&b->swap[c].rate);
+        sample_clear(&b->swap[c].cpu);
+    }
 }
 
 int main(int argc, char **argv)

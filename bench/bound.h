@@ -61,7 +61,11 @@ enum bound_unit { UNIT_TIME, UNIT_RATE, UNIT_BYTES }; /* seconds; a second; byte
     X(RANDOM_8, RATE, "disk: random reads of a page, 8 at a time")                                 \
     X(RANDOM_16, RATE, "disk: random reads of a page, 16 at a time")                               \
     X(RANDOM_32, RATE, "disk: random reads of a page, 32 at a time")                               \
-    X(RANDOM_CPU, TIME, "processor time of a random read, 32 at a time")
+    X(RANDOM_CPU, TIME, "processor time of a random read, 32 at a time")                           \
+    X(RUN, BYTES, "disk: random reads of 64 KiB, 2 at a time")                                     \
+    X(RUN_CPU, TIME, "processor time of that, a page")                                             \
+    X(RUN_W10, BYTES, "the same, a write of 1 MiB for each 128 of them")                           \
+    X(RUN_W50, BYTES, "the same, a write of 1 MiB for each 28 of them")
 
 enum bound_figure {
 #define BOUND_ENUM(name, unit, words) BOUND_##name,
@@ -73,6 +77,18 @@ enum bound_figure {
 enum bound_trap { BOUND_SLEEP, BOUND_POLL, BOUND_SIGBUS, BOUND_TRAPS };
 #define BOUND_CROWDS 4 /* numbers of threads */
 extern const unsigned bound_threads[BOUND_CROWDS];
+
+/* Cells of bench that swap is measured in with two threads, beside rand with others. X(name) */
+#define BOUND_CELLS(X) X(fill) X(scan) X(stride) X(flood) X(run32) X(run32w10) X(run32w50)
+
+enum bound_cell {
+#define BOUND_CELL_ENUM(name) CELL_##name,
+    BOUND_CELLS(BOUND_CELL_ENUM)
+#undef BOUND_CELL_ENUM
+        BOUND_CELL_COUNT
+};
+
+extern const char *const bound_cell_names[BOUND_CELL_COUNT];
 
 /* A workload of single pages at random, or of the kernel's swap. */
 struct bound_speed {
@@ -97,7 +113,7 @@ struct bound {
     int file; /* of region bytes, O_DIRECT; page n begins with bound_word(n) */
     struct sample figures[BOUND_FIGURE_COUNT];
     struct bound_speed pagers[BOUND_TRAPS][BOUND_CROWDS];
-    struct bound_speed swap_rand[BOUND_CROWDS], swap_fill, swap_scan;
+    struct bound_speed swap_rand[BOUND_CROWDS], swap[BOUND_CELL_COUNT];
     bool wrong; /* a page held something else */
 };
 

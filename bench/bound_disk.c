@@ -14,6 +14,8 @@
 #define BLOCK_PAGES (BLOCK / BOUND_PAGE)
 #define DEPTH 4u
 #define DEPTH_MOST 32u
+#define RUN_BYTES ((size_t)64 << 10)
+#define RUN_DEPTH 2u
 #define RANDOM_PART 4 /* random reads take a part of `seconds` at each depth */
 
 struct queue {
@@ -42,16 +44,17 @@ static void queue_close(struct queue *q)
     buffer_free(q->buffers, q->block * q->depth);
 }
 
-static void request_send(struct queue *q, unsigned n, bool write, uint64_t offset)
+/* Of `length` bytes, by buffer n. */
+static void request_send(struct queue *q, unsigned n, size_t length, bool write, uint64_t offset)
 {
     struct io_uring_sqe *sqe = io_uring_get_sqe(&q->ring);
     char *buffer = q->buffers + n * q->block;
 
     if (write)
-        io_uring_prep_write(sqe, q->file, buffer, (unsigned)q->block, offset);
+        io_uring_prep_write(sqe, q->file, buffer, (unsigned)length, offset);
     else
-        io_uring_prep_read(sqe, q->file, buffer, (unsigned)q->block, offset);
-    io_uring_sqe_set_data64(sqe, n);
+        io_uring_prep_read(sqe, q->file, buffer, (unsigned)length, offset);
+    io_uring_sqe_set_data64(sqe, (uint64_t)length << 32 | n);
 }
 
 /* Wait for one; the number of its buffer, or a negative errno. */
@@ -59,6 +62,7 @@ static int request_reap(struct queue *q)
 {
     struct io_uring_cqe *cqe;
     int error = io_uring_submit_and_wait(&q->ring, 1), n;
+    uint64_t data;
 
     if (error < 0 && error != -EINTR)
         return error;
@@ -67,8 +71,9 @@ static int request_reap(struct queue *q)
     while (error == -EINTR);
     if (error < 0)
         return error;
-    n = (int)io_uring_cqe_get_data64(cqe);
-    error = cqe->res < 0 ? cqe->res : (size_t)cqe->res != q->block ? -EIO : n;
+    data = io_uring_cqe_get_data64(cqe);
+    n = (int)(uint32_t)data;
+    error = cqe->res < 0 ? cqe->res : (uint64_t)cqe->res != data >> 32 ? -EIO : n;
     io_uring_cqe_seen(&q->ring, cqe);
     return error;
 }
@@ -113,7 +118,7 @@ static int sequence_measure(struct bound *b, bool write)
             continue;
         if (write)
             block_stamp(q.buffers + (size_t)n * BLOCK, sent * BLOCK_PAGES);
-        request_send(&q, (unsigned)n, write, sent++ * BLOCK);
+        request_send(&q, (unsigned)n, BLOCK, write, sent++ * BLOCK);
     }
     if (n >= 0) {
         bound_put(b, write ? BOUND_WRITE : BOUND_READ,
@@ -134,13 +139,14 @@ static int random_measure(struct bound *b, enum bound_figure figure, unsigned de
     if (n < 0)
         return n;
     for (unsigned i = 0; i < depth; i++)
-        request_send(&q, i, false, random_below(&random, pages) * BOUND_PAGE);
+        request_send(&q, i, BOUND_PAGE, false, random_below(&random, pages) * BOUND_PAGE);
     begin = seconds_now();
     cpu = cpu_now();
     do {
         n = request_reap(&q);
         if (n >= 0)
-            request_send(&q, (unsigned)n, false, random_below(&random, pages) * BOUND_PAGE);
+            request_send(&q, (unsigned)n, BOUND_PAGE, false,
+                         random_below(&random, pages) * BOUND_PAGE);
         done++;
         end = seconds_now();
     } while (n >= 0 && end - begin < b->options.seconds / RANDOM_PART);
@@ -152,6 +158,60 @@ static int random_measure(struct bound *b, enum bound_figure figure, unsigned de
         bound_put(b, figure, (double)done / (end - begin));
         if (depth == DEPTH_MOST)
             bound_put(b, BOUND_RANDOM_CPU, cpu / (double)done);
+    }
+    queue_close(&q);
+    return n < 0 ? n : 0;
+}
+
+static void run_send(struct queue *q, unsigned n, uint64_t runs, uint64_t *random)
+{
+    request_send(q, n, RUN_BYTES, false, random_below(random, runs) * RUN_BYTES);
+}
+
+/* Runs at random, as two threads read them; for each `reads_a_write` of them (0: never) a block is
+ * written beside them, one at a time. Only the bytes read count. */
+static int runs_measure(struct bound *b, enum bound_figure figure, unsigned reads_a_write)
+{
+    uint64_t runs = b->options.region / RUN_BYTES, blocks = b->options.region / BLOCK;
+    uint64_t random = 1, reads = 0, writes = 0;
+    double begin, end, cpu;
+    bool writing = false;
+    struct queue q;
+    int n = queue_open(&q, b->file, BLOCK, RUN_DEPTH + 1);
+
+    if (n < 0)
+        return n;
+    blocks_fill(&q);
+    for (unsigned i = 0; i < RUN_DEPTH; i++)
+        run_send(&q, i, runs, &random);
+    begin = seconds_now();
+    cpu = cpu_now();
+    do {
+        n = request_reap(&q);
+        if (n == (int)RUN_DEPTH) {
+            writing = false;
+        } else if (n >= 0) {
+            reads++;
+            run_send(&q, (unsigned)n, runs, &random);
+        }
+        if (n >= 0 && !writing && reads_a_write > 0 && reads > (writes + 1) * reads_a_write) {
+            uint64_t block = random_below(&random, blocks);
+
+            block_stamp(q.buffers + RUN_DEPTH * BLOCK, block * BLOCK_PAGES);
+            request_send(&q, RUN_DEPTH, BLOCK, true, block * BLOCK);
+            writing = true;
+            writes++;
+        }
+        end = seconds_now();
+    } while (n >= 0 && end - begin < b->options.seconds / RANDOM_PART);
+    cpu = cpu_now() - cpu;
+    /* The buffers are theirs until they have come. */
+    for (unsigned i = 0; i < RUN_DEPTH + writing && n >= 0; i++)
+        n = request_reap(&q);
+    if (n >= 0) {
+        bound_put(b, figure, (double)(reads * RUN_BYTES) / (end - begin));
+        if (reads_a_write == 0)
+            bound_put(b, BOUND_RUN_CPU, cpu / (double)(reads * RUN_BYTES / BOUND_PAGE));
     }
     queue_close(&q);
     return n < 0 ? n : 0;
@@ -196,6 +256,12 @@ int bound_disk(struct bound *b)
         error = sequence_measure(b, false);
     for (size_t i = 0; i < sizeof(depths) / sizeof(depths[0]) && error == 0; i++)
         error = random_measure(b, depths[i].figure, depths[i].depth);
+    if (error == 0)
+        error = runs_measure(b, BOUND_RUN, 0);
+    if (error == 0)
+        error = runs_measure(b, BOUND_RUN_W10, 128);
+    if (error == 0)
+        error = runs_measure(b, BOUND_RUN_W50, 28);
     if (error < 0)
         fprintf(stderr, "bound: the disk could not be measured: %s\n", strerror(-error));
     return error;
