@@ -37,8 +37,8 @@
 #include "core/check.h"
 #include "core/machine.h"
 
-#define CHARGE 16 /* unchanged pages that save what a first write costs */
-#define PROVEN 32 /* unchanged pages that turn a section, fewer where frames are few */
+#define CHARGE 64 /* unchanged pages that save what a first write costs */
+#define PROVEN 128 /* unchanged pages that turn a section, fewer where frames are few */
 #define LIFT_TOGETHER 64u
 
 static int32_t proven(const struct machine *m)
@@ -108,9 +108,10 @@ bool protect_none(const struct machine *m, const struct section *section)
 static int32_t learn(struct machine *m, struct section *section, int32_t clean, int32_t changed)
 {
     int32_t most = 2 * proven(m), least = -proven(m);
+    int32_t cost = CHARGE < proven(m) ? CHARGE : proven(m);
     int32_t now = atomic_load_explicit(&section->clean, memory_order_relaxed);
 
-    now += clean - changed * CHARGE;
+    now += clean - changed * cost;
     now = now > most ? most : now < least ? least : now;
     atomic_store_explicit(&section->clean, now, memory_order_relaxed);
     return now;
@@ -149,8 +150,10 @@ void protect_settle(struct machine *m, struct pagetable *table, size_t n)
     guard_section(m, section, -settled);
 }
 
-/* Own pages after va that are PROTECTED, as long as there are any side by side. */
-static unsigned own_protected(struct machine *m, const struct region *region, uintptr_t va)
+/* Own valid pages after va, as long as there are any side by side; *guarded counts those that are
+ * PROTECTED. Returns how many, va, which is ours, included. */
+static unsigned own_valid(struct machine *m, const struct region *region, uintptr_t va,
+                          unsigned *guarded)
 {
     unsigned most = pagetable_in_section(region->table, va, LIFT_TOGETHER), got = 1;
 
@@ -158,11 +161,33 @@ static unsigned own_protected(struct machine *m, const struct region *region, ui
         pte_t *pte = pagetable_pte(region->table, va + got * PAGE_SIZE);
         uint64_t word = pte_load(pte);
 
-        if ((word & (PTE_VALID | PTE_BUSY | PTE_PROTECTED)) != (PTE_VALID | PTE_PROTECTED) ||
-            !pte_try_busy(&m->sync, pte, word))
+        if ((word & (PTE_VALID | PTE_BUSY)) != PTE_VALID || !pte_try_busy(&m->sync, pte, word))
             break;
+        *guarded += (word & PTE_PROTECTED) != 0;
     }
     return got;
+}
+
+/*
+ * Lift the protection of the page at va, which is BUSY by us; and of those after it if its section
+ * is not protected any more: they were left so by trims before, and would fault next. *guarded of
+ * them were PROTECTED.
+ */
+static void lift_from(struct machine *m, struct region *region, uintptr_t va, unsigned *guarded)
+{
+    struct section *section = pagetable_section(region->table, va);
+    unsigned pages = 1;
+
+    *guarded = 0;
+    if (m->tunables.dirty == DIRTY_AUTO && !protects(m, section))
+        pages = own_valid(m, region, va, guarded);
+    m->mapper->ops->lift(m->mapper, va, pages * PAGE_SIZE);
+    for (unsigned i = 1; i < pages; i++) {
+        pte_t *pte = pagetable_pte(region->table, va + i * PAGE_SIZE);
+
+        pte_release(m, pte, va + i * PAGE_SIZE,
+                    pte_load(pte) & ~(PTE_BUSY | PTE_WANTED | PTE_PROTECTED));
+    }
 }
 
 /* A write has faulted; in time that says that the section is written too often. */
@@ -175,30 +200,22 @@ static void charge(struct machine *m, struct section *section)
 void protect_met(struct machine *m, struct region *region, uintptr_t va)
 {
     struct section *section = pagetable_section(region->table, va);
+    unsigned guarded;
 
     /* Were the section not protected, the trim would have lifted it. */
     if (m->tunables.dirty == DIRTY_AUTO && protects(m, section))
         charge(m, section);
-    m->mapper->ops->lift(m->mapper, va, PAGE_SIZE);
+    lift_from(m, region, va, &guarded);
+    protect_end(m, region->table, va, guarded);
 }
 
 void protect_written(struct machine *m, struct region *region, uintptr_t va)
 {
-    struct section *section = pagetable_section(region->table, va);
-    unsigned pages = 1;
+    unsigned guarded;
 
-    if (m->tunables.dirty == DIRTY_AUTO) {
-        charge(m, section);
-        if (!protects(m, section)) /* its pages are written: these would fault next */
-            pages = own_protected(m, region, va);
-    }
-    m->mapper->ops->lift(m->mapper, va, pages * PAGE_SIZE);
-    for (unsigned i = 1; i < pages; i++) {
-        pte_t *pte = pagetable_pte(region->table, va + i * PAGE_SIZE);
-
-        pte_release(m, pte, va + i * PAGE_SIZE,
-                    pte_load(pte) & ~(PTE_BUSY | PTE_WANTED | PTE_PROTECTED));
-    }
+    if (m->tunables.dirty == DIRTY_AUTO)
+        charge(m, pagetable_section(region->table, va));
+    lift_from(m, region, va, &guarded);
     /* The page at va is still BUSY, and its PTE says PROTECTED no more when that ends. */
-    protect_end(m, region->table, va, pages);
+    protect_end(m, region->table, va, guarded + 1);
 }
