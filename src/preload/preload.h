@@ -13,9 +13,9 @@
  *
  * When there is a manager
  *   Not at the start: a process that has mapped less than `early` bytes (a sixteenth of the memory,
- *   8 to 64 MiB, a quarter of it at most) has none, costs nothing, and forks as it always did. The
- *   call that maps more makes it; what was mapped before stays with the kernel, and comes off the
- *   manager's budget.
+ *   64 MiB at most) has none, costs nothing, and forks as it always did. The call that maps more
+ *   makes it; what was mapped before stays with the kernel, and comes off the manager's budget,
+ *   used or not. jemalloc's first mappings are of 2 MiB: with little memory they are managed.
  *
  * What may not meet
  *   - Nothing of the manager lives in managed memory: its objects are linked in with calls of

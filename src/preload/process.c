@@ -29,9 +29,7 @@
 
 #define MIB (1024UL * 1024)
 #define EARLY_SHARE 16u
-#define EARLY_LEAST (8 * MIB)
 #define EARLY_MOST (64 * MIB)
-#define EARLY_PART 4u /* never more than so much of the memory */
 #define ARENA_LARGEST (1024UL * 1024 * MIB)
 #define ARENA_SMALLEST (4096UL * MIB)
 #define RANGES_MAX 65536u /* more the kernel would not have either (vm.max_map_count) */
@@ -419,11 +417,6 @@ static void check_rights(void)
     _exit(125);
 }
 
-static size_t clamp(size_t value, size_t least, size_t most)
-{
-    return value < least ? least : value > most ? most : value;
-}
-
 /*
  * After the log (core/error.c, 101). The loader initializes a preloaded library after those that the
  * program was linked with, whose constructors may have allocated, made threads and forked by then:
@@ -434,7 +427,6 @@ __attribute__((constructor(102))) static void start(void)
     const char *conf = getenv(RUN_ENV_CONF), *options = getenv(RUN_ENV_OPTIONS);
     const char *path = getenv(RUN_ENV_REPORT);
     bool no_children;
-    size_t most;
 
     if (conf == NULL || options == NULL)
         return;
@@ -453,10 +445,9 @@ __attribute__((constructor(102))) static void start(void)
     choose_pagefile();
     if (no_children)
         restore_environment();
-    most = settings.memory / EARLY_PART;
-    process.early_most =
-        clamp(settings.memory / EARLY_SHARE, EARLY_LEAST < most ? EARLY_LEAST : most,
-              EARLY_MOST < most ? EARLY_MOST : most);
+    process.early_most = settings.memory / EARLY_SHARE;
+    if (process.early_most > EARLY_MOST)
+        process.early_most = EARLY_MOST;
     if (is_go()) { /* `vmsm run` refuses it; what a managed program starts is left alone */
         log_line(LOG_WARNING, "run: %s (process %d) is not managed: " GO_REFUSED, program_name(),
                  (int)self);
