@@ -37,7 +37,7 @@
 #include "core/check.h"
 #include "core/machine.h"
 
-#define CHARGE 64 /* unchanged pages that save what a first write costs */
+#define CHARGE 64  /* unchanged pages that save what a first write costs */
 #define PROVEN 128 /* unchanged pages that turn a section, fewer where frames are few */
 #define LIFT_TOGETHER 64u
 
