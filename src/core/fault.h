@@ -64,8 +64,9 @@ struct fault {
     struct iovec iovs[RUN_MAX];
 };
 
-#define FAULT_QUEUE_DEPTH_MAX 64u
-#define FAULT_AHEAD_MAX 32u  /* of these, read-ahead: the rest is for what was asked for */
+#define FAULT_QUEUE_DEPTH_MAX 96u
+#define FAULT_AHEAD_MAX                                                                            \
+    64u /* of these, read-ahead, two windows of steps: the rest is for what was asked for */
 #define FAULT_UNSENT_MAX 16u /* more reads are sent before fault_reap(): the disk is not to wait */
 
 struct fault_queue {
