@@ -65,14 +65,14 @@ struct fault {
 };
 
 #define FAULT_QUEUE_DEPTH_MAX 96u
-#define FAULT_AHEAD_MAX                                                                            \
-    64u /* of these, read-ahead, two windows of steps: the rest is for what was asked for */
+#define FAULT_AHEAD_MAX 64u  /* of these, read-ahead: two windows of steps */
 #define FAULT_UNSENT_MAX 16u /* more reads are sent before fault_reap(): the disk is not to wait */
 
 struct fault_queue {
     struct store_queue *store;
     struct fault *faults; /* FAULT_QUEUE_DEPTH_MAX of them */
-    struct fault *free;
+    struct fault *free;   /* a list that ends with NULL, or with */
+    struct fault *fresh;  /* the first that was never used: these are not linked, nor populated */
     struct store_io *unsent[FAULT_UNSENT_MAX];
     unsigned unsent_count;    /* reads prepared and not yet with the store */
     unsigned in_flight;       /* faults begun and not finished, */

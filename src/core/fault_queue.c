@@ -21,11 +21,7 @@ int fault_queue_open(struct machine *m, struct fault_queue *queue)
         queue->faults = NULL;
         return error;
     }
-    queue->free = NULL;
-    for (unsigned i = FAULT_QUEUE_DEPTH_MAX; i-- > 0;) {
-        queue->faults[i].next = queue->free;
-        queue->free = &queue->faults[i];
-    }
+    queue->free = queue->fresh = queue->faults;
     return 0;
 }
 
@@ -103,7 +99,12 @@ struct fault *fault_get(struct fault_queue *queue)
     struct fault *fault = queue->free;
 
     check_always(fault != NULL);
-    queue->free = fault->next;
+    if (fault != queue->fresh)
+        queue->free = fault->next;
+    else if (++queue->fresh < queue->faults + FAULT_QUEUE_DEPTH_MAX)
+        queue->free = queue->fresh;
+    else
+        queue->free = NULL;
     return fault;
 }
 
