@@ -21,7 +21,7 @@
 #define OPEN_TRIES 20
 
 /* A device manager looks into a block device that was just closed, holding the same lock. */
-#define LOCK_TRIES 10
+#define LOCK_TRIES 150
 #define LOCK_PAUSE_NS 20000000L
 
 static int explain_link(const char *path)
@@ -156,6 +156,10 @@ static int open_named(const char *path, bool *made)
     return -EEXIST;
 }
 
+/*
+ * The kernel holds the file of a killed process until the requests of its ring have come back, which
+ * may be after its parent has seen it end: a start right after that waits.
+ */
 static int lock_exclusive(const struct file_path *file)
 {
     struct timespec pause = {.tv_nsec = LOCK_PAUSE_NS};
