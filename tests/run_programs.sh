@@ -247,6 +247,11 @@ if has fio; then
         [ $status -ne 0 ] && grep -qi "support\|not implemented" err out
         ok $? "fio by $engine is refused, as by a kernel without it"
     done
+    "$vmsm" run --memory 8M -- fio --name=x --filename="$dir/data" --direct=1 --rw=read --bs=32k \
+        --size=1M --ioengine=posixaio --thread=1 --iomem=mmap --output=out >err 2>&1
+    status=$?
+    [ $status -ne 0 ] && grep -qi "not implemented" err out
+    ok $? "so are direct reads by fio's posixaio"
 fi
 
 # answers COMMAND…: wait until a server does.

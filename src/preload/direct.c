@@ -5,133 +5,193 @@
  *
  * If not all of the buffer can be pinned the read is made shorter, which a program must expect.
  */
+#include <aio.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "preload/kernel.h"
 #include "preload/preload.h"
 
 #define PIECES 64
+#define PIN_PAUSE 1000000 /* ns */
+#define PIN_TRIES 10000
 #define PAGE ((uintptr_t)VMSM_PAGE_SIZE)
 
 /* ---- pins ---- */
 
 struct pinned {
-    struct iovec iov[PIECES]; /* what may be read into */
-    int count;
+    struct iovec iov[PIECES];    /* what may be read into */
+    struct iovec ranges[PIECES]; /* whole pages of the manager's in it, which are pinned */
+    int count, range_count;
+    size_t length; /* of all that may be read into */
 };
 
+static void unpin_down_to(struct pinned *p, int count)
+{
+    while (p->range_count > count) {
+        const struct iovec *range = &p->ranges[--p->range_count];
+
+        vmsm_unpin(arena.manager, range->iov_base, range->iov_len);
+    }
+}
+
+static long unpin_all(const uintptr_t *a)
+{
+    unpin_down_to((struct pinned *)a[0], 0);
+    return 0;
+}
+
+static void unpin(struct pinned *p)
+{
+    if (p->range_count > 0)
+        gate_shared_call(unpin_all, (uintptr_t[]){(uintptr_t)p});
+}
+
+/* start, end, pinned: what is the manager's of these pages, all or nothing. The rest of them (files
+ * that were mapped there, holes) is the kernel's, which knows what to do or to say. */
 static long pin_range(const uintptr_t *a)
 {
-    return vmsm_pin(arena.manager, (void *)a[0], a[1]);
-}
+    uintptr_t end = a[1] < arena.end ? a[1] : arena.end;
+    struct pinned *p = (struct pinned *)a[2];
+    int before = p->range_count;
 
-static long unpin_range(const uintptr_t *a)
-{
-    return vmsm_unpin(arena.manager, (void *)a[0], a[1]);
-}
-
-static void whole_pages(const struct iovec *piece, uintptr_t range[2])
-{
-    uintptr_t start = (uintptr_t)piece->iov_base & ~(PAGE - 1);
-
-    range[0] = start;
-    range[1] = (((uintptr_t)piece->iov_base + piece->iov_len + PAGE - 1) & ~(PAGE - 1)) - start;
-}
-
-/* Pin as much of a piece as can be; its length becomes that. 0 or a negative errno. */
-static long pin_piece(struct iovec *piece)
-{
-    uintptr_t range[2];
-    long error;
-
-    for (;;) {
-        whole_pages(piece, range);
-        error = gate_shared_call(pin_range, range);
-        if (error != -ENOMEM || piece->iov_len <= PAGE)
-            return error;
-        piece->iov_len = (piece->iov_len / 2 + PAGE - 1) & ~(PAGE - 1);
-    }
-}
-
-static void unpin(const struct pinned *p)
-{
-    for (int i = 0; i < p->count; i++) {
-        uintptr_t range[2];
-
-        if (!arena_overlaps((uintptr_t)p->iov[i].iov_base, p->iov[i].iov_len))
-            continue;
-        whole_pages(&p->iov[i], range);
-        gate_shared_call(unpin_range, range);
-    }
-}
-
-/* 0, or a negative errno if nothing could be pinned. -EINVAL: not the manager's memory. */
-static long pin(const struct iovec *iov, int count, struct pinned *p)
-{
-    p->count = 0;
-    for (int i = 0; i < count && i < PIECES; i++) {
-        size_t wanted = iov[i].iov_len;
+    for (uintptr_t at = a[0] > arena.base ? a[0] : arena.base; at < end;) {
+        struct space_range piece = space_piece(&arena.space, at, end);
+        struct iovec range = {(void *)piece.start, piece.end - piece.start};
         long error = 0;
 
-        p->iov[i] = iov[i];
-        if (arena_overlaps((uintptr_t)iov[i].iov_base, wanted))
-            error = pin_piece(&p->iov[i]);
-        if (error != 0 && error != -ENOMEM) {
-            unpin(p);
+        at = piece.end;
+        if (piece.what.kind != SPACE_MANAGED)
+            continue;
+        if (p->range_count == PIECES)
+            error = -ENOMEM;
+        else
+            error = vmsm_pin(arena.manager, range.iov_base, range.iov_len);
+        if (error != 0) {
+            unpin_down_to(p, before);
             return error;
         }
+        p->ranges[p->range_count++] = range;
+    }
+    return 0;
+}
+
+/* Pin as much of an element as can be; its length becomes that. 0 or a negative errno. */
+static long pin_element(struct iovec *element, struct pinned *p)
+{
+    uintptr_t start = (uintptr_t)element->iov_base;
+
+    for (;;) {
+        uintptr_t end = (start + element->iov_len + PAGE - 1) & ~(PAGE - 1);
+        long error =
+            gate_shared_call(pin_range, (uintptr_t[]){start & ~(PAGE - 1), end, (uintptr_t)p});
+
+        if (error != -ENOMEM || element->iov_len <= PAGE)
+            return error;
+        element->iov_len = (element->iov_len / 2 + PAGE - 1) & ~(PAGE - 1);
+    }
+}
+
+/* As much as can be. A negative errno: there is nothing that could be read into. */
+static long pin(const struct iovec *iov, int count, struct pinned *p)
+{
+    p->count = p->range_count = 0;
+    p->length = 0;
+    for (int i = 0; i < count && p->count < PIECES; i++) {
+        struct iovec element = iov[i];
+        long error = 0;
+
+        if (element.iov_len == 0)
+            continue;
+        if (arena_overlaps((uintptr_t)element.iov_base, element.iov_len))
+            error = pin_element(&element, p);
         if (error != 0)
-            return p->count > 0 ? 0 : error;
-        p->count++;
-        if (p->iov[i].iov_len < wanted)
-            return 0;
+            return p->length > 0 ? 0 : error;
+        p->iov[p->count++] = element;
+        p->length += element.iov_len;
+        if (element.iov_len < iov[i].iov_len)
+            break;
     }
     return 0;
 }
 
 /* ---- which reads ---- */
 
+/* Of a pipe, O_DIRECT says something else. */
+static bool is_direct_file(int fd)
+{
+    int flags = (int)kernel_call(SYS_fcntl, fd, F_GETFL);
+    struct stat st;
+
+    return flags >= 0 && (flags & O_DIRECT) && kernel_call(SYS_fstat, fd, &st) == 0 &&
+           (S_ISREG(st.st_mode) || S_ISBLK(st.st_mode));
+}
+
 static bool is_direct(int fd, const struct iovec *iov, int count)
 {
     bool ours = false;
-    int flags;
 
     if (!atomic_load_explicit(&arena.managed, memory_order_relaxed) || count < 1 || count > IOV_MAX)
         return false;
     for (int i = 0; i < count && !ours; i++)
-        ours = arena_overlaps((uintptr_t)iov[i].iov_base, iov[i].iov_len);
-    if (!ours)
-        return false;
-    flags = (int)kernel_call(SYS_fcntl, fd, F_GETFL);
-    return flags >= 0 && (flags & O_DIRECT);
+        ours = iov[i].iov_len > 0 && arena_overlaps((uintptr_t)iov[i].iov_base, iov[i].iov_len);
+    return ours && is_direct_file(fd);
+}
+
+/*
+ * With signals blocked: a handler that leaves by longjmp() would leave the pins behind. They would
+ * not end such a read either, for it waits for the device.
+ */
+static long read_pinned(int fd, const struct iovec *iov, int count, off_t offset, int flags,
+                        ssize_t *got)
+{
+    struct pinned p;
+    uint64_t before;
+    long error;
+    int saved = 0;
+
+    gate_mask_signals(&before);
+    error = pin(iov, count, &p);
+    if (error == 0) {
+        *got = kernel_preadv2(fd, p.iov, p.count, offset, flags);
+        saved = errno;
+        unpin(&p);
+    }
+    gate_restore_signals(&before);
+    errno = saved;
+    return error;
 }
 
 /* offset -1: the file's own position. */
 static ssize_t direct_read(int fd, const struct iovec *iov, int count, off_t offset, int flags)
 {
-    struct pinned p;
-    long error = pin(iov, count, &p);
-    ssize_t got;
-    int saved;
+    struct timespec pause = {.tv_nsec = PIN_PAUSE};
+    ssize_t got = -1;
+    long error;
 
-    if (error == -EINVAL) /* unmapped, or not the manager's: the kernel knows what to say */
-        return kernel_preadv2(fd, iov, count, offset, flags);
-    if (error != 0) {
-        errno = (int)-error;
-        return -1;
+    /* What others read now keeps the pins, for as long as a disk takes. */
+    for (int tries = 0; tries < PIN_TRIES; tries++) {
+        int saved = errno;
+
+        error = read_pinned(fd, iov, count, offset, flags, &got);
+        if (error == 0 && got >= 0)
+            errno = saved;
+        if (error != -ENOMEM)
+            break;
+        nanosleep(&pause, NULL);
     }
-    got = kernel_preadv2(fd, p.iov, p.count, offset, flags);
-    saved = errno;
-    unpin(&p);
-    errno = saved;
+    if (error != 0)
+        errno = (int)-error;
     return got;
 }
 
@@ -144,7 +204,10 @@ static struct {
     ssize_t (*readv)(int, const struct iovec *, int);
     ssize_t (*preadv)(int, const struct iovec *, int, off_t);
     ssize_t (*preadv2)(int, const struct iovec *, int, off_t, int);
-} libc = {kernel_read, kernel_pread, kernel_readv, kernel_preadv, kernel_preadv2};
+    FILE *(*fdopen)(int, const char *);
+    int (*aio_read)(struct aiocb *);
+    int (*lio_listio)(int, struct aiocb *const[], int, struct sigevent *);
+} libc = {kernel_read, kernel_pread, kernel_readv, kernel_preadv, kernel_preadv2, NULL, NULL, NULL};
 
 static void find(void *pointer, const char *name)
 {
@@ -161,6 +224,9 @@ __attribute__((constructor(102))) static void find_all(void)
     find(&libc.readv, "readv");
     find(&libc.preadv, "preadv");
     find(&libc.preadv2, "preadv2");
+    find(&libc.fdopen, "fdopen");
+    find(&libc.aio_read, "aio_read");
+    find(&libc.lio_listio, "lio_listio");
 }
 
 PRELOAD_API ssize_t read(int fd, void *buffer, size_t length)
@@ -224,3 +290,59 @@ PRELOAD_API ssize_t __pread_chk(int fd, void *buffer, size_t length, off_t offse
 
 PRELOAD_API ssize_t __pread64_chk(int fd, void *buffer, size_t length, off_t offset, size_t room)
     __attribute__((alias("__pread_chk")));
+
+/* ---- reads that are not seen, being made within the C library ---- */
+
+/* A stream's reads are to go by the page cache, which writes into memory as the program does. */
+PRELOAD_API FILE *fdopen(int fd, const char *mode)
+{
+    if (libc.fdopen == NULL) /* a library that is initialized before this one */
+        find_all();
+    if (process.active && (strchr(mode, 'r') != NULL || strchr(mode, '+') != NULL) &&
+        is_direct_file(fd)) {
+        int flags = (int)kernel_call(SYS_fcntl, fd, F_GETFL);
+
+        kernel_call(SYS_fcntl, fd, F_SETFL, flags & ~O_DIRECT);
+    }
+    return libc.fdopen(fd, mode);
+}
+
+/* Its threads read while nobody waits: it is not there for these, as io_uring is not. */
+static bool is_refused(const struct aiocb *call)
+{
+    struct iovec iov = {.iov_base = (void *)(uintptr_t)call->aio_buf, .iov_len = call->aio_nbytes};
+
+    if (!is_direct(call->aio_fildes, &iov, 1))
+        return false;
+    errno = ENOSYS;
+    return true;
+}
+
+PRELOAD_API int aio_read(struct aiocb *call)
+{
+    if (libc.aio_read == NULL)
+        find_all();
+    return is_refused(call) ? -1 : libc.aio_read(call);
+}
+
+PRELOAD_API int lio_listio(int mode, struct aiocb *const list[], int count, struct sigevent *event)
+{
+    if (libc.lio_listio == NULL)
+        find_all();
+    for (int i = 0; i < count; i++)
+        if (list[i] != NULL && list[i]->aio_lio_opcode == LIO_READ && is_refused(list[i]))
+            return -1;
+    return libc.lio_listio(mode, list, count, event);
+}
+
+/* The same structure under another name. */
+PRELOAD_API int aio_read64(struct aiocb64 *call)
+{
+    return aio_read((struct aiocb *)call);
+}
+
+PRELOAD_API int lio_listio64(int mode, struct aiocb64 *const list[], int count,
+                             struct sigevent *event)
+{
+    return lio_listio(mode, (struct aiocb *const *)list, count, event);
+}

@@ -1,4 +1,5 @@
 /* The heap, threads and direct I/O of a program: see memory.c for how it is run. */
+#include <aio.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <malloc.h>
@@ -14,6 +15,7 @@
 #define BLOCKS 20000u
 #define THREADS 4
 #define FILE_SIZE (4 * MIB)
+#define PIECE (256UL * 1024) /* read at a time */
 
 static uint64_t next_random(uint64_t *state)
 {
@@ -125,8 +127,10 @@ static void test_cancel(void)
 
 struct reader {
     int fd;
+    FILE *stream;
     char *buffer;
-    unsigned wrong;
+    ssize_t (*read)(const struct reader *r, size_t at);
+    unsigned rounds, wrong;
 };
 
 static char expected_byte(size_t at)
@@ -134,13 +138,54 @@ static char expected_byte(size_t at)
     return (char)((at >> 12) * 7 + at % 251);
 }
 
+static ssize_t read_plainly(const struct reader *r, size_t at)
+{
+    return pread(r->fd, r->buffer, PIECE, (off_t)at);
+}
+
+/* Buffers of no length count for nothing. */
+static ssize_t read_parts(const struct reader *r, size_t at)
+{
+    struct iovec iov[] = {{.iov_base = NULL},
+                          {.iov_base = r->buffer, .iov_len = PIECE / 2},
+                          {.iov_base = r->buffer + 1},
+                          {.iov_base = r->buffer + PIECE / 2, .iov_len = PIECE / 2},
+                          {.iov_base = r->buffer + PIECE}};
+
+    return preadv(r->fd, iov, 5, (off_t)at);
+}
+
+static ssize_t read_stream(const struct reader *r, size_t at)
+{
+    if (fseek(r->stream, (long)at, SEEK_SET) != 0)
+        return -1;
+    return (ssize_t)fread(r->buffer, 1, PIECE, r->stream);
+}
+
+/* It may be refused, but not go wrong. */
+static ssize_t read_later(const struct reader *r, size_t at)
+{
+    struct aiocb call = {.aio_fildes = r->fd,
+                         .aio_buf = r->buffer,
+                         .aio_nbytes = PIECE,
+                         .aio_offset = (off_t)at,
+                         .aio_lio_opcode = LIO_READ};
+    struct aiocb *const list[] = {NULL, &call};
+
+    if ((at / PIECE % 2 ? aio_read(&call) : lio_listio(LIO_NOWAIT, list, 2, NULL)) != 0)
+        return errno == ENOSYS ? pread(r->fd, r->buffer, PIECE, (off_t)at) : -1;
+    while (aio_error(&call) == EINPROGRESS)
+        aio_suspend((const struct aiocb *const *)list, 2, NULL);
+    return aio_return(&call);
+}
+
 static void *read_directly(void *argument)
 {
     struct reader *r = argument;
 
-    for (unsigned round = 0; round < 6; round++) {
-        for (size_t at = 0; at < FILE_SIZE; at += 256 * 1024) {
-            ssize_t got = pread(r->fd, r->buffer, 256 * 1024, (off_t)at);
+    for (unsigned round = 0; round < r->rounds; round++) {
+        for (size_t at = 0; at < FILE_SIZE; at += PIECE) {
+            ssize_t got = r->read(r, at);
 
             r->wrong += got <= 0;
             for (size_t i = 0; got > 0 && i < (size_t)got; i += 97)
@@ -150,18 +195,43 @@ static void *read_directly(void *argument)
     return NULL;
 }
 
+static unsigned wrong_under_pressure(struct reader *r, char *memory, size_t pressure)
+{
+    pthread_t thread;
+
+    r->wrong = 0;
+    pthread_create(&thread, NULL, read_directly, r);
+    for (unsigned round = 0; round < 4; round++)
+        for (size_t at = 0; at < pressure; at += 4096)
+            memory[at] = (char)round;
+    pthread_join(thread, NULL);
+    return r->wrong;
+}
+
+/* One with another mapping in its middle. */
+static void test_mixed_buffer(struct reader r, char *memory, size_t pressure)
+{
+    char *buffer = mmap(NULL, PIECE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+    mmap(buffer + PIECE / 2, 4096, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED,
+         -1, 0);
+    r.buffer = buffer;
+    r.read = read_plainly;
+    is(wrong_under_pressure(&r, memory, pressure), 0, "and those into mixed memory");
+    munmap(buffer, PIECE);
+}
+
 /* Pages are taken all the time, while a device writes into some. */
 static void test_direct(void)
 {
     char name[] = "/var/tmp/vmsm-managed-XXXXXX";
     size_t pressure = 16 * MIB;
-    struct reader r = {.fd = mkostemp(name, O_DIRECT)};
+    struct reader r = {.fd = mkostemp(name, O_DIRECT), .read = read_plainly, .rounds = 6};
     char *memory = malloc(pressure), *content = NULL;
     struct iovec iov[2];
-    pthread_t thread;
 
     unlink(name);
-    if (r.fd < 0 || posix_memalign((void **)&r.buffer, 4096, 256 * 1024) != 0 ||
+    if (r.fd < 0 || posix_memalign((void **)&r.buffer, 4096, PIECE) != 0 ||
         posix_memalign((void **)&content, 4096, FILE_SIZE) != 0) {
         skip("there is no direct I/O in /var/tmp");
         return;
@@ -169,18 +239,23 @@ static void test_direct(void)
     for (size_t at = 0; at < FILE_SIZE; at++)
         content[at] = expected_byte(at);
     ok(pwrite(r.fd, content, FILE_SIZE, 0) == (ssize_t)FILE_SIZE, "a direct write");
-    pthread_create(&thread, NULL, read_directly, &r);
-    for (unsigned round = 0; round < 4; round++)
-        for (size_t at = 0; at < pressure; at += 4096)
-            memory[at] = (char)round;
-    pthread_join(thread, NULL);
-    is(r.wrong, 0, "direct reads bring what is in the file");
+    is(wrong_under_pressure(&r, memory, pressure), 0, "direct reads bring what is in the file");
+    r.rounds = 4;
+    r.read = read_parts;
+    is(wrong_under_pressure(&r, memory, pressure), 0, "so do those into several buffers");
+    test_mixed_buffer(r, memory, pressure);
+    r.read = read_later;
+    is(wrong_under_pressure(&r, memory, pressure), 0, "asynchronous ones");
     memset(content, 0, FILE_SIZE);
     iov[0] = (struct iovec){.iov_base = content, .iov_len = 8192};
     iov[1] = (struct iovec){.iov_base = content + MIB, .iov_len = 8192};
     is(preadv(r.fd, iov, 2, 0), 16384, "a direct read into two buffers");
     ok(content[100] == expected_byte(100) && content[MIB + 100] == expected_byte(8192 + 100),
        "is right");
+    r.stream = fdopen(dup(r.fd), "r");
+    r.read = read_stream;
+    is(wrong_under_pressure(&r, memory, pressure), 0, "a stream on it brings the same");
+    fclose(r.stream);
     close(r.fd);
     free(memory);
     free(content);
