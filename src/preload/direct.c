@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -33,7 +34,9 @@ struct pinned {
     struct iovec iov[PIECES];    /* what may be read into */
     struct iovec ranges[PIECES]; /* whole pages of the manager's in it, which are pinned */
     int count, range_count;
-    size_t length; /* of all that may be read into */
+    size_t length;       /* of all that may be read into */
+    struct pinned *next; /* in `ended` */
+    _Atomic bool undone; /* nothing is pinned any more */
 };
 
 static void unpin_down_to(struct pinned *p, int count)
@@ -45,27 +48,58 @@ static void unpin_down_to(struct pinned *p, int count)
     }
 }
 
-static long unpin_all(const uintptr_t *a)
+/*
+ * Reads that have ended, and whose pins are still there. Whoever gives their memory back holds the
+ * gate and waits for them to go, so it cannot be that only who has the gate may undo them after it:
+ * he who waits does it for the other.
+ */
+static struct pinned *_Atomic ended;
+
+void direct_unpin_ended(void)
 {
-    unpin_down_to((struct pinned *)a[0], 0);
+    struct pinned *p = atomic_exchange(&ended, NULL);
+
+    while (p != NULL) {
+        struct pinned *next = p->next;
+
+        unpin_down_to(p, 0);
+        atomic_store(&p->undone, true); /* and it is gone */
+        p = next;
+    }
+}
+
+void direct_forked(void)
+{
+    atomic_store(&ended, NULL);
+}
+
+static long unpin_ended(const uintptr_t *unused)
+{
+    (void)unused;
+    direct_unpin_ended();
     return 0;
 }
 
 static void unpin(struct pinned *p)
 {
-    if (p->range_count > 0)
-        gate_shared_call(unpin_all, (uintptr_t[]){(uintptr_t)p});
+    if (p->range_count == 0)
+        return;
+    p->next = atomic_load(&ended);
+    while (!atomic_compare_exchange_weak(&ended, &p->next, p))
+        continue;
+    gate_shared_call(unpin_ended, NULL);
+    while (!atomic_load(&p->undone)) /* another thread is about to */
+        sched_yield();
 }
 
-/* start, end, pinned: what is the manager's of these pages, all or nothing. The rest of them (files
+/* What is the manager's of these pages, all or nothing. The rest of them (files
  * that were mapped there, holes) is the kernel's, which knows what to do or to say. */
-static long pin_range(const uintptr_t *a)
+static long pin_range(uintptr_t start, uintptr_t end, struct pinned *p)
 {
-    uintptr_t end = a[1] < arena.end ? a[1] : arena.end;
-    struct pinned *p = (struct pinned *)a[2];
     int before = p->range_count;
 
-    for (uintptr_t at = a[0] > arena.base ? a[0] : arena.base; at < end;) {
+    end = end < arena.end ? end : arena.end;
+    for (uintptr_t at = start > arena.base ? start : arena.base; at < end;) {
         struct space_range piece = space_piece(&arena.space, at, end);
         struct iovec range = {(void *)piece.start, piece.end - piece.start};
         long error = 0;
@@ -93,8 +127,7 @@ static long pin_element(struct iovec *element, struct pinned *p)
 
     for (;;) {
         uintptr_t end = (start + element->iov_len + PAGE - 1) & ~(PAGE - 1);
-        long error =
-            gate_shared_call(pin_range, (uintptr_t[]){start & ~(PAGE - 1), end, (uintptr_t)p});
+        long error = pin_range(start & ~(PAGE - 1), end, p);
 
         if (error != -ENOMEM || element->iov_len <= PAGE)
             return error;
@@ -102,11 +135,17 @@ static long pin_element(struct iovec *element, struct pinned *p)
     }
 }
 
-/* As much as can be. A negative errno: there is nothing that could be read into. */
-static long pin(const struct iovec *iov, int count, struct pinned *p)
+/* iov, count, pinned: as much as can be. A negative errno: there is nothing that could be read into.
+ * (All in one call, for who has pins must not wait for the gate.) */
+static long pin(const uintptr_t *a)
 {
+    const struct iovec *iov = (const struct iovec *)a[0];
+    struct pinned *p = (struct pinned *)a[2];
+    int count = (int)a[1];
+
     p->count = p->range_count = 0;
     p->length = 0;
+    p->undone = false;
     for (int i = 0; i < count && p->count < PIECES; i++) {
         struct iovec element = iov[i];
         long error = 0;
@@ -161,7 +200,7 @@ static long read_pinned(int fd, const struct iovec *iov, int count, off_t offset
     int saved = 0;
 
     gate_mask_signals(&before);
-    error = pin(iov, count, &p);
+    error = gate_shared_call(pin, (uintptr_t[]){(uintptr_t)iov, (uintptr_t)count, (uintptr_t)&p});
     if (error == 0) {
         *got = kernel_preadv2(fd, p.iov, p.count, offset, flags);
         saved = errno;

@@ -383,6 +383,7 @@ static void forked(void)
     static const pthread_mutex_t fresh = PTHREAD_MUTEX_INITIALIZER;
 
     atfork.lock = fresh;
+    direct_forked();
     process_forked();
 }
 

@@ -74,13 +74,19 @@ static struct space_what managed_as(int protection, uint8_t flags)
 
 /* ---- giving back ---- */
 
-/* A page of it may be pinned for another thread's read, which ends by itself. */
-static void discard(uintptr_t start, uintptr_t end)
+/* A page of it is pinned for another thread's read, which ends by itself. */
+static void await_unpin(void)
 {
     struct timespec pause = {.tv_nsec = 1000000};
 
+    nanosleep(&pause, NULL);
+    direct_unpin_ended();
+}
+
+static void discard(uintptr_t start, uintptr_t end)
+{
     while (vmsm_decommit(arena.manager, (void *)start, end - start) == -EBUSY)
-        nanosleep(&pause, NULL);
+        await_unpin();
 }
 
 static int unmap_piece(const struct space_range *piece)
@@ -223,7 +229,6 @@ static long map_fixed(const uintptr_t *a)
 /* Take a piece away from the manager; its addresses stay mapped, without access. */
 static int give_up_piece(const struct space_range *piece)
 {
-    struct timespec pause = {.tv_nsec = 1000000};
     int error;
 
     if (piece->what.kind == SPACE_FOREIGN || piece->what.kind == SPACE_DEAD)
@@ -232,7 +237,7 @@ static int give_up_piece(const struct space_range *piece)
         return -ENOMEM;
     while ((error = vmsm_unmap(arena.manager, (void *)piece->start, piece->end - piece->start)) ==
            -EBUSY)
-        nanosleep(&pause, NULL);
+        await_unpin();
     if (error == 0)
         space_set(&arena.space, piece->start, piece->end, (struct space_what){.kind = SPACE_DEAD});
     return error;

@@ -131,6 +131,11 @@ int memory_release(uintptr_t start, size_t length);
 /* The system call brk: where the break is afterwards. */
 uintptr_t memory_break(uintptr_t wanted);
 
+/* direct.c: undo the pins of reads that have ended. The gate is held. */
+void direct_unpin_ended(void);
+/* In a child of fork(), which has no such reads. */
+void direct_forked(void);
+
 /* thread.c: at the start, by the first thread, of which the manager's are made. */
 void thread_start(void);
 

@@ -221,6 +221,19 @@ static void test_mixed_buffer(struct reader r, char *memory, size_t pressure)
     munmap(buffer, PIECE);
 }
 
+/* A buffer is given back again and again while it is read into. */
+static void test_given_back(struct reader r)
+{
+    pthread_t thread;
+
+    r.wrong = 0;
+    pthread_create(&thread, NULL, read_directly, &r);
+    for (unsigned round = 0; round < 2000; round++)
+        r.wrong += madvise(r.buffer, PIECE, MADV_DONTNEED) != 0;
+    pthread_join(thread, NULL);
+    ok(true, "memory is given back while a device writes into it");
+}
+
 /* Pages are taken all the time, while a device writes into some. */
 static void test_direct(void)
 {
@@ -244,6 +257,7 @@ static void test_direct(void)
     r.read = read_parts;
     is(wrong_under_pressure(&r, memory, pressure), 0, "so do those into several buffers");
     test_mixed_buffer(r, memory, pressure);
+    test_given_back(r);
     r.read = read_later;
     is(wrong_under_pressure(&r, memory, pressure), 0, "asynchronous ones");
     memset(content, 0, FILE_SIZE);
