@@ -172,6 +172,14 @@ ok $? "it was never resident with much more than its memory"
 run --report "$dir/none/report" -- true
 said 125 'cannot be written' "a report that cannot be written"
 
+printf '%s\n' '#include <unistd.h>' 'int main(void) { char *p = sbrk(0);' \
+    'return sbrk(4096) != p || brk(p) != 0 || sbrk(0) != p; }' >"$dir/break.c"
+gcc -w -o "$dir/break" "$dir/break.c"
+rm -f "$dir/report"
+run --memory 1G --report "$dir/report" -- "$dir/break"
+[ $status -eq 0 ] && grep -q '"managed": false' "$dir/report"
+ok $? "who only looks at the break, and moves it a little, has no manager"
+
 LD_PRELOAD='' run --no-children -- sh -c 'echo "[$LD_PRELOAD] [$VMSM_RUN_CONF]"'
 grep -qx '\[\] \[\]' "$dir/out"
 ok $? "--no-children: programs that it starts find the environment as it was"

@@ -20,6 +20,7 @@
 #define LARGE (2UL * 1024 * 1024) /* aligned to that: sections, and what allocators like */
 #define BRK_SHARE 16u             /* of the arena */
 #define BRK_TRIES 1000
+#define ADDRESS_END (1UL << 47) /* of a program, but for what it asks for by address */
 #define COPY_STEP (1024UL * 1024)
 
 #ifndef MADV_DONTNEED_LOCKED
@@ -154,8 +155,8 @@ int memory_unmap(void *address, size_t length)
             process_early_gone(length);
         return result;
     }
-    if (!whole_range(start, length, &end))
-        return failed(-EINVAL);
+    if (!whole_range(start, length, &end) || start == end || end > ADDRESS_END)
+        return failed(-EINVAL); /* before anything is lost */
     error = split(start, end, unmap_inside, kernel_munmap);
     return error == 0 ? 0 : failed(error);
 }
@@ -259,16 +260,23 @@ static int make_foreign(uintptr_t start, uintptr_t end)
 /* start, end, protection, flags, fd, offset: a mapping of the kernel's, in the arena. */
 static long map_foreign(const uintptr_t *a)
 {
-    int flags = (int)a[3] & ~MAP_FIXED_NOREPLACE, error;
+    int flags = (int)a[3] & ~(MAP_FIXED | MAP_FIXED_NOREPLACE), error;
+    size_t length = a[1] - a[0];
+    void *new = kernel_mmap(NULL, length, (int)a[2], flags, (int)a[4], (off_t)a[5]);
 
-    error = make_foreign(a[0], a[1]);
-    if (error != 0)
-        return error;
-    if (!space_has_room(&arena.space))
-        return -ENOMEM;
-    if (kernel_mmap((void *)a[0], a[1] - a[0], (int)a[2], flags | MAP_FIXED, (int)a[4],
-                    (off_t)a[5]) == MAP_FAILED)
+    /* Elsewhere first: if it cannot be had, nothing is lost. */
+    if (new == MAP_FAILED)
         return -errno;
+    error = make_foreign(a[0], a[1]);
+    if (error == 0 && !space_has_room(&arena.space))
+        error = -ENOMEM;
+    if (error == 0 && kernel_mremap(new, length, length, MREMAP_MAYMOVE | MREMAP_FIXED,
+                                    (void *)a[0]) == MAP_FAILED)
+        error = -errno;
+    if (error != 0) {
+        kernel_munmap(new, length);
+        return error;
+    }
     space_set(&arena.space, a[0], a[1], (struct space_what){.kind = SPACE_FOREIGN});
     return (long)a[0];
 }
@@ -333,9 +341,8 @@ static long map_at(const uintptr_t *a)
     return map_fixed((uintptr_t[]){a[0], a[1], a[2], (a[3] & MAP_NORESERVE) ? SPACE_SPARSE : 0});
 }
 
-static bool can_manage(int protection, int flags, int fd)
+static bool can_manage(int protection, int flags)
 {
-    (void)fd; /* of an anonymous mapping it means nothing */
     return (flags & MAP_ANONYMOUS) && (flags & MAP_TYPE) == MAP_PRIVATE &&
            !(flags & KERNEL_FLAGS) && !(protection & PROT_EXEC);
 }
@@ -343,7 +350,7 @@ static bool can_manage(int protection, int flags, int fd)
 void *memory_map(void *address, size_t length, int protection, int flags, int fd, off_t offset)
 {
     uintptr_t start = (uintptr_t)address, end;
-    bool ours = process.active && can_manage(protection, flags, fd);
+    bool ours = process.active && can_manage(protection, flags);
     bool fixed = (flags & (MAP_FIXED | MAP_FIXED_NOREPLACE)) != 0;
     long result;
 
@@ -797,12 +804,32 @@ static long break_call(gate_function *function, uintptr_t argument)
     return result;
 }
 
+/*
+ * Until there is a manager the break is the kernel's, as for one who only asks where it is. When it
+ * would grow past what may be mapped early it goes on in the arena, elsewhere: as when another part
+ * of the program has moved it.
+ */
+static bool is_kernel_break(uintptr_t from, uintptr_t to)
+{
+    if (!process.active)
+        return true;
+    return !atomic_load_explicit(&arena.managed, memory_order_acquire) &&
+           (to <= from || !process_early(to - from));
+}
+
+static uintptr_t kernel_break(uintptr_t wanted)
+{
+    return (uintptr_t)kernel_call(SYS_brk, wanted);
+}
+
 PRELOAD_API void *sbrk(intptr_t increment)
 {
+    uintptr_t old = kernel_break(0), wanted = old + (uintptr_t)increment;
     long result;
 
-    if (!process.active)
-        return (void *)(intptr_t)failed(-ENOMEM);
+    if (is_kernel_break(old, wanted))
+        return increment == 0 || kernel_break(wanted) == wanted ? (void *)old
+                                                                : (void *)(intptr_t)failed(-ENOMEM);
     result = break_call(break_by, (uintptr_t)increment);
     if (result < 0)
         return (void *)(intptr_t)failed(-ENOMEM);
@@ -811,6 +838,8 @@ PRELOAD_API void *sbrk(intptr_t increment)
 
 uintptr_t memory_break(uintptr_t wanted)
 {
+    if (is_kernel_break(kernel_break(0), wanted))
+        return kernel_break(wanted);
     if (break_call(break_by, 0) < 0)
         return 0;
     break_call(break_to, wanted); /* without success it is where it was */
@@ -819,7 +848,9 @@ uintptr_t memory_break(uintptr_t wanted)
 
 PRELOAD_API int brk(void *address)
 {
-    if (!process.active || break_call(break_to, (uintptr_t)address) != 0)
-        return failed(-ENOMEM);
-    return 0;
+    uintptr_t wanted = (uintptr_t)address;
+
+    if (is_kernel_break(kernel_break(0), wanted))
+        return kernel_break(wanted) == wanted ? 0 : failed(-ENOMEM);
+    return break_call(break_to, wanted) == 0 ? 0 : failed(-ENOMEM);
 }

@@ -104,6 +104,24 @@ static void test_map(void)
     is(munmap(memory + 1, PAGE), -1, "nor an odd address unmapped");
 }
 
+/* A call that fails destroys nothing. */
+static void test_refused(void)
+{
+    char *memory = map(4 * MIB, PROT_READ | PROT_WRITE);
+
+    fill(memory, 4 * MIB, 13);
+    ok(mmap(memory + MIB, MIB, PROT_READ, MAP_PRIVATE | MAP_FIXED, -1, 0) == MAP_FAILED &&
+           errno == EBADF,
+       "no file cannot be mapped over it");
+    ok(mmap(memory + MIB, MIB, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, STDIN_FILENO, 5) ==
+           MAP_FAILED,
+       "nor one at an odd place");
+    ok(munmap(memory, 1UL << 50) == -1 && errno == EINVAL, "more than there is stays mapped");
+    ok(munmap(memory, 0) == -1 && errno == EINVAL, "so does nothing");
+    ok(holds(memory, 4 * MIB, 13), "and its content is there");
+    munmap(memory, 4 * MIB);
+}
+
 static void test_protect(void)
 {
     char *memory = map(8 * MIB, PROT_READ | PROT_WRITE),
@@ -282,6 +300,7 @@ static void test_stacks(void)
 int main(void)
 {
     test_map();
+    test_refused();
     test_protect();
     test_reserve();
     test_advice();
