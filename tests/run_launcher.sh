@@ -172,6 +172,25 @@ ok $? "it was never resident with much more than its memory"
 run --report "$dir/none/report" -- true
 said 125 'cannot be written' "a report that cannot be written"
 
+cat >"$dir/grow.c" <<'EOF'
+#define _GNU_SOURCE
+#include <sys/mman.h>
+int main(void) {
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS;
+    char *p = mmap(0, 12 << 20, 3, flags, -1, 0), *q;
+    for (int i = 0; i < 12; i++) p[i << 20] = i;
+    mmap(p + (12 << 20), 4096, 0, flags | MAP_FIXED_NOREPLACE, -1, 0);
+    q = mremap(p, 12 << 20, 18 << 20, MREMAP_MAYMOVE);
+    if (q == MAP_FAILED || q == p) return 1;
+    for (int i = 0; i < 18; i++) if (q[i << 20] != (i < 12 ? i : 0)) return 2;
+    return mmap(0, 12 << 20, 3, flags, -1, 0) == MAP_FAILED ? 0 : 3;
+}
+EOF
+gcc -w -o "$dir/grow" "$dir/grow.c"
+run --memory 4M --pagefile-size 28M -- "$dir/grow"
+[ $status -eq 0 ]
+ok $? "memory that grows elsewhere is promised once"
+
 printf '%s\n' '#include <unistd.h>' 'int main(void) { char *p = sbrk(0);' \
     'return sbrk(4096) != p || brk(p) != 0 || sbrk(0) != p; }' >"$dir/break.c"
 gcc -w -o "$dir/break" "$dir/break.c"

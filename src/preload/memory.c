@@ -55,10 +55,12 @@ static bool whole_range(uintptr_t start, size_t length, uintptr_t *end)
 
 /* ---- promises ---- */
 
+static size_t moving; /* (gate) bytes that are promised where they are, and will be elsewhere */
+
 /* May so many bytes more be promised? What is promised can be kept: memory and pagefile suffice. */
 static int may_charge(size_t bytes)
 {
-    uint64_t pages = (arena.space.charged + bytes) / PAGE;
+    uint64_t pages = (arena.space.charged + bytes - moving) / PAGE;
 
     return pages <= process_promise_limit() ? 0 : -ENOMEM;
 }
@@ -281,35 +283,54 @@ static long map_foreign(const uintptr_t *a)
     return (long)a[0];
 }
 
-/* start, end: give it to the kernel, with its content. */
-static long release_to_kernel(const uintptr_t *a)
+/* Give a managed piece to the kernel, with its content and its protection. */
+static int release_piece(const struct space_range *piece)
 {
-    size_t length = a[1] - a[0];
-    int writable = PROT_READ | PROT_WRITE, flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-    struct space_what what;
+    int readable = PROT_READ | PROT_WRITE, flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    size_t length = piece->end - piece->start;
+    uintptr_t at = piece->start;
     void *copy;
-    int error;
+    int error = 0;
 
-    if (!space_uniform(&arena.space, a[0], a[1], &what) || what.kind != SPACE_MANAGED ||
-        (what.protection & writable) != writable)
-        return 0; /* the caller finds out what is wrong */
     if (!space_has_room(&arena.space))
         return -ENOMEM;
-    copy = kernel_mmap(NULL, length, writable, flags, -1, 0);
+    copy = kernel_mmap(NULL, length, readable, flags, -1, 0);
     if (copy == MAP_FAILED)
         return -ENOMEM;
-    for (uintptr_t at = a[0]; (at = vmsm_next_content(arena.manager, at, a[1])) < a[1]; at += PAGE)
-        __builtin_memcpy((char *)copy + (at - a[0]), (const void *)at, PAGE);
-    error = make_foreign(a[0], a[1]);
-    if (error != 0) {
+    if (!(piece->what.protection & PROT_READ) &&
+        kernel_mprotect((void *)at, length, PROT_READ) != 0)
+        error = -errno;
+    for (; error == 0 && (at = vmsm_next_content(arena.manager, at, piece->end)) < piece->end;
+         at += PAGE)
+        __builtin_memcpy((char *)copy + (at - piece->start), (const void *)at, PAGE);
+    if (error == 0 && kernel_mprotect(copy, length, piece->what.protection) != 0)
+        error = -errno;
+    if (error == 0)
+        error = make_foreign(piece->start, piece->end);
+    if (error == 0 && kernel_mremap(copy, length, length, MREMAP_MAYMOVE | MREMAP_FIXED,
+                                    (void *)piece->start) == MAP_FAILED)
+        error = -errno;
+    if (error == 0)
+        space_set(&arena.space, piece->start, piece->end,
+                  (struct space_what){.kind = SPACE_FOREIGN});
+    else
         kernel_munmap(copy, length);
-        return error;
+    return error;
+}
+
+/* start, end. What is not managed is as the caller has made it. */
+static long release_to_kernel(const uintptr_t *a)
+{
+    int error = 0;
+
+    for (uintptr_t at = a[0]; at < a[1] && error == 0;) {
+        struct space_range piece = space_piece(&arena.space, at, a[1]);
+
+        if (piece.what.kind == SPACE_MANAGED)
+            error = release_piece(&piece);
+        at = piece.end;
     }
-    if (kernel_mremap(copy, length, length, MREMAP_MAYMOVE | MREMAP_FIXED, (void *)a[0]) ==
-        MAP_FAILED)
-        return -errno;
-    space_set(&arena.space, a[0], a[1], (struct space_what){.kind = SPACE_FOREIGN});
-    return 0;
+    return error;
 }
 
 int memory_release(uintptr_t start, size_t length)
@@ -604,11 +625,13 @@ static long move_managed(const uintptr_t *a, struct space_what what)
     int writable = what.protection | PROT_READ | PROT_WRITE;
     long to;
 
+    moving = (what.flags & SPACE_CHARGED) && !(a[4] & MREMAP_DONTUNMAP) ? a[1] : 0;
     if (a[3] != 0)
         to = map_at((uintptr_t[]){a[3], a[3] + a[2], (uintptr_t)writable,
                                   MAP_FIXED | (flags ? MAP_NORESERVE : 0), (uintptr_t)-1, 0, 1});
     else
         to = map_anywhere((uintptr_t[]){a[2], (uintptr_t)writable, flags});
+    moving = 0;
     if (to < 0)
         return to;
     if (!(what.protection & PROT_READ))

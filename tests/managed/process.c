@@ -135,6 +135,45 @@ static void test_given_stack(char *memory)
     is(munmap(stack, size), 0, "it is unmapped");
 }
 
+/* Are faults there served by userfaultfd ("um" among the mapping's flags)? */
+static bool is_watched(const char *at)
+{
+    FILE *maps = fopen("/proc/self/smaps", "r");
+    bool inside = false, watched = false;
+    char line[512];
+
+    while (fgets(line, sizeof(line), maps) != NULL) {
+        unsigned long start, end;
+
+        if (sscanf(line, "%lx-%lx ", &start, &end) == 2)
+            inside = (uintptr_t)at >= start && (uintptr_t)at < end;
+        else if (inside && strncmp(line, "VmFlags:", 8) == 0)
+            watched = strstr(line, " um") != NULL;
+    }
+    fclose(maps);
+    return watched;
+}
+
+/* With a page in it that may not be touched. */
+static void test_guarded_stack(char *memory)
+{
+    size_t size = 256 * 1024;
+    char *stack = map(size);
+    pthread_attr_t attributes;
+    void *result = NULL;
+    pthread_t thread;
+
+    stack[PAGE] = 78;
+    mprotect(stack, PAGE, PROT_NONE);
+    pthread_attr_init(&attributes);
+    pthread_attr_setstack(&attributes, stack, size);
+    is(pthread_create(&thread, &attributes, use_stack, memory), 0, "a thread on a guarded stack");
+    pthread_join(thread, &result);
+    ok(result == memory && stack[PAGE] == 78, "has it as well");
+    ok(!is_watched(stack + PAGE), "and faults on it are the kernel's");
+    is(munmap(stack, size), 0, "it is unmapped");
+}
+
 /* On as little stack as a thread may have. */
 static void *use_little_stack(void *argument)
 {
@@ -337,6 +376,7 @@ int main(void)
     test_libraries(memory);
     test_threads(memory);
     test_given_stack(memory);
+    test_guarded_stack(memory);
     test_little_stack(memory);
     test_cancel(memory);
     test_last_thread(memory);
