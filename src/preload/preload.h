@@ -8,8 +8,9 @@
  *                 Anonymous private memory that the program maps comes from it (space.h says which
  *                 part is what); so does the heap, which is jemalloc, linked into this library with
  *                 its calls of mmap() and the like renamed to those of heap.c.
- *   the kernel's  All the rest: code, stacks, file and shared mappings, and what was mapped before
- *                 there was a manager. Calls on it go straight through.
+ *   the kernel's  All the rest: code (PROT_EXEC), stacks (MAP_STACK, MAP_GROWSDOWN), file and shared
+ *                 mappings, those with MAP_LOCKED, MAP_HUGETLB or MAP_32BIT, and what was mapped
+ *                 before there was a manager. Calls on it go straight through.
  *
  * When there is a manager
  *   Not at the start: a process that has mapped less than `early` bytes (a sixteenth of the memory,
@@ -35,7 +36,7 @@
  *   munmap() gives SIGSEGV to who touches the range, mprotect() holds, MADV_DONTNEED gives zeroes:
  *   protections are the kernel's own, on the arena. MAP_FIXED of a file into the arena takes the
  *   range away from the manager for good. Buffers of direct reads are pinned for the call
- *   (direct.c); io_uring and libaio, whose reads cannot be seen, look as if the kernel had none
+ *   (direct.c, also on direct reads that the C library makes); io_uring and libaio, whose reads cannot be seen, look as if the kernel had none
  *   (filter.c). Descriptors of ours cannot be closed (descriptor.c).
  *
  * fork() is told in fork.c. Children by vfork(), posix_spawn(), system() and popen() share the
