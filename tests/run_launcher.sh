@@ -191,6 +191,35 @@ run --memory 4M --pagefile-size 28M -- "$dir/grow"
 [ $status -eq 0 ]
 ok $? "memory that grows elsewhere is promised once"
 
+cat >"$dir/early.c" <<'EOF'
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+int main(int argc, char **argv) {
+    int fd = open(argv[0], O_RDONLY), flags = MAP_PRIVATE | MAP_ANONYMOUS;
+    char *p = mmap(0, 1 << 20, 3, flags, -1, 0);
+    for (int i = 1; i < 40; i++) {
+        if (argc > 1) {
+            p = mremap(p, i << 20, (i + 1) << 20, MREMAP_MAYMOVE);
+            if (p == MAP_FAILED || (i > 1 && p[(i - 1) << 20] != i - 1)) return 1;
+            p[i << 20] = i;
+        } else {
+            memset(mmap(0, 1 << 20, 3, flags, -1, 0), 1, 1 << 20);
+            munmap(mmap(0, 4 << 20, PROT_READ, MAP_PRIVATE, fd, 0), 4 << 20);
+        }
+    }
+    return 0;
+}
+EOF
+gcc -w -o "$dir/early" "$dir/early.c"
+for way in '' grow; do
+    rm -f "$dir/report"
+    run --memory 256M --report "$dir/report" -- "$dir/early" $way
+    [ $status -eq 0 ] && grep -q '"managed": true' "$dir/report"
+    ok $? "memory from before there is a manager is limited${way:+, also where it grows}"
+done
+
 printf '%s\n' '#include <unistd.h>' 'int main(void) { char *p = sbrk(0);' \
     'return sbrk(4096) != p || brk(p) != 0 || sbrk(0) != p; }' >"$dir/break.c"
 gcc -w -o "$dir/break" "$dir/break.c"

@@ -154,7 +154,7 @@ int memory_unmap(void *address, size_t length)
         int result = kernel_munmap(address, length);
 
         if (result == 0)
-            process_early_gone(length);
+            early_unmapped(start, page_up(length));
         return result;
     }
     if (!whole_range(start, length, &end) || start == end || end > ADDRESS_END)
@@ -382,9 +382,16 @@ void *memory_map(void *address, size_t length, int protection, int flags, int fd
             result =
                 gate_call(map_at, (uintptr_t[]){start, end, (uintptr_t)protection, (uintptr_t)flags,
                                                 (uintptr_t)fd, (uintptr_t)offset, ours});
-    } else if (fixed || !ours || length == 0 || page_up(length) < length || own_depth > 0 ||
-               !process_early(length)) {
+    } else if (fixed || !ours || length == 0 || page_up(length) < length || own_depth > 0) {
+        if (fixed && process.active)
+            early_unmapped(start, page_up(length));
         return kernel_mmap(address, length, protection, flags, fd, offset);
+    } else if (!process_early(page_up(length))) {
+        void *memory = kernel_mmap(address, length, protection, flags, fd, offset);
+
+        if (memory != MAP_FAILED)
+            early_mapped((uintptr_t)memory, page_up(length), protection);
+        return memory;
     } else {
         result = gate_call(map_anywhere, (uintptr_t[]){page_up(length), (uintptr_t)protection,
                                                        (flags & MAP_NORESERVE) ? SPACE_SPARSE : 0});
@@ -711,9 +718,34 @@ static int check_remap(uintptr_t old, size_t old_length, size_t new_length, int 
     return arena_overlaps(old, old_length) == arena_overlaps(target, new_length) ? 0 : -ENOMEM;
 }
 
+/* A mapping from before there was a manager: what it grows by counts, and when that is too much it
+ * becomes managed memory. */
+static void *remap_early(uintptr_t old, size_t old_length, size_t new_length, int flags,
+                         int protection)
+{
+    void *new;
+
+    if (!process_early(new_length - old_length) || flags != MREMAP_MAYMOVE ||
+        protection != (PROT_READ | PROT_WRITE)) {
+        new = kernel_mremap((void *)old, old_length, new_length, flags, NULL);
+        if (new == MAP_FAILED)
+            return new;
+        early_mapped((uintptr_t) new, new_length, protection);
+        return new;
+    }
+    new = memory_map(NULL, new_length, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (new == MAP_FAILED)
+        return new;
+    kernel_mprotect((void *)old, old_length, PROT_READ);
+    __builtin_memcpy(new, (const void *)old, old_length);
+    memory_unmap((void *)old, old_length);
+    return new;
+}
+
 PRELOAD_API void *mremap(void *address, size_t old_length, size_t new_length, int flags, ...)
 {
     uintptr_t old = (uintptr_t)address, target = 0;
+    int protection;
     va_list args;
     long result;
 
@@ -721,6 +753,10 @@ PRELOAD_API void *mremap(void *address, size_t old_length, size_t new_length, in
     if (flags & MREMAP_FIXED)
         target = (uintptr_t)va_arg(args, void *);
     va_end(args);
+    if (process.active && !(flags & ~MREMAP_MAYMOVE) && old_length > 0 && own_depth == 0 &&
+        page_up(new_length) > page_up(old_length) && !arena_overlaps(old, old_length) &&
+        early_contains(old, page_up(old_length), &protection))
+        return remap_early(old, page_up(old_length), page_up(new_length), flags, protection);
     if (!arena_overlaps(old, old_length > 0 ? old_length : 1) &&
         (target == 0 || !arena_overlaps(target, new_length)))
         return kernel_mremap(address, old_length, new_length, flags, (void *)target);

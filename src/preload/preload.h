@@ -107,6 +107,10 @@ int process_manage(void);
 /* Count what was mapped before; true: it is time for a manager. */
 bool process_early(size_t length);
 void process_early_gone(size_t length);
+/* early.c: the ranges that process_early() has counted. Lengths are of whole pages. */
+void early_mapped(uintptr_t start, size_t length, int protection);
+void early_unmapped(uintptr_t start, size_t length);
+bool early_contains(uintptr_t start, size_t length, int *protection);
 /* How many pages may be promised in all. The gate is held. */
 uint64_t process_promise_limit(void);
 /* After a fork, in the child: it is another process for the report. */
