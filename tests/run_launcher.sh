@@ -220,6 +220,31 @@ for way in '' grow; do
     ok $? "memory from before there is a manager is limited${way:+, also where it grows}"
 done
 
+cat >"$dir/moved.c" <<'EOF'
+#define _GNU_SOURCE
+#include <string.h>
+#include <sys/mman.h>
+int main(int argc, char **argv) {
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS;
+    for (int i = 1; i < 40; i++) {
+        char *p = mmap(0, 1 << 20, 3, flags, -1, 0), *to = mmap(0, 1 << 20, 0, flags, -1, 0);
+        p[5] = i;
+        p = mremap(p, 1 << 20, 1 << 20, MREMAP_MAYMOVE | MREMAP_FIXED, to);
+        if (p == MAP_FAILED) return argc == 1; /* to what is managed now */
+        if (p != to || p[5] != i) return 1;
+        if (argc == 1) munmap(p, 1 << 20);
+    }
+    return 0;
+}
+EOF
+gcc -w -o "$dir/moved" "$dir/moved.c"
+for way in '' keep; do
+    rm -f "$dir/report"
+    run --memory 256M --report "$dir/report" -- "$dir/moved" $way
+    [ $status -eq 0 ] && grep -q "\"managed\": $([ "$way" ] && echo true || echo false)" "$dir/report"
+    ok $? "memory that moves before there is a manager counts where it is, until it is ${way:+not }unmapped"
+done
+
 printf '%s\n' '#include <unistd.h>' 'int main(void) { char *p = sbrk(0);' \
     'return sbrk(4096) != p || brk(p) != 0 || sbrk(0) != p; }' >"$dir/break.c"
 gcc -w -o "$dir/break" "$dir/break.c"

@@ -718,22 +718,42 @@ static int check_remap(uintptr_t old, size_t old_length, size_t new_length, int 
     return arena_overlaps(old, old_length) == arena_overlaps(target, new_length) ? 0 : -ENOMEM;
 }
 
-/* A mapping from before there was a manager: what it grows by counts, and when that is too much it
- * becomes managed memory. */
+/* By the kernel. What was counted is as it is afterwards: elsewhere, larger, smaller. */
+static void *remap_outside(uintptr_t old, size_t old_length, size_t new_length, int flags,
+                           uintptr_t target)
+{
+    int protection = 0;
+    bool counted =
+        process.active && old_length > 0 && early_contains(old, page_up(old_length), &protection);
+    void *new = kernel_mremap((void *)old, old_length, new_length, flags, (void *)target);
+
+    if (new == MAP_FAILED || !process.active)
+        return new;
+    if (target != 0)
+        early_unmapped(target, page_up(new_length));
+    if (!(flags & MREMAP_DONTUNMAP))
+        early_unmapped(old, page_up(old_length));
+    if (counted && !process_early(page_up(new_length)))
+        early_mapped((uintptr_t) new, page_up(new_length), protection);
+    return new;
+}
+
+/* A mapping from before there was a manager: if it grows too much, it becomes managed memory. */
 static void *remap_early(uintptr_t old, size_t old_length, size_t new_length, int flags,
                          int protection)
 {
+    bool fits = !process_early(new_length - old_length);
     void *new;
 
-    if (!process_early(new_length - old_length) || flags != MREMAP_MAYMOVE ||
-        protection != (PROT_READ | PROT_WRITE)) {
-        new = kernel_mremap((void *)old, old_length, new_length, flags, NULL);
-        if (new == MAP_FAILED)
-            return new;
-        early_mapped((uintptr_t) new, new_length, protection);
-        return new;
-    }
-    new = memory_map(NULL, new_length, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (fits)
+        process_early_gone(new_length - old_length);
+    if (fits || protection != (PROT_READ | PROT_WRITE))
+        return remap_outside(old, old_length, new_length, flags, 0);
+    new = MAP_FAILED;
+    if (flags & MREMAP_MAYMOVE)
+        new = memory_map(NULL, new_length, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    else
+        errno = ENOMEM; /* as if there were something behind it */
     if (new == MAP_FAILED)
         return new;
     kernel_mprotect((void *)old, old_length, PROT_READ);
@@ -759,7 +779,7 @@ PRELOAD_API void *mremap(void *address, size_t old_length, size_t new_length, in
         return remap_early(old, page_up(old_length), page_up(new_length), flags, protection);
     if (!arena_overlaps(old, old_length > 0 ? old_length : 1) &&
         (target == 0 || !arena_overlaps(target, new_length)))
-        return kernel_mremap(address, old_length, new_length, flags, (void *)target);
+        return remap_outside(old, old_length, new_length, flags, target);
     result = check_remap(old, page_up(old_length), page_up(new_length), flags, target);
     if (result == 0)
         result =
