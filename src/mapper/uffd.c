@@ -436,8 +436,10 @@ int uffd_fail(struct uffd *uffd, uintptr_t va)
         return 0; /* the faulting thread is in the signal handler and learns it there */
     error = poison(uffd, va);
     /* Linux before 6.6: a signal still, if the wrong one. */
-    if (error == -ENOSYS)
+    if (error != 0) {
+        atomic_store(&uffd->barred, true);
         error = mprotect((void *)va, PAGE_SIZE, PROT_NONE) == 0 ? 0 : -errno;
+    }
     uffd_wake(uffd, va, PAGE_SIZE);
     return error;
 }
@@ -448,9 +450,8 @@ void uffd_unfail(struct uffd *uffd, uintptr_t va)
 
     if (uffd->sigbus)
         return;
-    /* Where there is no poison the page was protected. (Where there is, its protection is not ours.) */
-    if (!(uffd->features & UFFD_FEATURE_POISON) &&
-        mprotect((void *)va, PAGE_SIZE, PROT_READ | PROT_WRITE) != 0)
+    /* A page that was poisoned has the protection that the program gave it. */
+    if (atomic_load(&uffd->barred) && mprotect((void *)va, PAGE_SIZE, PROT_READ | PROT_WRITE) != 0)
         status = -errno;
     if (status != 0 || uffd_drop(uffd, 1, &va, &status) != 0)
         log_line(LOG_ERROR, "the page at %p can be had again, but not be shown: %s", (void *)va,

@@ -52,6 +52,7 @@ struct uffd {
     bool sigbus;
     int drop_advice;         /* MADV_DONTNEED_LOCKED where the kernel has it, else MADV_DONTNEED */
     bool vector_drop;        /* process_madvise(drop_advice) works on oneself */
+    _Atomic bool barred;     /* a page has been made inaccessible, since it could not be poisoned */
     _Atomic bool runs_taken; /* whoever takes it may use runs[] */
     struct iovec runs[SECTION_PAGES];
     const void *zeroes; /* RUN_MAX pages of zeroes that cost no memory */
