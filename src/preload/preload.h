@@ -133,7 +133,7 @@ int memory_unmap(void *address, size_t length);
 int memory_advise(void *address, size_t length, int advice);
 /* A range is to be the kernel's from now on, with its content. 0 or -ENOMEM. */
 int memory_release(uintptr_t start, size_t length);
-/* The system call brk: where the break is afterwards. */
+/* break.c: the system call brk. Where the break is afterwards. */
 uintptr_t memory_break(uintptr_t wanted);
 
 /* direct.c: undo the pins of reads that have ended. The gate is held. */

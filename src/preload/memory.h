@@ -1,0 +1,47 @@
+/*
+ * What memory.c, remap.c and break.c share: changes to the arena, made with the gate held. Arguments
+ * are words, so that gate_call() can make them; 0 or more, or a negative errno.
+ */
+#ifndef VMSM_PRELOAD_MEMORY_H
+#define VMSM_PRELOAD_MEMORY_H
+
+#include <errno.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "vmsm.h"
+
+#define MEMORY_PAGE ((uintptr_t)VMSM_PAGE_SIZE)
+#define MEMORY_LARGE (2UL * 1024 * 1024) /* aligned to that: sections, and what allocators like */
+
+static inline uintptr_t memory_page_up(size_t length)
+{
+    return (length + MEMORY_PAGE - 1) & ~(MEMORY_PAGE - 1);
+}
+
+/* -1, and errno. */
+static inline int memory_failed(long error)
+{
+    errno = (int)-error;
+    return -1;
+}
+
+/* (gate) Bytes that are promised where they are, and will be elsewhere. */
+extern size_t memory_moving;
+/* May so many bytes more be promised? What is promised can be kept: memory and pagefile suffice. */
+int memory_may_charge(size_t bytes);
+
+/* length, protection, space flags: anywhere. Returns the address. */
+long memory_map_anywhere(const uintptr_t *a);
+/* start, end, protection, space flags: in the arena, over what is there. */
+long memory_map_fixed(const uintptr_t *a);
+/* start, end, protection, flags, fd, offset, 1: it is for us to manage: where MAP_FIXED says. */
+long memory_map_at(const uintptr_t *a);
+/* start, end, protection */
+long memory_protect_inside(const uintptr_t *a);
+/* The part of [start, end) that lies in the arena. */
+long memory_unmap_inside(const uintptr_t *a);
+/* Back to zeroes. Waits for pins. */
+void memory_discard(uintptr_t start, uintptr_t end);
+
+#endif

@@ -1,0 +1,208 @@
+/*
+ * mremap(), as the program calls it: inside the arena, of what is from before there was a manager,
+ * and of what is none of ours.
+ */
+#include <errno.h>
+#include <stdarg.h>
+#include <sys/mman.h>
+
+#include "internal.h"
+#include "preload/kernel.h"
+#include "preload/memory.h"
+#include "preload/preload.h"
+
+#define COPY_STEP (1024UL * 1024)
+
+#ifndef MREMAP_DONTUNMAP
+#define MREMAP_DONTUNMAP 4
+#endif
+
+/* Copy what has content, and give it back on the way, so that it never counts twice. */
+static void move_content(uintptr_t from, uintptr_t to, size_t length)
+{
+    for (size_t at = 0; at < length;) {
+        size_t step = length - at < COPY_STEP ? length - at : COPY_STEP;
+        uintptr_t next = vmsm_next_content(arena.manager, from + at, from + at + step);
+
+        if (next < from + at + step) {
+            size_t skip = next - (from + at);
+
+            __builtin_memcpy((void *)(to + at + skip), (const void *)next, step - skip);
+            memory_discard(next, from + at + step);
+        }
+        at += step;
+    }
+}
+
+/* old, old length, new length, where (0: anywhere), flags */
+static long move_managed(const uintptr_t *a, struct space_what what)
+{
+    uintptr_t flags = what.flags & SPACE_SPARSE;
+    int writable = what.protection | PROT_READ | PROT_WRITE;
+    long to;
+
+    memory_moving = (what.flags & SPACE_CHARGED) && !(a[4] & MREMAP_DONTUNMAP) ? a[1] : 0;
+    if (a[3] != 0)
+        to = memory_map_at((uintptr_t[]){a[3], a[3] + a[2], (uintptr_t)writable,
+                                         MAP_FIXED | (flags ? MAP_NORESERVE : 0), (uintptr_t)-1, 0,
+                                         1});
+    else
+        to = memory_map_anywhere((uintptr_t[]){a[2], (uintptr_t)writable, flags});
+    memory_moving = 0;
+    if (to < 0)
+        return to;
+    if (!(what.protection & PROT_READ))
+        kernel_mprotect((void *)a[0], a[1], PROT_READ);
+    move_content(a[0], (uintptr_t)to, a[1] < a[2] ? a[1] : a[2]);
+    if (what.protection != writable)
+        memory_protect_inside((uintptr_t[]){(uintptr_t)to, (uintptr_t)to + a[2], what.protection});
+    if (a[4] & MREMAP_DONTUNMAP) {
+        memory_discard(a[0], a[0] + a[1]);
+        kernel_mprotect((void *)a[0], a[1], what.protection);
+    } else {
+        memory_unmap_inside((uintptr_t[]){a[0], a[0] + a[1]});
+    }
+    return to;
+}
+
+static long grow_in_place(const uintptr_t *a, struct space_what what)
+{
+    uintptr_t end = a[0] + a[1], new_end = a[0] + a[2];
+    int error = 0;
+
+    if (new_end > arena.end || new_end < end ||
+        space_piece(&arena.space, end, new_end).end != new_end ||
+        space_piece(&arena.space, end, new_end).what.kind != SPACE_FREE)
+        return -EAGAIN;
+    if (what.flags & SPACE_CHARGED)
+        error = memory_may_charge(new_end - end);
+    if (error == 0 && !space_has_room(&arena.space))
+        error = -ENOMEM;
+    if (error == 0 && what.protection != PROT_NONE &&
+        kernel_mprotect((void *)end, new_end - end, what.protection) != 0)
+        error = -errno;
+    if (error != 0)
+        return error;
+    space_set(&arena.space, end, new_end, what);
+    return (long)a[0];
+}
+
+static long remap_inside(const uintptr_t *a)
+{
+    uintptr_t old = a[0], end = old + a[1];
+    struct space_what what;
+    long result;
+
+    if (!space_uniform(&arena.space, old, end, &what) || what.kind == SPACE_FREE ||
+        what.kind == SPACE_DEAD)
+        return -EFAULT;
+    if (what.kind == SPACE_FOREIGN)
+        return -ENOTSUP;
+    if ((a[4] & MREMAP_DONTUNMAP) || a[3] != 0)
+        return move_managed(a, what);
+    if (a[2] <= a[1]) {
+        result = a[2] < a[1] ? memory_unmap_inside((uintptr_t[]){old + a[2], end}) : 0;
+        return result != 0 ? result : (long)old;
+    }
+    result = grow_in_place(a, what);
+    if (result != -EAGAIN)
+        return result;
+    return (a[4] & MREMAP_MAYMOVE) ? move_managed(a, what) : -ENOMEM;
+}
+
+/* Is what mremap() was asked for something that it can do? */
+static int check_remap(uintptr_t old, size_t old_length, size_t new_length, int flags,
+                       uintptr_t target)
+{
+    int known = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP;
+
+    if (old % MEMORY_PAGE != 0 || new_length == 0 || old_length == 0 || (flags & ~known) ||
+        ((flags & (MREMAP_FIXED | MREMAP_DONTUNMAP)) && !(flags & MREMAP_MAYMOVE)) ||
+        ((flags & MREMAP_DONTUNMAP) && new_length != old_length))
+        return -EINVAL;
+    if (!(flags & MREMAP_FIXED))
+        return 0;
+    if (target % MEMORY_PAGE != 0 || (target < old + old_length && old < target + new_length))
+        return -EINVAL;
+    /* From managed memory to the kernel's, or the other way: it can be said, but nobody does. */
+    return arena_overlaps(old, old_length) == arena_overlaps(target, new_length) ? 0 : -ENOMEM;
+}
+
+/* By the kernel. What was counted is as it is afterwards: elsewhere, larger, smaller. */
+static void *remap_outside(uintptr_t old, size_t old_length, size_t new_length, int flags,
+                           uintptr_t target)
+{
+    int protection = 0;
+    bool counted = process.active && old_length > 0 &&
+                   early_contains(old, memory_page_up(old_length), &protection);
+    void *new = kernel_mremap((void *)old, old_length, new_length, flags, (void *)target);
+
+    if (new == MAP_FAILED || !process.active)
+        return new;
+    if (target != 0)
+        early_unmapped(target, memory_page_up(new_length));
+    if (!(flags & MREMAP_DONTUNMAP))
+        early_unmapped(old, memory_page_up(old_length));
+    if (counted && !process_early(memory_page_up(new_length)))
+        early_mapped((uintptr_t) new, memory_page_up(new_length), protection);
+    return new;
+}
+
+/* A mapping from before there was a manager: if it grows too much, it becomes managed memory. */
+static void *remap_early(uintptr_t old, size_t old_length, size_t new_length, int flags,
+                         int protection)
+{
+    bool fits = !process_early(new_length - old_length);
+    void *new;
+
+    if (fits)
+        process_early_gone(new_length - old_length);
+    if (fits || protection != (PROT_READ | PROT_WRITE))
+        return remap_outside(old, old_length, new_length, flags, 0);
+    new = MAP_FAILED;
+    if (flags & MREMAP_MAYMOVE)
+        new = memory_map(NULL, new_length, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    else
+        errno = ENOMEM; /* as if there were something behind it */
+    if (new == MAP_FAILED)
+        return new;
+    kernel_mprotect((void *)old, old_length, PROT_READ);
+    __builtin_memcpy(new, (const void *)old, old_length);
+    memory_unmap((void *)old, old_length);
+    return new;
+}
+
+PRELOAD_API void *mremap(void *address, size_t old_length, size_t new_length, int flags, ...)
+{
+    uintptr_t old = (uintptr_t)address, target = 0;
+    int protection;
+    va_list args;
+    long result;
+
+    va_start(args, flags);
+    if (flags & MREMAP_FIXED)
+        target = (uintptr_t)va_arg(args, void *);
+    va_end(args);
+    if (process.active && !(flags & ~MREMAP_MAYMOVE) && old_length > 0 && own_depth == 0 &&
+        memory_page_up(new_length) > memory_page_up(old_length) &&
+        !arena_overlaps(old, old_length) &&
+        early_contains(old, memory_page_up(old_length), &protection))
+        return remap_early(old, memory_page_up(old_length), memory_page_up(new_length), flags,
+                           protection);
+    if (!arena_overlaps(old, old_length > 0 ? old_length : 1) &&
+        (target == 0 || !arena_overlaps(target, new_length)))
+        return remap_outside(old, old_length, new_length, flags, target);
+    result =
+        check_remap(old, memory_page_up(old_length), memory_page_up(new_length), flags, target);
+    if (result == 0)
+        result = gate_call(remap_inside,
+                           (uintptr_t[]){old, memory_page_up(old_length),
+                                         memory_page_up(new_length), target, (uintptr_t)flags});
+    if (result == -ENOTSUP) /* a mapping that the program put there itself */
+        result = -ENOMEM;
+    if (result < 0) {
+        errno = (int)-result;
+        return MAP_FAILED;
+    }
+    return (void *)result;
+}
