@@ -76,14 +76,23 @@ static bool protects(const struct machine *m, const struct section *section)
     return m->tunables.dirty == DIRTY_PROTECT || atomic_load(&section->protect) != 0;
 }
 
+/* Are both sections of a run protected? */
+static bool protects_run(struct machine *m, struct pagetable *table, uintptr_t va, unsigned pages)
+{
+    return protects(m, pagetable_section(table, va)) &&
+           protects(m, pagetable_section(table, va + (pages - 1) * PAGE_SIZE));
+}
+
 bool protect_begin(struct machine *m, struct pagetable *table, uintptr_t va, unsigned pages)
 {
-    uintptr_t last = va + (pages - 1) * PAGE_SIZE;
-
     if (m->tunables.dirty == DIRTY_HASH || !m->tunables.preserve || !m->mapper->protects)
         return false;
+    /* Not to protect is always safe: a "no" costs no atomics. A "yes" is worth nothing before the
+     * pages are counted. */
+    if (!protects_run(m, table, va, pages))
+        return false;
     guard(m, table, va, pages, 1);
-    if (protects(m, pagetable_section(table, va)) && protects(m, pagetable_section(table, last)))
+    if (protects_run(m, table, va, pages))
         return true;
     guard(m, table, va, pages, -1);
     return false;
