@@ -133,7 +133,7 @@ static void forget_statistics(struct search *e)
     atomic_store(&m->trimmer.aged_at, 0);
     atomic_store(&m->consumed, consumed < m->active_max + 1 ? consumed : m->active_max + 1);
     m->trimmer.passes = 0;
-    for (size_t n = 0; n < SMALL_PAGES; n++) /* trap sigbus: nobody sleeps on a page */
+    for (size_t n = 0; n < e->scenario->pages; n++) /* trap sigbus: nobody sleeps on a page */
         atomic_store(&mmu_of(m)->pages[n].wakes, 0);
 
     memset(m->counters, 0, sizeof(*m->counters));

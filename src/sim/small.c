@@ -8,70 +8,75 @@
 
 /* Trimmed, written, rescued and found unchanged: after that a page is mapped protected. */
 #define PROTECTED "w0 t1 b r0 t1 r0"
+/* Pages 0, 2 and 3 are protected, 2 is pinned then, and 1 is in the pagefile. */
+#define PROTECTED_BETWEEN "w0 w1 w2 w3 t2 b b t2 b b r0 r1 r2 r3 t2 t2 r0 r1 r2 r3 t4 r0 r2 r3 l2"
 #define PROTECTED_TWO "w0 w1 t2 b b r0 r1 t2 r0 r1"
 
 const struct scenario scenarios[] = {
-    {"touch-touch", 2, 2, "", {"r0", "w0"}, false},
-    {"touch-touch-touch", 2, 2, "", {"w0", "w0", "r0"}, false},
-    {"read-read", 2, 2, "w0 t1 b f1", {"r0", "w0"}, false},
-    {"read-read-read", 2, 2, "w0 t1 b f1", {"r0", "w0", "r0"}, false},
-    {"read-trim", 2, 2, "w0", {"r0", "t1"}, false},
-    {"write-trim", 2, 2, "w0", {"w0", "t1"}, false},
-    {"write-trim-write", 2, 2, "w0", {"w0", "t1", "w0"}, false},
-    {"write-trim-clean", 2, 2, "w0 t1 b r0", {"w0", "t1"}, false},
-    {"protected-trim", 2, 2, PROTECTED, {"w0", "t1"}, false},
-    {"protected-trim-write", 2, 2, PROTECTED, {"w0", "t1", "w0"}, false},
-    {"protected-trim-read", 2, 2, PROTECTED, {"r0", "t1", "w0"}, false},
-    {"protected-trim-trim", 2, 2, PROTECTED, {"w0 t1", "t1"}, false},
-    {"protected-decommit", 2, 2, PROTECTED, {"d0", "t1", "w0"}, false},
-    {"protected-unmap", 2, 2, PROTECTED, {"u0", "w0", "t1"}, false},
-    {"protected-pin", 2, 2, PROTECTED, {"p0", "t1", "w0"}, false},
-    {"protected-rescue", 2, 2, PROTECTED " t1", {"r0", "w0", "t1"}, false},
-    {"protected-two", 2, 2, PROTECTED_TWO, {"w0", "t2"}, false},
-    {"protected-two-write", 2, 2, PROTECTED_TWO, {"w0", "w1", "t2"}, true},
-    {"protected-one-frame", 1, 2, PROTECTED, {"w1", "w0"}, true},
-    {"rescue-rescue", 2, 2, "w0 t1", {"r0", "w0"}, false},
-    {"rescue-writeback", 2, 2, "w0 t1", {"w0", "b"}, false},
-    {"rescue-writeback-rescue", 2, 2, "w0 t1", {"w0", "b", "r0"}, false},
-    {"rescue-trim-writeback", 2, 2, "w0 t1", {"w0 t1", "b"}, false},
-    {"rescue-repurpose", 2, 2, "w0 t1 b", {"w0", "f1"}, false},
-    {"rescue-repurpose-rescue", 2, 2, "w0 t1 b", {"w0", "f1", "r0"}, false},
-    {"decommit-touch", 2, 2, "", {"d0", "w0"}, false},
-    {"decommit-write", 2, 2, "w0", {"d0", "w0"}, false},
-    {"decommit-trim", 2, 2, "w0", {"d0", "t1"}, false},
-    {"decommit-trim-write", 2, 2, "w0", {"d0", "t1", "w0"}, false},
-    {"decommit-rescue", 2, 2, "w0 t1", {"d0", "w0"}, false},
-    {"decommit-writeback", 2, 2, "w0 t1", {"d0", "b"}, false},
-    {"decommit-writeback-rescue", 2, 2, "w0 t1", {"d0", "b", "w0"}, false},
-    {"decommit-repurpose", 2, 2, "w0 t1 b", {"d0", "f1"}, false},
-    {"decommit-read", 2, 2, "w0 t1 b f1", {"d0", "w0"}, false},
-    {"decommit-decommit", 2, 2, "w0", {"d0", "d0"}, false},
-    {"unmap-touch", 2, 2, "", {"u0", "r0"}, false},
-    {"unmap-read", 2, 2, "w0 t1 b f1", {"u0", "r0"}, false},
-    {"unmap-trim", 2, 2, "w0 w1", {"u0", "t2"}, false},
-    {"unmap-rescue", 2, 2, "w0 t1", {"u0", "r0"}, false},
-    {"unmap-writeback", 2, 2, "w0 t1", {"u0", "b"}, false},
-    {"unmap-repurpose", 2, 2, "w0 t1 b", {"u0", "f1"}, false},
-    {"unmap-decommit", 2, 2, "w0", {"u0", "d0"}, false},
-    {"error-rescue", 2, 2, "w0 t1 x1", {"w0", "b"}, false},
-    {"error-rescue-read", 2, 2, "w0 t1 x2", {"w0", "b", "r0"}, false},
-    {"error-decommit", 2, 2, "w0 t1 x1", {"d0", "b"}, false},
-    {"device-trim", 2, 2, "w0", {"i0", "t1"}, false},
-    {"device-trim-write", 2, 2, "w0", {"i0", "t1", "w0"}, false},
-    {"pin-trim", 2, 2, "w0", {"p0", "t1"}, false},
-    {"pin-read", 2, 2, "w0 t1 b f1", {"p0", "w0"}, false},
-    {"pin-decommit", 2, 2, "w0", {"p0", "d0"}, false},
-    {"pin-unmap", 2, 2, "w0", {"p0", "u0"}, false},
-    {"pin-pin-trim", 3, 2, "w0", {"p0", "p0", "t1"}, false},
-    {"prefault-write", 2, 2, "w0 w1 t2 b f2", {"e0 e1", "w0"}, true},
-    {"prefault-trim", 2, 2, "w0 t1 b f1", {"e0", "t1"}, false},
-    {"check-write", 2, 2, "w0 t1", {"k", "w0"}, false},
-    {"check-read", 2, 2, "w0 t1 b f1", {"k", "r0"}, false},
-    {"check-writeback", 2, 2, "w0 t1", {"k", "b"}, false},
-    {"one-frame", 1, 2, "w0", {"w1", "w0"}, true},
-    {"one-frame-cross", 1, 2, "", {"w0 r1", "w1 r0"}, true},
-    {"one-frame-three", 1, 2, "w0", {"w1", "w0", "r1"}, false},
-    {"two-frames-three", 2, 2, "w0 w1", {"w0", "t2", "w1"}, false},
+    {"touch-touch", 2, 2, 2, "", {"r0", "w0"}, false},
+    {"touch-touch-touch", 2, 2, 2, "", {"w0", "w0", "r0"}, false},
+    {"read-read", 2, 2, 2, "w0 t1 b f1", {"r0", "w0"}, false},
+    {"read-read-read", 2, 2, 2, "w0 t1 b f1", {"r0", "w0", "r0"}, false},
+    {"read-trim", 2, 2, 2, "w0", {"r0", "t1"}, false},
+    {"write-trim", 2, 2, 2, "w0", {"w0", "t1"}, false},
+    {"write-trim-write", 2, 2, 2, "w0", {"w0", "t1", "w0"}, false},
+    {"write-trim-clean", 2, 2, 2, "w0 t1 b r0", {"w0", "t1"}, false},
+    {"protected-trim", 2, 2, 2, PROTECTED, {"w0", "t1"}, false},
+    {"protected-trim-write", 2, 2, 2, PROTECTED, {"w0", "t1", "w0"}, false},
+    {"protected-trim-read", 2, 2, 2, PROTECTED, {"r0", "t1", "w0"}, false},
+    {"protected-trim-trim", 2, 2, 2, PROTECTED, {"w0 t1", "t1"}, false},
+    {"protected-decommit", 2, 2, 2, PROTECTED, {"d0", "t1", "w0"}, false},
+    {"protected-unmap", 2, 2, 2, PROTECTED, {"u0", "w0", "t1"}, false},
+    {"protected-pin", 2, 2, 2, PROTECTED, {"p0", "t1", "w0"}, false},
+    {"protected-rescue", 2, 2, 2, PROTECTED " t1", {"r0", "w0", "t1"}, false},
+    {"protected-two", 2, 2, 2, PROTECTED_TWO, {"w0", "t2"}, false},
+    {"protected-two-write", 2, 2, 2, PROTECTED_TWO, {"w0", "w1", "t2"}, true},
+    {"protected-one-frame", 2, 1, 2, PROTECTED, {"w1", "w0"}, true},
+    {"protected-between", 4, 6, 4, PROTECTED_BETWEEN, {"r1", "w0 w3 t2"}, false},
+    {"rescue-rescue", 2, 2, 2, "w0 t1", {"r0", "w0"}, false},
+    {"rescue-writeback", 2, 2, 2, "w0 t1", {"w0", "b"}, false},
+    {"rescue-writeback-rescue", 2, 2, 2, "w0 t1", {"w0", "b", "r0"}, false},
+    {"rescue-trim-writeback", 2, 2, 2, "w0 t1", {"w0 t1", "b"}, false},
+    {"rescue-repurpose", 2, 2, 2, "w0 t1 b", {"w0", "f1"}, false},
+    {"rescue-repurpose-rescue", 2, 2, 2, "w0 t1 b", {"w0", "f1", "r0"}, false},
+    {"decommit-touch", 2, 2, 2, "", {"d0", "w0"}, false},
+    {"decommit-write", 2, 2, 2, "w0", {"d0", "w0"}, false},
+    {"decommit-trim", 2, 2, 2, "w0", {"d0", "t1"}, false},
+    {"decommit-trim-write", 2, 2, 2, "w0", {"d0", "t1", "w0"}, false},
+    {"decommit-rescue", 2, 2, 2, "w0 t1", {"d0", "w0"}, false},
+    {"decommit-writeback", 2, 2, 2, "w0 t1", {"d0", "b"}, false},
+    {"decommit-writeback-rescue", 2, 2, 2, "w0 t1", {"d0", "b", "w0"}, false},
+    {"decommit-repurpose", 2, 2, 2, "w0 t1 b", {"d0", "f1"}, false},
+    {"decommit-read", 2, 2, 2, "w0 t1 b f1", {"d0", "w0"}, false},
+    {"decommit-decommit", 2, 2, 2, "w0", {"d0", "d0"}, false},
+    {"unmap-touch", 2, 2, 2, "", {"u0", "r0"}, false},
+    {"unmap-read", 2, 2, 2, "w0 t1 b f1", {"u0", "r0"}, false},
+    {"unmap-trim", 2, 2, 2, "w0 w1", {"u0", "t2"}, false},
+    {"unmap-rescue", 2, 2, 2, "w0 t1", {"u0", "r0"}, false},
+    {"unmap-writeback", 2, 2, 2, "w0 t1", {"u0", "b"}, false},
+    {"unmap-repurpose", 2, 2, 2, "w0 t1 b", {"u0", "f1"}, false},
+    {"unmap-decommit", 2, 2, 2, "w0", {"u0", "d0"}, false},
+    {"error-rescue", 2, 2, 2, "w0 t1 x1", {"w0", "b"}, false},
+    {"error-rescue-read", 2, 2, 2, "w0 t1 x2", {"w0", "b", "r0"}, false},
+    {"error-decommit", 2, 2, 2, "w0 t1 x1", {"d0", "b"}, false},
+    {"device-trim", 2, 2, 2, "w0", {"i0", "t1"}, false},
+    {"device-trim-write", 2, 2, 2, "w0", {"i0", "t1", "w0"}, false},
+    {"pin-trim", 2, 2, 2, "w0", {"p0", "t1"}, false},
+    {"pin-read", 2, 2, 2, "w0 t1 b f1", {"p0", "w0"}, false},
+    {"pin-decommit", 2, 2, 2, "w0", {"p0", "d0"}, false},
+    {"pin-unmap", 2, 2, 2, "w0", {"p0", "u0"}, false},
+    {"pin-pin-trim", 2, 3, 2, "w0", {"p0", "p0", "t1"}, false},
+    {"prefault-write", 2, 2, 2, "w0 w1 t2 b f2", {"e0 e1", "w0"}, true},
+    {"prefault-trim", 2, 2, 2, "w0 t1 b f1", {"e0", "t1"}, false},
+    {"ageing-touch", 8, 2, 8, "w0 d0", {"w0", "a"}, false},
+    {"ageing-rescue", 8, 2, 8, "w0 t1", {"r0", "a"}, false},
+    {"check-write", 2, 2, 2, "w0 t1", {"k", "w0"}, false},
+    {"check-read", 2, 2, 2, "w0 t1 b f1", {"k", "r0"}, false},
+    {"check-writeback", 2, 2, 2, "w0 t1", {"k", "b"}, false},
+    {"one-frame", 2, 1, 2, "w0", {"w1", "w0"}, true},
+    {"one-frame-cross", 2, 1, 2, "", {"w0 r1", "w1 r0"}, true},
+    {"one-frame-three", 2, 1, 2, "w0", {"w1", "w0", "r1"}, false},
+    {"two-frames-three", 2, 2, 2, "w0 w1", {"w0", "t2", "w1"}, false},
 };
 
 const unsigned scenario_count = sizeof(scenarios) / sizeof(scenarios[0]);
@@ -182,6 +187,20 @@ static void do_pin(struct small *x, unsigned n, unsigned thread)
     page->pins--;
 }
 
+static void do_lock(struct small *x, unsigned n)
+{
+    x->pages[n].pins++;
+    if (machine_pin(x->world.machine, x->base + n * PAGE_SIZE, PAGE_SIZE) != 0)
+        fail(x, "a page cannot be pinned");
+}
+
+/* A pass of the ager, due or not. */
+static void age_now(struct machine *m)
+{
+    atomic_store(&m->trimmer.aged_at, atomic_load(&m->consumed) - m->active_max - 1);
+    age_step(m);
+}
+
 /* The kernel keeps a page from being moved while a device holds it: found present, held. */
 static void do_device(struct small *x, unsigned n, unsigned thread)
 {
@@ -196,7 +215,7 @@ static void do_device(struct small *x, unsigned n, unsigned thread)
     at->in_use = false;
 }
 
-/* Trimming and writing are one thread's each; without workers the reclaim lock sees to it. */
+/* Trimming, ageing and writing are one thread's each; without workers the reclaim lock sees to it. */
 static void do_reclaim(struct small *x, char what, unsigned n)
 {
     struct machine *m = x->world.machine;
@@ -206,6 +225,8 @@ static void do_reclaim(struct small *x, char what, unsigned n)
         sync_mutex_lock(&m->sync, &m->reclaim_lock, SYNC_RECLAIM);
     if (what == 't')
         trim_pages(m, n);
+    if (what == 'a')
+        age_now(m);
     if (what == 'f')
         refill_standby(m, n);
     if (what == 'b') {
@@ -229,6 +250,7 @@ static void do_operation(struct small *x, char what, unsigned n, unsigned thread
         do_access(x, n, what == 'w', thread);
         break;
     case 't':
+    case 'a':
     case 'b':
     case 'f':
         do_reclaim(x, what, n);
@@ -241,6 +263,9 @@ static void do_operation(struct small *x, char what, unsigned n, unsigned thread
         break;
     case 'p':
         do_pin(x, n, thread);
+        break;
+    case 'l':
+        do_lock(x, n);
         break;
     case 'i':
         do_device(x, n, thread);
@@ -289,7 +314,10 @@ static void judge_main(void *argument)
 
     for (unsigned i = 0; i < SMALL_THREADS_MAX && x->threads[i] != NULL; i++)
         schedule_join(&w->schedule, x->threads[i]);
-    for (unsigned n = 0; n < SMALL_PAGES; n++) {
+    /* Before a touch could mend what is wrong, and at last. */
+    if (machine_check(w->machine) != 0)
+        fail(x, "the books do not balance when the threads have ended");
+    for (unsigned n = 0; n < x->scenario->pages; n++) {
         if (!x->unmapped[n])
             do_access(x, n, false, 9);
     }
@@ -316,9 +344,9 @@ static void prepare_main(void *argument)
                                       .pool_queues = SMALL_THREADS_MAX + 1};
 
     if (machine_create(&options, &w->machine) != 0 ||
-        region_map(w->machine, SMALL_PAGES * PAGE_SIZE, false, &x->base) != 0)
+        region_map(w->machine, x->scenario->pages * PAGE_SIZE, false, &x->base) != 0)
         fail(x, "the world cannot be made");
-    for (unsigned n = 0; n < SMALL_PAGES; n++)
+    for (unsigned n = 0; n < x->scenario->pages; n++)
         x->pages[n].live = true;
     perform(x, x->scenario->before, 8);
 }
@@ -351,8 +379,11 @@ static void tune(struct tunables *t, enum tunable_mapper kind, const struct scen
     t->deferred = false;
     t->hash_seed = 1;
     t->dirty = protect ? DIRTY_AUTO : DIRTY_HASH;
-    /* The writer's page and the frames; with a cache, a page of staging and a buffer, too. */
-    t->memory = (1 + scenario->frames + (kind == MAPPER_COPY ? 2 : 0)) * PAGE_SIZE;
+    /* The writer's page and the frames; with a cache, staging and buffers, too: a page of each, or
+     * two where there are more frames. */
+    t->memory =
+        (1 + scenario->frames + (kind == MAPPER_COPY ? (scenario->frames > 3 ? 4 : 2) : 0)) *
+        PAGE_SIZE;
 }
 
 int small_build(const struct scenario *scenario, enum tunable_mapper kind,

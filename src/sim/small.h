@@ -1,11 +1,12 @@
 /*
  * Small worlds, of which all interleavings are tried: two or three threads, each with a few
- * operations, over two pages, one or two frames and two slots, on the simulated kernel and disk.
+ * operations, over two pages, one or two frames and two slots (where not said otherwise), on the
+ * simulated kernel and disk.
  *
- * Operations, each a letter with a number: wN write page N, rN read it, tN trim N pages, b write
- * modified pages, fN repurpose N standby frames, dN decommit page N, uN unmap it, pN pin it, let a
- * device write, and unpin it, iN let a device use it unpinned (move), eN prefault it, xN let N
- * writes fail, k check the books.
+ * Operations, each a letter with a number: wN write page N, rN read it, tN trim N pages, a let the
+ * ager make a pass, b write modified pages, fN repurpose N standby frames, dN decommit page N, uN
+ * unmap it, pN pin it, let a device write, and unpin it, lN pin it for good, iN let a device use it
+ * unpinned (move), eN prefault it, xN let N writes fail, k check the books.
  */
 #ifndef VMSM_SIM_SMALL_H
 #define VMSM_SIM_SMALL_H
@@ -13,10 +14,11 @@
 #include "sim/world.h"
 
 #define SMALL_THREADS_MAX 3u
-#define SMALL_PAGES 2u
+#define SMALL_PAGES_MAX 8u
 
 struct scenario {
     const char *name;
+    unsigned pages;
     unsigned frames; /* that may be Active */
     unsigned slots;
     const char *before; /* done alone, before the threads start */
@@ -33,7 +35,7 @@ struct small {
     const struct scenario *scenario;
     enum tunable_mapper kind;
     struct world_config config;
-    struct world_page pages[SMALL_PAGES + 1];
+    struct world_page pages[SMALL_PAGES_MAX + 1];
     struct sync_thread *threads[SMALL_THREADS_MAX];
     struct actor {
         struct small *x;
@@ -42,7 +44,7 @@ struct small {
     } actors[SMALL_THREADS_MAX];
     uint32_t writes; /* numbers the writes */
     uintptr_t base;
-    bool unmapped[SMALL_PAGES];
+    bool unmapped[SMALL_PAGES_MAX];
 };
 
 /*
