@@ -37,8 +37,9 @@
 #include "core/check.h"
 #include "core/machine.h"
 
-#define CHARGE 64  /* unchanged pages that save what a first write costs */
-#define PROVEN 128 /* unchanged pages that turn a section, fewer where frames are few */
+#define CHARGE 64       /* unchanged pages that save what a first write costs, */
+#define CHARGE_LEAST 16 /* and where frames are few, so that some writes are enough there too */
+#define PROVEN 128      /* unchanged pages that turn a section, fewer where frames are few */
 #define LIFT_TOGETHER 64u
 
 static int32_t proven(const struct machine *m)
@@ -117,9 +118,10 @@ bool protect_none(const struct machine *m, const struct section *section)
 static int32_t learn(struct machine *m, struct section *section, int32_t clean, int32_t changed)
 {
     int32_t most = 2 * proven(m), least = -proven(m);
-    int32_t cost = CHARGE < proven(m) ? CHARGE : proven(m);
+    int32_t cost = proven(m) < CHARGE ? proven(m) : CHARGE;
     int32_t now = atomic_load_explicit(&section->clean, memory_order_relaxed);
 
+    cost = cost < CHARGE_LEAST ? CHARGE_LEAST : cost;
     now += clean - changed * cost;
     now = now > most ? most : now < least ? least : now;
     atomic_store_explicit(&section->clean, now, memory_order_relaxed);
