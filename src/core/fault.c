@@ -31,9 +31,9 @@ static bool keeps_faulting(struct machine *m, uintptr_t va)
 }
 
 /* Who asks holds it BUSY. A page that is there stays as it is. */
-static bool restore(struct machine *m, uintptr_t va)
+static bool restore(struct machine *m, uintptr_t va, unsigned flags)
 {
-    if (!m->mapper->ops->restore(m->mapper, va))
+    if (!m->mapper->ops->restore(m->mapper, va, flags))
         return false;
     log_repeated(&m->said_dropped, LOG_ERROR,
                  "the page at %p has been dropped by a system call of the program's own: it reads "
@@ -70,7 +70,7 @@ static enum fault_result fault_valid(struct machine *m, struct region *region, u
     }
     if (!pte_try_busy(&m->sync, pte, word))
         return FAULT_BUSY;
-    if (missing && !restore(m, va)) {
+    if (missing && !restore(m, va, 0)) {
         pte_release(m, pte, va, word);
         return FAULT_DONE;
     }
@@ -111,7 +111,7 @@ static enum fault_result fault_dispatch(struct machine *m, struct fault_queue *q
 
         if (word & PTE_BUSY) {
             if (is_dropped_under_trim(m, flags, thread)) {
-                restore(m, va);
+                restore(m, va, MAP_PROTECTED);
                 return FAULT_DONE;
             }
             if ((flags & FAULT_TRAP) && !pte_want(m, pte, PTE_WANTED_TRAP))

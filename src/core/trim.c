@@ -140,10 +140,12 @@ static enum verdict trim_judge(struct machine *m, struct trim_victims *v, unsign
 
     if (v->status[i] != 0 || (pte_load(v->pte[i]) & PTE_WANTED))
         return TRIM_UNDO;
-    if (v->word[i] & PTE_PROTECTED)
-        return TRIM_CLEAN;
+    /* A PROTECTED page of zeroes is one that the program has dropped unseen (mapper.h, restore()):
+     * slots have none. */
     if (page_is_zero(content))
         return TRIM_ZERO;
+    if (v->word[i] & PTE_PROTECTED)
+        return TRIM_CLEAN;
     frame->hash = hash_page(&m->key, content);
     if (frame->slot != 0)
         changed = !hash_equal(frame->hash, m->pagefile.hashes[frame->slot]);

@@ -205,8 +205,11 @@ static unsigned take_run(struct copy_mapper *copy, unsigned first, unsigned coun
     return first + (got > 0 ? (unsigned)((size_t)got / PAGE_SIZE) : 0);
 }
 
-/* Put zeroes where the program has dropped pages, so that reading them does not wait for a handler,
- * who may be waiting for frames. */
+/*
+ * Put zeroes where the program has dropped pages, so that reading them does not wait for a handler,
+ * who may be waiting for frames. They are protected, as all victims are: a write before the drop
+ * would be lost.
+ */
 static void restore_missing(struct copy_mapper *copy, unsigned count, const uintptr_t *va)
 {
     uintptr_t first = va[0], last = va[count - 1];
@@ -216,7 +219,7 @@ static void restore_missing(struct copy_mapper *copy, unsigned count, const uint
         return;
     for (unsigned i = 0; i < count; i++) {
         if (va[i] >= first && va[i] <= last && !(copy->present[(va[i] - first) / PAGE_SIZE] & 1))
-            uffd_restore(&copy->uffd, va[i]);
+            uffd_restore(&copy->uffd, va[i], true);
     }
 }
 
@@ -227,16 +230,16 @@ static void copy_take(struct mapper *mapper, unsigned count, const uintptr_t *va
     unsigned done = 0;
 
     memset(status, 0, count * sizeof(*status));
+    atomic_store(&mapper->taker, (uint32_t)gettid());
+    if (atomic_load_explicit(&copy->restored, memory_order_relaxed))
+        restore_missing(copy, count, va);
     /* The kernel reads through the page table; touching just-protected pages ourselves costs more.
      */
     if (!copy->vm_read) {
         copy_singly(mapper, 0, count, va, buffers);
-        return;
+        done = count;
     }
-    atomic_store(&mapper->taker, (uint32_t)gettid());
-    if (atomic_load_explicit(&copy->restored, memory_order_relaxed))
-        restore_missing(copy, count, va);
-    while ((done = take_run(copy, done, count, va, buffers)) < count) {
+    while (done < count && (done = take_run(copy, done, count, va, buffers)) < count) {
         status[done] = take_protected(copy, va[done], mapper_buffer(mapper, buffers[done]));
         done++;
     }
@@ -260,11 +263,11 @@ static void copy_unfail(struct mapper *mapper, uintptr_t va)
     uffd_unfail(&copy_of(mapper)->uffd, va);
 }
 
-static bool copy_restore(struct mapper *mapper, uintptr_t va)
+static bool copy_restore(struct mapper *mapper, uintptr_t va, unsigned flags)
 {
     struct copy_mapper *copy = copy_of(mapper);
 
-    if (!uffd_restore(&copy->uffd, va))
+    if (!uffd_restore(&copy->uffd, va, flags & MAP_PROTECTED))
         return false;
     atomic_store(&copy->restored, true);
     return true;

@@ -101,9 +101,9 @@ struct mapper_ops {
     /* Undo fail(). */
     void (*unfail)(struct mapper *mapper, uintptr_t va);
     /* Put a page of zeroes under va, unless a page is there. True: none was, since the program has
-     * dropped it by a system call of its own (MADV_DONTNEED), which means zeroes. NULL where that
-     * cannot be. */
-    bool (*restore)(struct mapper *mapper, uintptr_t va);
+     * dropped it by a system call of its own (MADV_DONTNEED), which means zeroes. MAP_PROTECTED, if
+     * it is being trimmed: the other victims are. NULL where that cannot be. */
+    bool (*restore)(struct mapper *mapper, uintptr_t va, unsigned flags);
     /* Wake threads asleep in a fault in the range: they look again. */
     void (*wake)(struct mapper *mapper, uintptr_t va, size_t length);
     /* Fill a frame's buffer with zeroes (mappers whose free frames are real). */

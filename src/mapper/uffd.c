@@ -317,9 +317,12 @@ void uffd_wake(struct uffd *uffd, uintptr_t va, size_t length)
         continue;
 }
 
-bool uffd_restore(struct uffd *uffd, uintptr_t va)
+bool uffd_restore(struct uffd *uffd, uintptr_t va, bool protect)
 {
-    struct uffdio_copy copy = {.dst = va, .src = (uintptr_t)uffd->zeroes, .len = PAGE_SIZE};
+    struct uffdio_copy copy = {.dst = va,
+                               .src = (uintptr_t)uffd->zeroes,
+                               .len = PAGE_SIZE,
+                               .mode = protect ? UFFDIO_COPY_MODE_WP : 0};
     int error;
 
     do

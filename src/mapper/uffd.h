@@ -87,7 +87,7 @@ int uffd_copy(struct uffd *uffd, uintptr_t va, const void *content, size_t lengt
 int uffd_protect(struct uffd *uffd, uintptr_t va, size_t length);
 void uffd_lift(struct uffd *uffd, uintptr_t va, size_t length);
 /* A page of zeroes, if none is there; was there none? */
-bool uffd_restore(struct uffd *uffd, uintptr_t va);
+bool uffd_restore(struct uffd *uffd, uintptr_t va, bool protect);
 void uffd_wake(struct uffd *uffd, uintptr_t va, size_t length);
 /* Unmap pages: one vectored call where the kernel can, else run by run. status[] as drop() of
  * mapper.h. */
