@@ -104,7 +104,8 @@ static bool is_file(int fd)
 /*
  * One call, so that lines of several threads or processes do not mix. False: a pipe or terminal
  * that nobody reads has no room. It is not waited for: who logs may be the only thread that serves
- * faults, and who should read may be asleep in one.
+ * faults, and who should read may be asleep in one. (Inside read(), with the pipe's lock, which no
+ * call only tries for, he would stop us all the same: error.h.)
  */
 static bool line_write(int fd, const char *line, size_t length)
 {

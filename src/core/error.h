@@ -24,7 +24,9 @@ enum log_level { LOG_ERROR, LOG_WARNING, LOG_INFO };
 
 /* One line "vmsm: …" on the standard error that was open when the library started. It never waits
  * for who reads that: a line that does not fit is left out, and the next that does is preceded by
- * how many that were. */
+ * how many that were. Only a process that reads that pipe itself, into memory that is managed, can stop
+ * it: read() holds the pipe's lock over the fault, and who should serve that may be the one who
+ * logs. */
 __attribute__((format(printf, 2, 3))) void log_line(enum log_level level, const char *format, ...);
 
 /*
