@@ -98,6 +98,14 @@ static void at_once(void)
     tear_down(&f);
 }
 
+/* The machine has a cache, all of which waits to be written: no frame has a buffer of its own then. */
+static void set_cache(struct machine *m, bool on)
+{
+    m->mapper->has_cache = on;
+    for (uint32_t i = 0; i < m->frame_count; i++)
+        m->frames[i].buffer = on ? BUFFER_NONE : i;
+}
+
 /* While the cache is full, what needs no room in it goes on leaving. */
 static void without_room(void)
 {
@@ -111,22 +119,22 @@ static void without_room(void)
     atomic_fetch_or(pte_at(&f, base, 3), UINT64_C(1) << PTE_LEVEL_SHIFT);
     put(&f, base, 5, 2);
     is(atomic_load(&f.m->guarded), 1, "one section has protected pages");
-    f.m->mapper->has_cache = true; /* one that all waits to be written */
+    set_cache(f.m, true);
     is(atomic_load(&f.m->cache_room), 0, "the cache has no room");
     is(trim_pages(f.m, f.m->frame_count), PAGES - 2, "protected pages are trimmed all the same");
     is(pages_at(&f, base, PAGES, 'p'), PAGES - 2, "and are where they came from");
     ok(where(&f, base, 3) == 'a' && where(&f, base, 5) == 'a',
        "but for one that is worth a second chance, and one that was written");
     is(pages_at(&f, other, 50, 'a'), 50, "pages that were never protected stay, too");
-    f.m->mapper->has_cache = false;
+    set_cache(f.m, false);
     trim_all(&f);
     is(where(&f, base, 3), 's', "with room it gets its second chance");
     is(atomic_load(&f.m->guarded), 0, "no section has protected pages any more");
     page_out(&f);
     put_all(&f, other, 50, 1);
-    f.m->mapper->has_cache = true;
+    set_cache(f.m, true);
     is(trim_pages(f.m, 20), 0, "without room nothing goes then");
-    f.m->mapper->has_cache = false;
+    set_cache(f.m, false);
     tear_down(&f);
 }
 
