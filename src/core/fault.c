@@ -7,27 +7,23 @@
 #include "core/fault_internal.h"
 #include "core/machine.h"
 
-#define STALE_FAULTS_MAX 64u /* on one page, before it is looked whether it is there */
+#define STALE_FAULTS 64u /* of which one is looked into: is the page there? */
 
 /* ---- faults on valid pages ---- */
 
 /*
  * A thread that finds a valid page missing is told to look again, for it has mostly been mapped since
  * the fault. If it comes again and again, the page may be gone: the program has dropped it by a
- * system call that nobody saw. True: that is to be found out.
+ * system call that nobody saw. True: that is to be found out. (Pages share counts: if the fault that
+ * is looked into is another's, the next will be in turn.)
  */
 static bool keeps_faulting(struct machine *m, uintptr_t va)
 {
-    struct stale_page *page = &m->stale[va / PAGE_SIZE % STALE_PAGES];
+    _Atomic uint32_t *stale = &m->stale[va / PAGE_SIZE % STALE_COUNTS];
 
-    if (m->mapper->ops->restore == NULL)
-        return false;
-    if (atomic_exchange_explicit(&page->va, va, memory_order_relaxed) != va)
-        atomic_store_explicit(&page->faults, 0, memory_order_relaxed);
-    if (atomic_fetch_add_explicit(&page->faults, 1, memory_order_relaxed) + 1 < STALE_FAULTS_MAX)
-        return false;
-    atomic_store_explicit(&page->faults, 0, memory_order_relaxed);
-    return true;
+    return m->mapper->ops->restore != NULL &&
+           atomic_fetch_add_explicit(stale, 1, memory_order_relaxed) % STALE_FAULTS ==
+               STALE_FAULTS - 1;
 }
 
 /* Who asks holds it BUSY. A page that is there stays as it is. */
@@ -46,10 +42,20 @@ static bool restore(struct machine *m, uintptr_t va, unsigned flags)
  * The page is being trimmed, and it is the trimmer that finds it missing, and waits for us, while
  * who faults on a BUSY page waits for the trimmer.
  */
-static bool is_dropped_under_trim(struct machine *m, unsigned flags, uint32_t thread)
+static bool restore_for_trim(struct machine *m, uintptr_t va, uint64_t word, unsigned flags,
+                             uint32_t thread)
 {
-    return (flags & FAULT_TRAP) && thread != 0 && m->mapper->ops->restore != NULL &&
-           atomic_load(&m->mapper->taker) == thread;
+    bool trimmed;
+
+    if (!(flags & FAULT_TRAP) || !(word & PTE_VALID) || thread == 0 ||
+        m->mapper->ops->restore == NULL || atomic_load(&m->mapper->taker) != thread)
+        return false;
+    atomic_fetch_add(&m->mapper->restoring, 1);
+    trimmed = atomic_load(&m->mapper->taker) == thread; /* it cannot end from here on */
+    if (trimmed)
+        restore(m, va, MAP_PROTECTED);
+    atomic_fetch_sub(&m->mapper->restoring, 1);
+    return trimmed;
 }
 
 /* Somebody else has made the page valid, or it is write-protected by a trim or to notice a change.
@@ -110,10 +116,8 @@ static enum fault_result fault_dispatch(struct machine *m, struct fault_queue *q
         enum fault_result result;
 
         if (word & PTE_BUSY) {
-            if (is_dropped_under_trim(m, flags, thread)) {
-                restore(m, va, MAP_PROTECTED);
+            if (restore_for_trim(m, va, word, flags, thread))
                 return FAULT_DONE;
-            }
             if ((flags & FAULT_TRAP) && !pte_want(m, pte, PTE_WANTED_TRAP))
                 continue;
             count(m, COUNTER_faults_busy, 1);

@@ -140,16 +140,7 @@ struct lending {
     _Atomic uint32_t stage_short; /* (a) a fault has lacked staging */
 };
 
-/*
- * A page that was valid when its last faults came, and how many those were. Hints, changed without a
- * lock.
- */
-#define STALE_PAGES 64u
-
-struct stale_page {
-    _Atomic uintptr_t va;
-    _Atomic uint32_t faults;
-};
+#define STALE_COUNTS 64u
 
 struct machine {
     struct tunables tunables;        /* (c) */
@@ -209,7 +200,7 @@ struct machine {
     /* (a) Lines logged so far: faults given up, pages lost, slots withdrawn, pages dropped. */
     _Atomic uint32_t said_fault, said_lost, said_slot, said_dropped;
 
-    struct stale_page stale[STALE_PAGES]; /* by address */
+    _Atomic uint32_t stale[STALE_COUNTS]; /* (a) faults on valid pages, by address */
 };
 
 struct machine_options {

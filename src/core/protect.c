@@ -14,11 +14,11 @@
  *                                     valid     transition, standby
  *
  * PROTECTED is set by who maps the page, before its BUSY ends, and cleared by who holds it BUSY and
- * has lifted the protection (first write, pin), or taken the page away (trim, discard). It never
- * comes back while the page is mapped. It goes, too, if the pagefile needs the slot, or the section
- * is found to be written (by compare-and-swap of the valid word, without BUSY): the page stays
- * protected then, as a bystander of a trim does (below), but is not known unchanged. In a child of
- * fork(), which inherits pages without their protection, it goes at once (fork.c).
+ * has lifted the protection (first write, pin, a trim that lets it off), or taken the page away (trim,
+ * discard). It never comes back while the page is mapped. It goes, too, if the pagefile needs the
+ * slot, or the section is found to be written (by compare-and-swap of the valid word, without BUSY):
+ * the page stays protected then, as a bystander of a trim does (below), but is not known unchanged.
+ * In a child of fork(), which inherits pages without their protection, it goes at once (fork.c).
  *
  * dirty=protect protects every such page, dirty=auto those of sections of which less than one page
  * in CHARGE is written before it is trimmed. Trims count unchanged pages, in sections of either

@@ -40,7 +40,7 @@
       "no frame for too long: BAD, SIGBUS")                                                        \
     X(WRITE,              VALID,      VALID,      "fault_valid",                                   \
       "first write to a protected page")                                                           \
-    X(UNPROTECT,          VALID,      VALID,      "own_protected > protect_written, protect_settle",               \
+    X(UNPROTECT,          VALID,      VALID,      "own_valid > lift_from, protect_settle",                         \
       "a page before it was written, in a section where many are")                                 \
     X(ACCESS,             VALID,      VALID,      "access_try",                                    \
       "an access through the software MMU")                                                        \

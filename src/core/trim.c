@@ -369,6 +369,29 @@ static void trim_leave(struct machine *m, const struct span *span, struct trim_v
     protect_left(m, span->section, guarded);
 }
 
+/*
+ * What is let off is known unchanged no more: it may be a page that the program has dropped unseen,
+ * and reads as zeroes now. (If it is wanted, it is mostly to be written.)
+ */
+static void trim_unguard(struct machine *m, const struct span *span, struct trim_victims *v)
+{
+    unsigned guarded = 0;
+
+    for (unsigned i = 0; i < v->count; i++) {
+        struct frame *frame = &m->frames[v->frames[i]];
+
+        if (v->verdict[i] != TRIM_UNDO || !(v->word[i] & PTE_PROTECTED))
+            continue;
+        if (m->tunables.dirty == DIRTY_PROTECT) {
+            slot_release(m, frame->slot);
+            frame->slot = 0;
+        }
+        v->word[i] &= ~PTE_PROTECTED;
+        guarded++;
+    }
+    protect_left(m, span->section, guarded);
+}
+
 /* Step 6. Returns how many pages left their address. */
 static unsigned trim_publish(struct machine *m, const struct span *span, struct trim_victims *v)
 {
@@ -391,6 +414,7 @@ static unsigned trim_publish(struct machine *m, const struct span *span, struct 
     }
     frame_deactivated(m, clean + modified);
     trim_leave(m, span, v);
+    trim_unguard(m, span, v);
     count_trim(m, v, v->count - undone, zero, clean);
     return v->count - undone;
 }
@@ -409,7 +433,7 @@ static void trim_lift(struct machine *m, const struct span *span, struct trim_vi
         return;
     }
     for (unsigned i = 0; i < v->count; i++) {
-        if (v->verdict[i] == TRIM_UNDO && !(v->word[i] & PTE_PROTECTED))
+        if (v->verdict[i] == TRIM_UNDO)
             m->mapper->ops->lift(m->mapper, v->va[i], PAGE_SIZE);
     }
 }

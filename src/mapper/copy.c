@@ -24,7 +24,6 @@ struct copy_mapper {
     char *stage;
     uint32_t buffers, stage_pages;
     bool vm_read;                         /* process_vm_readv() is allowed */
-    _Atomic bool restored;                /* the program drops pages unseen: trims look for such */
     unsigned char present[SECTION_PAGES]; /* who is in take() */
     int memory_fd;                        /* /proc/self/mem, or -1 */
     struct iovec from[SECTION_PAGES],
@@ -231,8 +230,7 @@ static void copy_take(struct mapper *mapper, unsigned count, const uintptr_t *va
 
     memset(status, 0, count * sizeof(*status));
     atomic_store(&mapper->taker, (uint32_t)gettid());
-    if (atomic_load_explicit(&copy->restored, memory_order_relaxed))
-        restore_missing(copy, count, va);
+    restore_missing(copy, count, va);
     /* The kernel reads through the page table; touching just-protected pages ourselves costs more.
      */
     if (!copy->vm_read) {
@@ -243,7 +241,10 @@ static void copy_take(struct mapper *mapper, unsigned count, const uintptr_t *va
         status[done] = take_protected(copy, va[done], mapper_buffer(mapper, buffers[done]));
         done++;
     }
+    /* A handler with an old message about us must not restore what is somebody else's by then. */
     atomic_store(&mapper->taker, 0);
+    while (atomic_load(&mapper->restoring) > 0)
+        sync_give_way(mapper->sync);
 }
 
 static int copy_drop(struct mapper *mapper, unsigned count, const uintptr_t *va,
@@ -265,12 +266,7 @@ static void copy_unfail(struct mapper *mapper, uintptr_t va)
 
 static bool copy_restore(struct mapper *mapper, uintptr_t va, unsigned flags)
 {
-    struct copy_mapper *copy = copy_of(mapper);
-
-    if (!uffd_restore(&copy->uffd, va, flags & MAP_PROTECTED))
-        return false;
-    atomic_store(&copy->restored, true);
-    return true;
+    return uffd_restore(&copy_of(mapper)->uffd, va, flags & MAP_PROTECTED);
 }
 
 static void copy_wake(struct mapper *mapper, uintptr_t va, size_t length)

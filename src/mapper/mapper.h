@@ -128,7 +128,8 @@ struct mapper {
     bool protects;          /* MAP_PROTECTED works */
     int fd;                 /* userfaultfd, or -1 */
     _Atomic uint32_t taker; /* the thread that is in take(); 0: none, or it never faults there */
-    char *buffers;          /* buffer n is at buffers + n * 4096 */
+    _Atomic uint32_t restoring; /* handlers that restore a page for it: take() waits for them */
+    char *buffers;              /* buffer n is at buffers + n * 4096 */
 };
 
 static inline void *mapper_buffer(const struct mapper *mapper, uint32_t buffer)

@@ -72,6 +72,10 @@ struct file_queue {
     int broken;     /* why the ring cannot be used any more, or 0 */
     unsigned depth; /* most requests in the ring */
     unsigned sent;  /* requests in the ring */
+    /* Buffered writes: the kernel has told of an error (once, for the whole file), which may be that
+     * of any of so many requests that it had then. */
+    unsigned doubtful;
+    int doubt;
     struct io_list waiting, ready;
     struct io_uring ring;
 };
@@ -190,23 +194,34 @@ static ssize_t transfer_piece(int fd, const struct piece *piece, bool write)
     return pread(fd, piece->base, piece->length, offset);
 }
 
+/* Is it that the file cannot do that? */
+static bool is_not_supported(int error)
+{
+    return error == ESPIPE || error == EINVAL || error == ENOSYS || error == EPERM;
+}
+
 /*
  * A write by way of the kernel's cache goes on to the disk before it is done. Else a control group
  * fills with pages that cannot be reclaimed, and version 1 kills its processes for it; and a page
- * that the disk refuses would be lost unseen (the kernel tells of an error once for the file, so
- * it may meet another write than the one that failed; the page's hash finds that one).
+ * that the disk refuses would be lost unseen.
  */
 static void write_out(const struct file_store *store, struct store_io *io)
 {
     unsigned flags =
         SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
 
+    int error;
+
     if (store->direct || !io->write || io->result != 0)
         return;
-    if (sync_file_range(store->path.fd, (off_t)(io->slot * SLOT_SIZE), (off_t)io->count * SLOT_SIZE,
-                        flags) != 0 &&
-        (errno == EIO || errno == ENOSPC || errno == EDQUOT))
-        io->result = -errno;
+    do
+        error = sync_file_range(store->path.fd, (off_t)(io->slot * SLOT_SIZE),
+                                (off_t)io->count * SLOT_SIZE, flags) == 0
+                    ? 0
+                    : errno;
+    while (error == EINTR);
+    if (!is_not_supported(error))
+        io->result = -error;
 }
 
 static void pause_1ms(void)
@@ -330,6 +345,22 @@ static void ring_send(struct file_queue *queue)
     ring_flush(queue);
 }
 
+/* A buffered write is complete: is it on the disk? Without doubt, or it is written once more. */
+static void ring_write_out(struct file_queue *queue, struct store_io *io)
+{
+    bool written = io->write && io->result == 0;
+
+    write_out(queue->store, io);
+    if (written && io->result != 0) {
+        queue->doubt = io->result;
+        queue->doubtful = queue->sent;
+    } else if (queue->doubtful > 0) {
+        queue->doubtful--;
+        if (written)
+            io->result = queue->doubt;
+    }
+}
+
 /* Take a completion: true if its request is finished, else it waits to be sent again. */
 static bool ring_settle(struct file_queue *queue, struct store_io *io, int res)
 {
@@ -341,7 +372,7 @@ static bool ring_settle(struct file_queue *queue, struct store_io *io, int res)
         return true;
     }
     if (io_settle(io, res)) {
-        write_out(queue->store, io);
+        ring_write_out(queue, io);
         return true;
     }
     if (queue->broken != 0) {
