@@ -324,6 +324,55 @@ else
     skip "there is no compiler"
 fi
 
+# Handlers of pthread_atfork() go with the library that registered them.
+cat >"$dir/handler.c" <<'END'
+#include <pthread.h>
+extern int prepared;
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static void before(void) { pthread_mutex_lock(&lock); prepared++; }
+static void after(void) { pthread_mutex_unlock(&lock); }
+__attribute__((constructor)) static void start(void) { pthread_atfork(before, after, after); }
+END
+cat >"$dir/closes.c" <<'END'
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+int prepared;
+static int forks(int expected)
+{
+    int status = 1;
+    pid_t child;
+    prepared = 0;
+    child = fork();
+    if (child == 0)
+        _exit(prepared != expected);
+    return waitpid(child, &status, 0) == child && status == 0 && prepared == expected;
+}
+int main(int argc, char **argv)
+{
+    memset(malloc(24 << 20), 1, 24 << 20);
+    for (int i = 0; i < 600; i++) {
+        void *library = dlopen(argv[1], RTLD_NOW);
+        if (library == NULL || (i % 200 == 100 && !forks(1)))
+            return 2;
+        dlclose(library);
+        if (i % 200 == 150 && !forks(0))
+            return 3;
+    }
+    return forks(0) ? 0 : 4;
+}
+END
+if gcc -shared -fPIC -o "$dir/libhandler.so" "$dir/handler.c" 2>/dev/null &&
+    gcc -rdynamic -o "$dir/closes" "$dir/closes.c" -ldl 2>"$dir/err"; then
+    run --memory 6M -- "$dir/closes" "$dir/libhandler.so"
+    [ $status -eq 0 ] && [ ! -s "$dir/err" ]
+    ok $? "handlers of pthread_atfork() of a library that is closed, and opened again"
+else
+    skip "there is no compiler"
+fi
+
 # System calls that are made without the C library are not seen.
 cat >"$dir/raw.c" <<'END'
 #include <stdlib.h>

@@ -60,12 +60,12 @@ FILE *_IO_iter_file(stream_iterator);
 
 struct handler {
     void (*prepare)(void), (*parent)(void), (*child)(void);
-    void *module;  /* start of the library it is in; it may be closed */
+    void *dso;     /* what the library that registered it is known by (__dso_handle) */
     size_t number; /* in the order of registration, from 1 */
 };
 
-/* The lock is not held while a handler runs, or the loader is asked: who has its lock may come
- * here. It is held over a fork. */
+/* The lock is not held while a handler runs; who closes a library comes here with the loader's.
+ * It is held over a fork. */
 static struct {
     pthread_mutex_t lock;
     unsigned count;                        /* (lock) */
@@ -74,22 +74,6 @@ static struct {
 } atfork = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 /* ---- handlers ---- */
-
-static void *module_of(void (*function)(void))
-{
-    Dl_info info;
-    void *address;
-
-    memcpy(&address, &function, sizeof(address));
-    return function != NULL && dladdr(address, &info) != 0 ? info.dli_fbase : NULL;
-}
-
-static void *handler_module(const struct handler *handler)
-{
-    if (handler->prepare != NULL)
-        return module_of(handler->prepare);
-    return module_of(handler->parent != NULL ? handler->parent : handler->child);
-}
 
 static size_t newest_handler(void)
 {
@@ -131,26 +115,17 @@ static bool handler_above(size_t number, struct handler *out)
     return found;
 }
 
-static void forget_handler(size_t number)
+static void forget_handlers_of(const void *dso)
 {
     unsigned kept = 0;
 
     pthread_mutex_lock(&atfork.lock);
     for (unsigned i = 0; i < atfork.count; i++) {
-        if (atfork.handlers[i].number != number)
+        if (atfork.handlers[i].dso != dso)
             atfork.handlers[kept++] = atfork.handlers[i];
     }
     atfork.count = kept;
     pthread_mutex_unlock(&atfork.lock);
-}
-
-/* If not, it is forgotten. */
-static bool is_open(const struct handler *handler)
-{
-    if (handler_module(handler) == handler->module)
-        return true;
-    forget_handler(handler->number);
-    return false;
 }
 
 static bool add_handler(struct handler *handler)
@@ -167,30 +142,18 @@ static bool add_handler(struct handler *handler)
     return room;
 }
 
-static void forget_closed(void)
-{
-    struct handler handler = {.number = newest_handler() + 1};
-
-    while (handler_below(handler.number, &handler))
-        is_open(&handler);
-}
-
 int __register_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void), void *dso);
 
 /* What pthread_atfork() is. The C library is told as well, for a process without a manager. */
 PRELOAD_API int __register_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void),
                                   void *dso)
 {
-    struct handler handler = {.prepare = prepare, .parent = parent, .child = child};
+    struct handler handler = {.prepare = prepare, .parent = parent, .child = child, .dso = dso};
     int (*real)(void (*)(void), void (*)(void), void (*)(void), void *) = NULL;
 
     kernel_find(&real, "__register_atfork");
-    handler.module = handler_module(&handler);
-    if (!add_handler(&handler)) {
-        forget_closed();
-        if (!add_handler(&handler))
-            return ENOMEM;
-    }
+    if (!add_handler(&handler))
+        return ENOMEM;
     return real != NULL ? real(prepare, parent, child, dso) : 0;
 }
 
@@ -201,7 +164,7 @@ static size_t run_prepare(void)
     struct handler handler = {.number = newest + 1};
 
     while (handler_below(handler.number, &handler)) {
-        if (is_open(&handler) && handler.prepare != NULL)
+        if (handler.prepare != NULL)
             handler.prepare();
     }
     return newest;
@@ -281,6 +244,7 @@ typedef int clone_function(int (*)(void *), void *, int, void *, ...);
 struct libc_forks {
     pid_t (*fork)(void), (*bare)(void);
     clone_function *clone;
+    void (*finalize)(void *);
 };
 
 static const struct libc_forks *libc_forks(void)
@@ -294,6 +258,7 @@ static const struct libc_forks *libc_forks(void)
     kernel_find(&now.fork, "fork");
     kernel_find(&now.bare, "_Fork");
     kernel_find(&now.clone, "clone");
+    kernel_find(&now.finalize, "__cxa_finalize");
     forks = now;
     atomic_store_explicit(&found, true, memory_order_release);
     return &forks;
@@ -501,6 +466,16 @@ PRELOAD_API int clone(int (*function)(void *), void *stack, int flags, void *arg
     if (child == 0)
         _exit(function(argument));
     return child;
+}
+
+void __cxa_finalize(void *dso);
+
+/* A library calls it when it is closed (and all of them at the end): its handlers go as well. */
+PRELOAD_API void __cxa_finalize(void *dso)
+{
+    libc_forks()->finalize(dso);
+    if (dso != NULL) /* else it is the program itself, which stays */
+        forget_handlers_of(dso);
 }
 
 /* These call the C library's own fork(), unless they are here. */
