@@ -22,7 +22,8 @@
 #define STACK_SIZE (1024UL * 1024)
 #define STACKS_KEPT 8
 
-static pthread_rwlock_t gate = PTHREAD_RWLOCK_INITIALIZER;
+/* Readers that come one after another must not keep a writer out. None comes in a second time. */
+static pthread_rwlock_t gate = PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP;
 static void *_Atomic stacks[STACKS_KEPT]; /* the lowest addresses of those that nobody is on */
 
 /* Straight to the kernel: that C library's function leaves two signals of its own open. */
@@ -60,7 +61,7 @@ void gate_lock(struct gate_hold *before)
 
 void gate_reset(bool held)
 {
-    static const pthread_rwlock_t fresh = PTHREAD_RWLOCK_INITIALIZER;
+    static const pthread_rwlock_t fresh = PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP;
 
     gate = fresh;
     if (held)
