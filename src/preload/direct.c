@@ -87,9 +87,10 @@ static void unpin(struct pinned *p)
     p->next = atomic_load(&ended);
     while (!atomic_compare_exchange_weak(&ended, &p->next, p))
         continue;
-    gate_shared_call(unpin_ended, NULL);
-    while (!atomic_load(&p->undone)) /* another thread is about to */
-        sched_yield();
+    while (!atomic_load(&p->undone)) {
+        if (gate_shared_call(unpin_ended, NULL) != 0 || !atomic_load(&p->undone))
+            sched_yield(); /* there was no stack for it now; or another thread is about to */
+    }
 }
 
 /* What is the manager's of these pages, all or nothing. The rest of them (files
