@@ -5,29 +5,34 @@
  * Nobody waits for the table: who finds it taken (by another thread, by what a signal interrupted,
  * in a child by a thread that is not there) does without, and something counts for longer.
  */
+#include <sys/mman.h>
+
+#include "preload/memory.h"
 #include "preload/preload.h"
 
 #define RANGES 256u
-#define ADDRESS_END (1UL << 47)
 
 static struct space_range ranges[RANGES];
-static struct space early; /* (taken) counted ranges are MANAGED, with the protection they had */
+static struct space
+    early; /* (taken) counted ranges are MANAGED, with their protection and SPARSE */
 static _Atomic bool taken;
-static _Atomic bool stale; /* the table may have what is there no more */
+static _Atomic bool stale; /* the table may have what is there no more, or is otherwise now */
 
 static bool take(void)
 {
     if (atomic_exchange(&taken, true))
         return false;
     if (early.capacity == 0)
-        space_init(&early, 0, ADDRESS_END, ranges, RANGES);
+        space_init(&early, 0, MEMORY_ADDRESS_END, ranges, RANGES);
     return true;
 }
 
-void early_mapped(uintptr_t start, size_t length, int protection)
+void early_mapped(uintptr_t start, size_t length, int protection, int flags)
 {
     struct space_what what = {.kind = SPACE_MANAGED, .protection = (uint8_t)protection};
 
+    if (flags & MAP_NORESERVE)
+        what.flags = SPACE_SPARSE;
     if (!take())
         return;
     if (space_has_room(&early))
@@ -40,7 +45,7 @@ void early_unmapped(uintptr_t start, size_t length)
     uintptr_t end = start + length;
     size_t gone = 0;
 
-    if (end > ADDRESS_END || end < start)
+    if (end > MEMORY_ADDRESS_END || end < start)
         return;
     if (!take()) {
         atomic_store(&stale, true);
@@ -62,16 +67,39 @@ void early_unmapped(uintptr_t start, size_t length)
     atomic_store(&taken, false);
 }
 
-bool early_contains(uintptr_t start, size_t length, int *protection)
+void early_protected(uintptr_t start, size_t length, int protection)
 {
-    struct space_what what = {.kind = SPACE_FREE};
+    uintptr_t end = start + length;
+
+    if (end > MEMORY_ADDRESS_END || end < start)
+        return;
+    if (!take()) {
+        atomic_store(&stale, true);
+        return;
+    }
+    for (uintptr_t at = start; at < end;) {
+        struct space_range piece = space_piece(&early, at, end);
+
+        at = piece.end;
+        if (piece.what.kind != SPACE_MANAGED || piece.what.protection == (uint8_t)protection)
+            continue;
+        piece.what.protection = (uint8_t)protection;
+        if (space_has_room(&early))
+            space_set(&early, piece.start, piece.end, piece.what);
+        else
+            atomic_store(&stale, true);
+    }
+    atomic_store(&taken, false);
+}
+
+bool early_contains(uintptr_t start, size_t length, struct space_what *what)
+{
     bool is = false;
 
-    if (start + length > ADDRESS_END || start + length <= start || !take())
+    if (start + length > MEMORY_ADDRESS_END || start + length <= start || !take())
         return false;
-    is = space_uniform(&early, start, start + length, &what) && what.kind == SPACE_MANAGED &&
+    is = space_uniform(&early, start, start + length, what) && what->kind == SPACE_MANAGED &&
          !atomic_load(&stale);
     atomic_store(&taken, false);
-    *protection = what.protection;
     return is;
 }

@@ -16,8 +16,6 @@
 #include "preload/memory.h"
 #include "preload/preload.h"
 
-#define ADDRESS_END (1UL << 47) /* of a program, but for what it asks for by address */
-
 #ifndef MADV_DONTNEED_LOCKED
 #define MADV_DONTNEED_LOCKED 24
 #endif
@@ -136,7 +134,7 @@ int memory_unmap(void *address, size_t length)
             early_unmapped(start, memory_page_up(length));
         return result;
     }
-    if (!whole_range(start, length, &end) || start == end || end > ADDRESS_END)
+    if (!whole_range(start, length, &end) || start == end || end > MEMORY_ADDRESS_END)
         return memory_failed(-EINVAL); /* before anything is lost */
     error = split(start, end, memory_unmap_inside, kernel_munmap);
     return error == 0 ? 0 : memory_failed(error);
@@ -369,7 +367,7 @@ void *memory_map(void *address, size_t length, int protection, int flags, int fd
         void *memory = kernel_mmap(address, length, protection, flags, fd, offset);
 
         if (memory != MAP_FAILED)
-            early_mapped((uintptr_t)memory, memory_page_up(length), protection);
+            early_mapped((uintptr_t)memory, memory_page_up(length), protection, flags);
         return memory;
     } else {
         result = gate_call(memory_map_anywhere,
@@ -426,8 +424,13 @@ PRELOAD_API int mprotect(void *address, size_t length, int protection)
     uintptr_t start = (uintptr_t)address, end;
     long error;
 
-    if (!arena_overlaps(start, length))
-        return kernel_mprotect(address, length, protection);
+    if (!arena_overlaps(start, length)) {
+        int result = kernel_mprotect(address, length, protection);
+
+        if (result == 0 && process.active)
+            early_protected(start, memory_page_up(length), protection);
+        return result;
+    }
     if (!whole_range(start, length, &end))
         return memory_failed(-EINVAL);
     if (start < arena.base || end > arena.end)
@@ -438,11 +441,17 @@ PRELOAD_API int mprotect(void *address, size_t length, int protection)
 
 PRELOAD_API int pkey_mprotect(void *address, size_t length, int protection, int key)
 {
+    int result;
+
     if (key == -1)
         return mprotect(address, length, protection);
     if (arena_overlaps((uintptr_t)address, length))
         return memory_failed(-EINVAL);
-    return (int)kernel_call(SYS_pkey_mprotect, address, length, protection, key);
+    result = (int)kernel_call(SYS_pkey_mprotect, address, length, protection, key);
+    /* What has a key stays the kernel's, as what has no access does. */
+    if (result == 0 && process.active)
+        early_protected((uintptr_t)address, memory_page_up(length), PROT_NONE);
+    return result;
 }
 
 /* ---- advice ---- */

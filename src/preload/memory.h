@@ -12,6 +12,7 @@
 #include "vmsm.h"
 
 #define MEMORY_PAGE ((uintptr_t)VMSM_PAGE_SIZE)
+#define MEMORY_ADDRESS_END (1UL << 47)   /* of a program, but for what it asks for by address */
 #define MEMORY_LARGE (2UL * 1024 * 1024) /* aligned to that: sections, and what allocators like */
 
 static inline uintptr_t memory_page_up(size_t length)

@@ -108,9 +108,11 @@ int process_manage(void);
 bool process_early(size_t length);
 void process_early_gone(size_t length);
 /* early.c: the ranges that process_early() has counted. Lengths are of whole pages. */
-void early_mapped(uintptr_t start, size_t length, int protection);
+void early_mapped(uintptr_t start, size_t length, int protection, int flags);
 void early_unmapped(uintptr_t start, size_t length);
-bool early_contains(uintptr_t start, size_t length, int *protection);
+void early_protected(uintptr_t start, size_t length, int protection);
+/* And is it all alike? Then *what has its protection, and SPACE_SPARSE of MAP_NORESERVE. */
+bool early_contains(uintptr_t start, size_t length, struct space_what *what);
 /* How many pages may be promised in all. The gate is held. */
 uint64_t process_promise_limit(void);
 /* After a fork, in the child: it is another process for the report. */

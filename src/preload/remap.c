@@ -128,13 +128,18 @@ static int check_remap(uintptr_t old, size_t old_length, size_t new_length, int 
     return arena_overlaps(old, old_length) == arena_overlaps(target, new_length) ? 0 : -ENOMEM;
 }
 
+static int early_flags(struct space_what what)
+{
+    return (what.flags & SPACE_SPARSE) ? MAP_NORESERVE : 0;
+}
+
 /* By the kernel. What was counted is as it is afterwards: elsewhere, larger, smaller. */
 static void *remap_outside(uintptr_t old, size_t old_length, size_t new_length, int flags,
                            uintptr_t target)
 {
-    int protection = 0;
-    bool counted = process.active && old_length > 0 &&
-                   early_contains(old, memory_page_up(old_length), &protection);
+    struct space_what what;
+    bool counted =
+        process.active && old_length > 0 && early_contains(old, memory_page_up(old_length), &what);
     void *new = kernel_mremap((void *)old, old_length, new_length, flags, (void *)target);
 
     if (new == MAP_FAILED || !process.active)
@@ -144,24 +149,26 @@ static void *remap_outside(uintptr_t old, size_t old_length, size_t new_length, 
     if (!(flags & MREMAP_DONTUNMAP))
         early_unmapped(old, memory_page_up(old_length));
     if (counted && !process_early(memory_page_up(new_length)))
-        early_mapped((uintptr_t) new, memory_page_up(new_length), protection);
+        early_mapped((uintptr_t) new, memory_page_up(new_length), what.protection,
+                     early_flags(what));
     return new;
 }
 
 /* A mapping from before there was a manager: if it grows too much, it becomes managed memory. */
 static void *remap_early(uintptr_t old, size_t old_length, size_t new_length, int flags,
-                         int protection)
+                         struct space_what what)
 {
     bool fits = !process_early(new_length - old_length);
     void *new;
 
     if (fits)
         process_early_gone(new_length - old_length);
-    if (fits || protection != (PROT_READ | PROT_WRITE))
+    if (fits || what.protection != (PROT_READ | PROT_WRITE))
         return remap_outside(old, old_length, new_length, flags, 0);
     new = MAP_FAILED;
     if (flags & MREMAP_MAYMOVE)
-        new = memory_map(NULL, new_length, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+        new = memory_map(NULL, new_length, what.protection,
+                         MAP_PRIVATE | MAP_ANONYMOUS | early_flags(what), -1, 0);
     else
         errno = ENOMEM; /* as if there were something behind it */
     if (new == MAP_FAILED)
@@ -175,7 +182,7 @@ static void *remap_early(uintptr_t old, size_t old_length, size_t new_length, in
 PRELOAD_API void *mremap(void *address, size_t old_length, size_t new_length, int flags, ...)
 {
     uintptr_t old = (uintptr_t)address, target = 0;
-    int protection;
+    struct space_what what;
     va_list args;
     long result;
 
@@ -183,12 +190,11 @@ PRELOAD_API void *mremap(void *address, size_t old_length, size_t new_length, in
     if (flags & MREMAP_FIXED)
         target = (uintptr_t)va_arg(args, void *);
     va_end(args);
-    if (process.active && !(flags & ~MREMAP_MAYMOVE) && old_length > 0 && own_depth == 0 &&
-        memory_page_up(new_length) > memory_page_up(old_length) &&
-        !arena_overlaps(old, old_length) &&
-        early_contains(old, memory_page_up(old_length), &protection))
+    if (process.active && !(flags & ~MREMAP_MAYMOVE) && old % MEMORY_PAGE == 0 && old_length > 0 &&
+        own_depth == 0 && memory_page_up(new_length) > memory_page_up(old_length) &&
+        !arena_overlaps(old, old_length) && early_contains(old, memory_page_up(old_length), &what))
         return remap_early(old, memory_page_up(old_length), memory_page_up(new_length), flags,
-                           protection);
+                           what);
     if (!arena_overlaps(old, old_length > 0 ? old_length : 1) &&
         (target == 0 || !arena_overlaps(target, new_length)))
         return remap_outside(old, old_length, new_length, flags, target);

@@ -213,6 +213,20 @@ static void test_remap(void)
     munmap(moved, 24 * MIB);
 }
 
+/* What was mapped, and protected, before there was a manager, where there is enough memory. */
+static void test_early(char *early)
+{
+    char *moved;
+
+    ok(mremap(early + 1, 16 * PAGE, 32 * PAGE, MREMAP_MAYMOVE) == MAP_FAILED && errno == EINVAL,
+       "what begins within a page cannot grow");
+    moved = mremap(early, 16 * PAGE, 32 * PAGE, MREMAP_MAYMOVE);
+    ok(moved != MAP_FAILED && holds(moved, 16 * PAGE, 14) && all_zero(moved + 16 * PAGE, 16 * PAGE),
+       "read-only memory from the start grows");
+    ok(faults(moved, true) && faults(moved + 20 * PAGE, true), "and stays read-only");
+    munmap(moved, 32 * PAGE);
+}
+
 static void test_foreign(void)
 {
     char *memory = map(8 * MIB, PROT_READ | PROT_WRITE), *file;
@@ -299,12 +313,17 @@ static void test_stacks(void)
 
 int main(void)
 {
+    char *early = map(16 * PAGE, PROT_READ | PROT_WRITE);
+
+    fill(early, 16 * PAGE, 14);
+    mprotect(early, 16 * PAGE, PROT_READ);
     test_map();
     test_refused();
     test_protect();
     test_reserve();
     test_advice();
     test_remap();
+    test_early(early);
     test_foreign();
     test_break();
     test_stacks();
