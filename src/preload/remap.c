@@ -90,20 +90,22 @@ static long grow_in_place(const uintptr_t *a, struct space_what what)
 static long remap_inside(const uintptr_t *a)
 {
     uintptr_t old = a[0], end = old + a[1];
-    struct space_what what;
+    struct space_what what = space_piece(&arena.space, old, end).what;
+    bool stays = !(a[4] & MREMAP_DONTUNMAP) && a[3] == 0;
     long result;
 
+    /* What shrinks may be of several kinds: its rest is unmapped, that is all. */
+    if (stays && a[2] <= a[1] && (what.kind == SPACE_MANAGED || what.kind == SPACE_FOREIGN)) {
+        result = memory_unmap_inside((uintptr_t[]){old + a[2], end});
+        return result != 0 ? result : (long)old;
+    }
     if (!space_uniform(&arena.space, old, end, &what) || what.kind == SPACE_FREE ||
         what.kind == SPACE_DEAD)
         return -EFAULT;
     if (what.kind == SPACE_FOREIGN)
         return -ENOTSUP;
-    if ((a[4] & MREMAP_DONTUNMAP) || a[3] != 0)
+    if (!stays)
         return move_managed(a, what);
-    if (a[2] <= a[1]) {
-        result = a[2] < a[1] ? memory_unmap_inside((uintptr_t[]){old + a[2], end}) : 0;
-        return result != 0 ? result : (long)old;
-    }
     result = grow_in_place(a, what);
     if (result != -EAGAIN)
         return result;

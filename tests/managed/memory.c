@@ -210,7 +210,11 @@ static void test_remap(void)
     ok(faults(moved, true) && faults(moved + 20 * MIB, true), "and stays read-only");
     ok(mremap(moved, 24 * MIB, 0, MREMAP_MAYMOVE) == MAP_FAILED && errno == EINVAL,
        "it cannot become nothing");
-    munmap(moved, 24 * MIB);
+    is(mprotect(moved + 4 * MIB, 4 * MIB, PROT_NONE), 0, "a part loses all access:");
+    ok(mremap(moved, 24 * MIB, 2 * MIB, 0) == moved, "mremap shrinks what is not all alike");
+    ok(faults(moved + 2 * MIB, false) && faults(moved + 8 * MIB, false) && holds(moved, 2 * MIB, 6),
+       "what is behind is gone");
+    munmap(moved, 2 * MIB);
 }
 
 /* What was mapped, and protected, before there was a manager, where there is enough memory. */
