@@ -51,8 +51,10 @@ static long move_managed(const uintptr_t *a, struct space_what what)
     memory_moving = 0;
     if (to < 0)
         return to;
-    if (!(what.protection & PROT_READ))
-        kernel_mprotect((void *)a[0], a[1], PROT_READ);
+    if (!(what.protection & PROT_READ) && kernel_mprotect((void *)a[0], a[1], PROT_READ) != 0) {
+        memory_unmap_inside((uintptr_t[]){(uintptr_t)to, (uintptr_t)to + a[2]});
+        return -ENOMEM;
+    }
     move_content(a[0], (uintptr_t)to, a[1] < a[2] ? a[1] : a[2]);
     if (what.protection != writable)
         memory_protect_inside((uintptr_t[]){(uintptr_t)to, (uintptr_t)to + a[2], what.protection});
