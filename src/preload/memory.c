@@ -55,11 +55,15 @@ static struct space_what managed_as(int protection, uint8_t flags)
 
 /* ---- giving back ---- */
 
-/* A page of it is pinned for another thread's read, which ends by itself. */
-static void await_unpin(void)
+/*
+ * A page of it is pinned for another thread's read, which ends by itself. Or the kernel does not
+ * give it up, since the program has locked it in a way that is not seen.
+ */
+static void await_unpin(uintptr_t start, uintptr_t end)
 {
     struct timespec pause = {.tv_nsec = 1000000};
 
+    kernel_munlock((void *)start, end - start);
     nanosleep(&pause, NULL);
     direct_unpin_ended();
 }
@@ -67,7 +71,7 @@ static void await_unpin(void)
 void memory_discard(uintptr_t start, uintptr_t end)
 {
     while (vmsm_decommit(arena.manager, (void *)start, end - start) == -EBUSY)
-        await_unpin();
+        await_unpin(start, end);
 }
 
 static int unmap_piece(const struct space_range *piece)
@@ -216,7 +220,7 @@ static int give_up_piece(const struct space_range *piece)
         return -ENOMEM;
     while ((error = vmsm_unmap(arena.manager, (void *)piece->start, piece->end - piece->start)) ==
            -EBUSY)
-        await_unpin();
+        await_unpin(piece->start, piece->end);
     if (error == 0)
         space_set(&arena.space, piece->start, piece->end, (struct space_what){.kind = SPACE_DEAD});
     return error;
