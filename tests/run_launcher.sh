@@ -253,6 +253,15 @@ run --memory 1G --report "$dir/report" -- "$dir/break"
 [ $status -eq 0 ] && grep -q '"managed": false' "$dir/report"
 ok $? "who only looks at the break, and moves it a little, has no manager"
 
+printf '%s\n' '#include <unistd.h>' 'int main(void) { for (int i = 0; i < 40; i++)' \
+    'if (sbrk(1 << 20) == (void *)-1 || sbrk(-(1 << 20)) == (void *)-1) return 1; return 0; }' \
+    >"$dir/break.c"
+gcc -w -o "$dir/break" "$dir/break.c"
+rm -f "$dir/report"
+run --memory 256M --report "$dir/report" -- "$dir/break"
+[ $status -eq 0 ] && grep -q '"managed": false' "$dir/report"
+ok $? "nor who moves it up and down again and again"
+
 LD_PRELOAD='' run --no-children -- sh -c 'echo "[$LD_PRELOAD] [$VMSM_RUN_CONF]"'
 grep -qx '\[\] \[\]' "$dir/out"
 ok $? "--no-children: programs that it starts find the environment as it was"

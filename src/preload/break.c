@@ -21,8 +21,7 @@
 static long break_open(void)
 {
     size_t size;
-    long start;
-    int error = process_manage();
+    long start, error = process_manage();
 
     if (error != 0 || arena.brk_start != 0)
         return error;
@@ -30,10 +29,15 @@ static long break_open(void)
     start = memory_map_anywhere((uintptr_t[]){size, PROT_NONE, 0});
     if (start < 0)
         return start;
+    error = memory_protect_inside(
+        (uintptr_t[]){(uintptr_t)start, (uintptr_t)start + MEMORY_PAGE, PROT_READ | PROT_WRITE});
+    if (error != 0) {
+        memory_unmap_inside((uintptr_t[]){(uintptr_t)start, (uintptr_t)start + size});
+        return error;
+    }
     arena.brk_start = arena.brk_now = (uintptr_t)start + MEMORY_PAGE;
     arena.brk_end = (uintptr_t)start + size;
-    return memory_protect_inside(
-        (uintptr_t[]){(uintptr_t)start, (uintptr_t)start + MEMORY_PAGE, PROT_READ | PROT_WRITE});
+    return 0;
 }
 
 static long break_move(uintptr_t wanted)
@@ -89,7 +93,7 @@ static long break_call(gate_function *function, uintptr_t argument)
 /*
  * Until there is a manager the break is the kernel's, as for one who only asks where it is. When it
  * would grow past what may be mapped early it goes on in the arena, elsewhere: as when another part
- * of the program has moved it.
+ * of the program has moved it. What it is to grow by is counted here.
  */
 static bool is_kernel_break(uintptr_t from, uintptr_t to)
 {
@@ -104,13 +108,23 @@ static uintptr_t kernel_break(uintptr_t wanted)
     return (uintptr_t)kernel_call(SYS_brk, wanted);
 }
 
+/* Where it is then. What it is below what was counted, at most, comes off. */
+static uintptr_t kernel_break_to(uintptr_t from, uintptr_t to)
+{
+    uintptr_t most = to > from ? to : from, now = kernel_break(to);
+
+    if (now < most)
+        process_early_gone(most - now);
+    return now;
+}
+
 PRELOAD_API void *sbrk(intptr_t increment)
 {
     uintptr_t old = kernel_break(0), wanted = old + (uintptr_t)increment;
     long result;
 
     if (is_kernel_break(old, wanted))
-        return increment == 0 || kernel_break(wanted) == wanted
+        return increment == 0 || kernel_break_to(old, wanted) == wanted
                    ? (void *)old
                    : (void *)(intptr_t)memory_failed(-ENOMEM);
     result = break_call(break_by, (uintptr_t)increment);
@@ -121,8 +135,10 @@ PRELOAD_API void *sbrk(intptr_t increment)
 
 uintptr_t memory_break(uintptr_t wanted)
 {
-    if (is_kernel_break(kernel_break(0), wanted))
-        return kernel_break(wanted);
+    uintptr_t old = kernel_break(0);
+
+    if (is_kernel_break(old, wanted))
+        return kernel_break_to(old, wanted);
     if (break_call(break_by, 0) < 0)
         return 0;
     break_call(break_to, wanted); /* without success it is where it was */
@@ -131,9 +147,11 @@ uintptr_t memory_break(uintptr_t wanted)
 
 PRELOAD_API int brk(void *address)
 {
-    uintptr_t wanted = (uintptr_t)address;
+    uintptr_t old = kernel_break(0), wanted = (uintptr_t)address;
 
-    if (is_kernel_break(kernel_break(0), wanted))
-        return kernel_break(wanted) == wanted ? 0 : memory_failed(-ENOMEM);
+    if (wanted == 0) /* it only asks, and is not told, by the C library's either */
+        return 0;
+    if (is_kernel_break(old, wanted))
+        return kernel_break_to(old, wanted) >= wanted ? 0 : memory_failed(-ENOMEM);
     return break_call(break_to, wanted) == 0 ? 0 : memory_failed(-ENOMEM);
 }

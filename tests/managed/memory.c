@@ -273,6 +273,7 @@ static void test_break(void)
     is(brk(start + 8 * MIB), 0, "and up again");
     ok(all_zero(start + 2 * MIB, 6 * MIB), "with zeroes");
     is(brk(start), 0, "and to its start");
+    ok(brk(NULL) == 0 && sbrk(0) == start, "nowhere is no place for it, and no error");
 }
 
 static ucontext_t main_context, other_context;
