@@ -245,6 +245,25 @@ for way in '' keep; do
     ok $? "memory that moves before there is a manager counts where it is, until it is ${way:+not }unmapped"
 done
 
+cat >"$dir/refused.c" <<'EOF'
+#define _GNU_SOURCE
+#include <sys/mman.h>
+int main(void) {
+    int flags = MAP_PRIVATE | MAP_ANONYMOUS;
+    for (int i = 0; i < 20; i++) {
+        char *p = mmap(0, 1 << 20, 3, flags, -1, 0);
+        if (mmap(p, 1 << 20, 3, flags | MAP_FIXED_NOREPLACE, -1, 0) != MAP_FAILED) return 1;
+        if (munmap(p + 1, 1 << 20) == 0) return 2;
+    }
+    return 0;
+}
+EOF
+gcc -w -o "$dir/refused" "$dir/refused.c"
+rm -f "$dir/report"
+run --memory 256M --report "$dir/report" -- "$dir/refused"
+[ $status -eq 0 ] && grep -q '"managed": true' "$dir/report"
+ok $? "nor does it count for less by calls that fail"
+
 printf '%s\n' '#include <unistd.h>' 'int main(void) { char *p = sbrk(0);' \
     'return sbrk(4096) != p || brk(p) != 0 || sbrk(0) != p; }' >"$dir/break.c"
 gcc -w -o "$dir/break" "$dir/break.c"

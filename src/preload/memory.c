@@ -109,19 +109,28 @@ long memory_unmap_inside(const uintptr_t *a)
     return 0;
 }
 
-/* Call for what lies in the arena, and leave the rest to the kernel. */
-static long split(uintptr_t start, uintptr_t end, gate_function *inside,
-                  int (*outside)(void *, size_t))
+/* It is uncounted first: once it is unmapped, another thread may get the place. */
+static int unmap_outside(void *address, size_t length)
+{
+    uintptr_t end;
+
+    if (process.active && whole_range((uintptr_t)address, length, &end))
+        early_unmapped((uintptr_t)address, memory_page_up(length));
+    return kernel_munmap(address, length);
+}
+
+/* What lies in the arena is unmapped there, the rest by the kernel. */
+static long unmap_split(uintptr_t start, uintptr_t end)
 {
     uintptr_t low = start < arena.base ? arena.base : start;
     uintptr_t high = end > arena.end ? arena.end : end;
     long error = 0;
 
-    if (start < low && outside((void *)start, low - start) != 0)
+    if (start < low && unmap_outside((void *)start, low - start) != 0)
         error = -errno;
     if (error == 0)
-        error = gate_call(inside, (uintptr_t[]){low, high});
-    if (error == 0 && end > high && outside((void *)high, end - high) != 0)
+        error = gate_call(memory_unmap_inside, (uintptr_t[]){low, high});
+    if (error == 0 && end > high && unmap_outside((void *)high, end - high) != 0)
         error = -errno;
     return error;
 }
@@ -131,16 +140,11 @@ int memory_unmap(void *address, size_t length)
     uintptr_t start = (uintptr_t)address, end;
     long error;
 
-    if (!arena_overlaps(start, length)) {
-        int result = kernel_munmap(address, length);
-
-        if (result == 0)
-            early_unmapped(start, memory_page_up(length));
-        return result;
-    }
+    if (!arena_overlaps(start, length))
+        return unmap_outside(address, length);
     if (!whole_range(start, length, &end) || start == end || end > MEMORY_ADDRESS_END)
         return memory_failed(-EINVAL); /* before anything is lost */
-    error = split(start, end, memory_unmap_inside, kernel_munmap);
+    error = unmap_split(start, end);
     return error == 0 ? 0 : memory_failed(error);
 }
 
@@ -364,14 +368,18 @@ void *memory_map(void *address, size_t length, int protection, int flags, int fd
                                (uintptr_t[]){start, end, (uintptr_t)protection, (uintptr_t)flags,
                                              (uintptr_t)fd, (uintptr_t)offset, ours});
     } else if (fixed || !ours || length == 0 || memory_page_up(length) < length || own_depth > 0) {
-        if (fixed && process.active)
-            early_unmapped(start, memory_page_up(length));
-        return kernel_mmap(address, length, protection, flags, fd, offset);
+        void *memory = kernel_mmap(address, length, protection, flags, fd, offset);
+
+        if (memory != MAP_FAILED && (flags & MAP_FIXED) && process.active)
+            early_unmapped(start, memory_page_up(length)); /* what was there before */
+        return memory;
     } else if (!process_early(memory_page_up(length))) {
         void *memory = kernel_mmap(address, length, protection, flags, fd, offset);
 
         if (memory != MAP_FAILED)
             early_mapped((uintptr_t)memory, memory_page_up(length), protection, flags);
+        else
+            process_early_gone(memory_page_up(length));
         return memory;
     } else {
         result = gate_call(memory_map_anywhere,

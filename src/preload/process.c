@@ -60,9 +60,7 @@ bool process_early(size_t length)
         return false;
     if (atomic_load_explicit(&arena.managed, memory_order_acquire))
         return true;
-    if (atomic_load(&plain_forks) > 0)
-        return false;
-    if (atomic_load(&early) + length > process.early_most)
+    if (atomic_load(&plain_forks) == 0 && atomic_load(&early) + length > process.early_most)
         return true;
     atomic_fetch_add(&early, length);
     return false;
@@ -108,6 +106,7 @@ static int arena_open(void)
 int process_manage(void)
 {
     struct tunables t = settings;
+    uint64_t counted;
     int error;
 
     if (atomic_load_explicit(&arena.managed, memory_order_relaxed))
@@ -116,7 +115,10 @@ int process_manage(void)
         return -ENOMEM;
     if (atomic_load(&plain_forks) > 0)
         return -EAGAIN;
-    t.memory -= atomic_load(&early) & ~(uint64_t)(VMSM_PAGE_SIZE - 1);
+    counted = atomic_load(&early); /* more than early_most, if there were forks meanwhile */
+    if (counted > t.memory / 2)
+        counted = t.memory / 2;
+    t.memory -= counted & ~(uint64_t)(VMSM_PAGE_SIZE - 1);
     own_depth++;
     error = vmsm_create_tuned(&arena.manager, &t);
     if (error == 0) {
