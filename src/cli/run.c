@@ -142,8 +142,8 @@ static int write_conf(const struct tunables *t, char *conf, size_t size)
     return used < size ? 0 : error_set(-EINVAL, "the settings are too long");
 }
 
-/* The program may change its directory before a child's manager, or a report, is made; what is tried
- * is what will be used. */
+/* The program may change its directory before a child's manager, or a report, is made; what is
+ * tried is what will be used. */
 static int make_absolute(const char *path, char *absolute, size_t size)
 {
     char directory[PATH_MAX];
@@ -268,8 +268,8 @@ static int run_program(struct run_settings *s, char **argv)
         return status;
     if (set_environment(s) != 0)
         return report_error();
-    if (strchr(found, '/') ==
-        NULL) { /* found in the working directory, by an empty entry of PATH */
+    /* Found in the working directory, by an empty entry of PATH. */
+    if (strchr(found, '/') == NULL) {
         found -= 2;
         memcpy(found, "./", 2);
     }

@@ -32,8 +32,8 @@
 
 static _Atomic int ours[OURS_MAX]; /* number + 1; 0: none */
 
-/* For as long as the process lives, and its children by fork(): who has changed its user or its root
- * directory would get neither again. -1: none. Constant after start. */
+/* For as long as the process lives, and its children by fork(): who has changed its user or its
+ * root directory would get neither again. -1: none. Constant after start. */
 static int device = -1, directory = -1;
 static const char *directory_path;
 
@@ -215,8 +215,8 @@ PRELOAD_API int dup2(int from, int to)
 {
     if (descriptor_is_ours(from))
         return refuse(EBADF);
-    return from != to && descriptor_is_ours(to) ? refuse(EBUSY)
-                                                : changed(to, (int)kernel_call(SYS_dup2, from, to));
+    return descriptor_is_ours(to) ? refuse(EBUSY)
+                                  : changed(to, (int)kernel_call(SYS_dup2, from, to));
 }
 
 PRELOAD_API int dup3(int from, int to, int flags)

@@ -6,7 +6,6 @@
  * If not all of the buffer can be pinned the read is made shorter, which a program must expect.
  */
 #include <aio.h>
-#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -93,8 +92,8 @@ static void unpin(struct pinned *p)
     }
 }
 
-/* What is the manager's of these pages, all or nothing. The rest of them (files
- * that were mapped there, holes) is the kernel's, which knows what to do or to say. */
+/* What is the manager's of these pages, all or nothing. The rest of them (files that were mapped
+ * there, holes) is the kernel's, which knows what to do or to say. */
 static long pin_range(uintptr_t start, uintptr_t end, struct pinned *p)
 {
     int before = p->range_count;
@@ -136,8 +135,8 @@ static long pin_element(struct iovec *element, struct pinned *p)
     }
 }
 
-/* iov, count, pinned: as much as can be. A negative errno: there is nothing that could be read into.
- * (All in one call, for who has pins must not wait for the gate.) */
+/* iov, count, pinned: as much as can be. A negative errno: there is nothing that could be read
+ * into. (All in one call, for who has pins must not wait for the gate.) */
 static long pin(const uintptr_t *a)
 {
     const struct iovec *iov = (const struct iovec *)a[0];
@@ -249,24 +248,16 @@ static struct {
     int (*lio_listio)(int, struct aiocb *const[], int, struct sigevent *);
 } libc = {kernel_read, kernel_pread, kernel_readv, kernel_preadv, kernel_preadv2, NULL, NULL, NULL};
 
-static void find(void *pointer, const char *name)
-{
-    void *found = dlsym(RTLD_NEXT, name);
-
-    if (found != NULL)
-        memcpy(pointer, &found, sizeof(found));
-}
-
 __attribute__((constructor(102))) static void find_all(void)
 {
-    find(&libc.read, "read");
-    find(&libc.pread, "pread");
-    find(&libc.readv, "readv");
-    find(&libc.preadv, "preadv");
-    find(&libc.preadv2, "preadv2");
-    find(&libc.fdopen, "fdopen");
-    find(&libc.aio_read, "aio_read");
-    find(&libc.lio_listio, "lio_listio");
+    kernel_find(&libc.read, "read");
+    kernel_find(&libc.pread, "pread");
+    kernel_find(&libc.readv, "readv");
+    kernel_find(&libc.preadv, "preadv");
+    kernel_find(&libc.preadv2, "preadv2");
+    kernel_find(&libc.fdopen, "fdopen");
+    kernel_find(&libc.aio_read, "aio_read");
+    kernel_find(&libc.lio_listio, "lio_listio");
 }
 
 PRELOAD_API ssize_t read(int fd, void *buffer, size_t length)
@@ -369,9 +360,10 @@ PRELOAD_API int lio_listio(int mode, struct aiocb *const list[], int count, stru
 {
     if (libc.lio_listio == NULL)
         find_all();
-    for (int i = 0; i < count; i++)
+    for (int i = 0; i < count; i++) {
         if (list[i] != NULL && list[i]->aio_lio_opcode == LIO_READ && is_refused(list[i]))
             return -1;
+    }
     return libc.lio_listio(mode, list, count, event);
 }
 

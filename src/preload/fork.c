@@ -7,11 +7,12 @@
  *
  * From the stop to the new beginning nobody may touch managed memory: in the parent nobody would
  * serve it, and in the child, until the arena is watched again, a page that is not there would read
- * as zeroes. So the C library's fork() cannot be used: around the system call it touches streams and
- * records that are on the heap. Here its parts are done one by one: handlers of pthread_atfork()
- * (the list is kept here), the lock of the list of streams, the system call by _Fork(), in the child
- * the loader's locks, and when the manager serves again, the locks of streams. The manager's threads
- * are made without the C library (thread.c), which would read the heap.
+ * as zeroes. So the C library's fork() cannot be used: around the system call it touches streams
+ * and records that are on the heap. Here its parts are done one by one: handlers of
+ * pthread_atfork() (the list is kept here), the lock of the list of streams, the system call by
+ * _Fork(), in the child the loader's locks, and when the manager serves again, the locks of
+ * streams. The manager's threads are made without the C library (thread.c), which would read the
+ * heap.
  *
  * A process that has no manager uses the C library's fork(), and gets no manager meanwhile.
  *
@@ -20,8 +21,8 @@
  * another thread is being made or is ending at this very moment, or has the lock of the name
  * service's records, the child may wait for that for ever.
  *
- * A child that is made by other means (a system call from assembly) has no managed memory: it gets SIGSEGV where it touches any. If a fork cannot be had, it fails with ENOMEM, and why is
- * logged.
+ * A child that is made by other means (a system call from assembly) has no managed memory: it gets
+ * SIGSEGV where it touches any. If a fork cannot be had, it fails with ENOMEM, and why is logged.
  */
 #include <dlfcn.h>
 #include <errno.h>
@@ -285,9 +286,9 @@ static void go_on_in_child(struct store *copy)
 }
 
 /*
- * The kernel must not touch managed memory then either: it writes the number of the child to *id, and
- * from there write_ids() takes it. Nor does the parent wait, as with CLONE_VFORK, for it has all
- * others wait.
+ * The kernel must not touch managed memory then either: it writes the number of the child to *id,
+ * and from there write_ids() takes it. Nor does the parent wait, as with CLONE_VFORK, for it has
+ * all others wait.
  */
 static pid_t make_child(const struct clone_call *call, int *id)
 {
@@ -306,7 +307,8 @@ static void write_ids(const struct clone_call *call, pid_t child, int id)
         *(int *)call->child_id = (int)kernel_call(SYS_gettid);
 }
 
-/* call, and where its id goes. They may lie on a managed stack: not to be looked at after the stop. */
+/* call, and where its id goes. They may lie on a managed stack: not to be looked at after the
+ * stop. */
 static long fork_managed(const uintptr_t *a)
 {
     const struct clone_call call = *(const struct clone_call *)a[0];
@@ -388,7 +390,8 @@ static void reset_streams(void)
 
 static const struct clone_call by_libc = {.bare = true};
 
-/* There is no manager, nor will there be before process_plain_forked(). call NULL: with handlers. */
+/* There is no manager, nor will there be before process_plain_forked(). call NULL: with
+ * handlers. */
 static pid_t fork_plain(const struct clone_call *call)
 {
     int id = 0;

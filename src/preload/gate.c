@@ -1,12 +1,12 @@
 /*
- * The gate: one call at a time changes the arena, with all signals blocked, without being cancelled,
- * on a stack of ours.
+ * The gate: one call at a time changes the arena, with all signals blocked, without being
+ * cancelled, on a stack of ours.
  *
  * The stack matters because a core lock may be held when the stack's page must be had: a handler
- * thread that needs that lock to serve the fault would wait for ever. And the manager needs some tens
- * of KiB, which a thread's stack, or a signal handler's, may not have. Signals, because a handler of
- * the program may touch managed memory, or come here again. Cancellation, because what waits or
- * writes inside would be the thread's end, with the gate held.
+ * thread that needs that lock to serve the fault would wait for ever. And the manager needs some
+ * tens of KiB, which a thread's stack, or a signal handler's, may not have. Signals, because a
+ * handler of the program may touch managed memory, or come here again. Cancellation, because what
+ * waits or writes inside would be the thread's end, with the gate held.
  */
 #include <errno.h>
 #include <pthread.h>

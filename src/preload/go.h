@@ -1,7 +1,7 @@
 /*
  * Programs in Go, which cannot be managed: their runtime maps memory by the C library where it is
- * linked with that (cgo), but gives it back, and protects it, by system calls of its own, which this
- * library does not see. They are known by a note that the linker puts into them.
+ * linked with that (cgo), but gives it back, and protects it, by system calls of its own, which
+ * this library does not see. They are known by a note that the linker puts into them.
  */
 #ifndef VMSM_PRELOAD_GO_H
 #define VMSM_PRELOAD_GO_H

@@ -201,9 +201,9 @@ long memory_map_fixed(const uintptr_t *a)
 {
     int error = 0;
 
+    /* A little strict where part of it is charged already. */
     if ((a[2] & PROT_WRITE) && !(a[3] & SPACE_SPARSE))
-        error = memory_may_charge(a[1] -
-                                  a[0]); /* a little strict where part of it is charged already */
+        error = memory_may_charge(a[1] - a[0]);
     for (uintptr_t at = a[0]; at < a[1] && error == 0;) {
         struct space_range piece = space_piece(&arena.space, at, a[1]);
 

@@ -1,6 +1,6 @@
 /*
- * What memory.c, remap.c and break.c share: changes to the arena, made with the gate held. Arguments
- * are words, so that gate_call() can make them; 0 or more, or a negative errno.
+ * What memory.c, remap.c and break.c share: changes to the arena, made with the gate held.
+ * Arguments are words, so that gate_call() can make them; 0 or more, or a negative errno.
  */
 #ifndef VMSM_PRELOAD_MEMORY_H
 #define VMSM_PRELOAD_MEMORY_H

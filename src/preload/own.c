@@ -82,7 +82,8 @@ static struct {
     struct piece *free[CLASSES]; /* (lock) */
 } pieces = {.lock = ATOMIC_FLAG_INIT};
 
-/* No lock of the C library: it is held for some instructions, with all signals blocked. */
+/* No lock of the C library. It is held for some instructions, with all signals blocked: who comes
+ * here is in the gate, or is a thread of the manager's. */
 static void pieces_lock(void)
 {
     while (atomic_flag_test_and_set_explicit(&pieces.lock, memory_order_acquire))

@@ -2,15 +2,16 @@
  * The library behind `vmsm run`: an unmodified program whose large memory is managed.
  *
  * Who owns which address
- *   the arena     One region of the manager, of up to a terabyte, reserved when the manager is made.
- *                 Every address in it is ours for the life of the process: what is not in use is
- *                 mapped without access, so that the kernel never puts anything there.
+ *   the arena     One region of the manager, of up to a terabyte, reserved when the manager is
+ *                 made. Every address in it is ours for the life of the process: what is not in
+ *                 use is mapped without access, so that the kernel never puts anything there.
  *                 Anonymous private memory that the program maps comes from it (space.h says which
  *                 part is what); so does the heap, which is jemalloc, linked into this library with
  *                 its calls of mmap() and the like renamed to those of heap.c.
- *   the kernel's  All the rest: code (PROT_EXEC), stacks (MAP_STACK, MAP_GROWSDOWN), file and shared
- *                 mappings, those with MAP_LOCKED, MAP_HUGETLB or MAP_32BIT, and what was mapped
- *                 before there was a manager. Calls on it go straight through.
+ *   the kernel's  All the rest: code (PROT_EXEC), stacks (MAP_STACK, MAP_GROWSDOWN), file and
+ *                 shared mappings, those with MAP_LOCKED, MAP_HUGETLB or MAP_32BIT, those with
+ *                 MAP_FIXED outside the arena, and what was mapped before there was a manager.
+ *                 Calls on it go straight through.
  *
  * When there is a manager
  *   Not at the start: a process that has mapped less than `early` bytes (a sixteenth of the memory,
@@ -25,8 +26,8 @@
  *     (own_depth).
  *   - A thread that is inside the manager must not fault: signals are blocked meanwhile, since a
  *     handler would, and it changes to a stack of ours, since its own may be managed memory (a
- *     coroutine's), or small (gate_call()). A stack that the program gives to pthread_create() has the thread's
- *     own variables on it, and becomes the kernel's (thread.c).
+ *     coroutine's), or small (gate_call()). A stack that the program gives to pthread_create() has
+ *     the thread's own variables on it, and becomes the kernel's (thread.c).
  *   - The manager's threads are nobody else's: the C library knows nothing of them (thread.c).
  *   - One lock, `gate`, serializes calls that change the arena. Handler threads never take it.
  *   - Every reference is resolved when the library is loaded (-z now), for the dynamic linker keeps
@@ -36,8 +37,9 @@
  *   munmap() gives SIGSEGV to who touches the range, mprotect() holds, MADV_DONTNEED gives zeroes:
  *   protections are the kernel's own, on the arena. MAP_FIXED of a file into the arena takes the
  *   range away from the manager for good. Buffers of direct reads are pinned for the call
- *   (direct.c, also on direct reads that the C library makes); io_uring and libaio, whose reads cannot be seen, look as if the kernel had none
- *   (filter.c). Descriptors of ours cannot be closed (descriptor.c).
+ *   (direct.c, also on direct reads that the C library makes); io_uring and libaio, whose reads
+ *   cannot be seen, look as if the kernel had none (filter.c). Descriptors of ours cannot be closed
+ *   (descriptor.c).
  *
  * fork() is told in fork.c. Children by vfork(), posix_spawn(), system() and popen() share the
  * parent's memory until they exec, as ever.
@@ -146,8 +148,9 @@ void direct_forked(void);
 /* thread.c: at the start, by the first thread, of which the manager's are made. */
 void thread_start(void);
 
-/* own.c: memory for the manager's objects. What own_alloc() gives is never given back. Over 0: this thread's malloc() is served
- * from there. (initial-exec: reached without the loader, which would read the heap.) */
+/* own.c: memory for the manager's objects. What own_alloc() gives is never given back. Over 0: this
+ * thread's malloc() is served from there. (initial-exec: reached without the loader, which would
+ * read the heap.) */
 extern _Thread_local int own_depth __attribute__((tls_model("initial-exec")));
 void *own_alloc(size_t alignment, size_t length);
 bool own_contains(const void *address);
@@ -159,8 +162,8 @@ void filter_install(void);
 /* Move a descriptor of ours out of the way of the program, and remember it. Returns the new one. */
 int descriptor_keep(int fd);
 void descriptor_forget(int fd);
-/* Open what the program may have no right to later, or not find. False: the kernel lets this process
- * have no userfaultfd, errno says why. */
+/* Open what the program may have no right to later, or not find. False: the kernel lets this
+ * process have no userfaultfd, errno says why. */
 bool descriptor_start(const char *pagefile_directory);
 /* What was kept of the directory, or -1. */
 int descriptor_directory(void);

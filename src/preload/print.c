@@ -1,7 +1,7 @@
 /*
  * snprintf() for the manager. The C library's looks at tables that the program may have put on its
- * heap (register_printf_function(), which libquadmath calls; translations), so that a handler thread
- * that says something would fault, and wait for itself.
+ * heap (register_printf_function(), which libquadmath calls; translations), so that a handler
+ * thread that says something would fault, and wait for itself.
  *
  * It knows what the manager's messages use: %s %c %d %i %u %x %p %f with flags '-' and '0', width,
  * precision and lengths.

@@ -35,8 +35,8 @@
 #define RANGES_MAX 65536u /* more the kernel would not have either (vm.max_map_count) */
 #define DEFAULT_DIRECTORY "/var/tmp"
 #define ASK_EVERY (16 * MIB) /* of promises: how much room the file system has */
-#define SLACK_SHARE                                                                                \
-    16u /* of the limit, never promised: pages mapped ahead of need are charged too */
+/* Of the limit, never promised: pages mapped ahead of need are charged too. */
+#define SLACK_SHARE 16u
 
 struct arena arena;
 struct process process;
@@ -420,9 +420,9 @@ static void check_rights(void)
 }
 
 /*
- * After the log (core/error.c, 101). The loader initializes a preloaded library after those that the
- * program was linked with, whose constructors may have allocated, made threads and forked by then:
- * until `active` is set, all that goes to the C library and the kernel.
+ * After the log (core/error.c, 101). The loader initializes a preloaded library after those that
+ * the program was linked with, whose constructors may have allocated, made threads and forked by
+ * then: until `active` is set, all that goes to the C library and the kernel.
  */
 __attribute__((constructor(102))) static void start(void)
 {

@@ -1,6 +1,9 @@
 /*
  * mremap(), as the program calls it: inside the arena, of what is from before there was a manager,
  * and of what is none of ours.
+ *
+ * Managed memory is moved by copying, which is not atomic: what another thread writes to the old
+ * place meanwhile may be lost, where the kernel would move it or raise SIGSEGV.
  */
 #include <errno.h>
 #include <stdarg.h>

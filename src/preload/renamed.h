@@ -23,8 +23,8 @@ int own_snprintf(char *buffer, size_t size, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 char *own_strerror(int error);
 
-/* thread.c, for the manager: threads that the C library does not know; attributes are their stack's
- * size */
+/* thread.c, for the manager: threads that the C library does not know; attributes are the size of
+ * their stack */
 int own_pthread_create(pthread_t *thread, const pthread_attr_t *attributes, void *(*run)(void *),
                        void *argument);
 int own_pthread_join(pthread_t thread, void **result);
@@ -58,7 +58,6 @@ void jemalloc_free(void *pointer);
 int jemalloc_posix_memalign(void **out, size_t alignment, size_t size);
 void *jemalloc_aligned_alloc(size_t alignment, size_t size);
 void *jemalloc_memalign(size_t alignment, size_t size);
-void *jemalloc_valloc(size_t size);
 size_t jemalloc_malloc_usable_size(void *pointer);
 
 #endif

@@ -2,10 +2,10 @@
  * Threads of the manager: made by clone(), unknown to the C library.
  *
  * pthread_create() would not do. It reads the loader's records of libraries and allocates, on the
- * program's heap: managed memory, which nobody serves yet while a child of fork() makes its threads.
- * It takes locks that a thread may have held that is not in the child. And the C library would
- * count them: a program of one thread would have several, and one that ends by pthread_exit() would
- * not end.
+ * program's heap: managed memory, which nobody serves yet while a child of fork() makes its
+ * threads. It takes locks that a thread may have held that is not in the child. And the C library
+ * would count them: a program of one thread would have several, and one that ends by pthread_exit()
+ * would not end.
  *
  * What they run needs thread-local variables that are reached at a fixed distance from the thread
  * pointer (tls_model "initial-exec"): ours, and errno. A thread has them as the first one had them
@@ -28,8 +28,8 @@
 #include "preload/preload.h"
 #include "preload/renamed.h"
 
-#define TLS_MOST                                                                                   \
-    (1024UL * 1024) /* below the thread pointer, of all libraries that come with a program */
+/* Below the thread pointer, of all libraries that come with a program. */
+#define TLS_MOST (1024UL * 1024)
 #define TLS_USUAL 8192u
 #define DESCRIPTOR_ROOM 8192u /* above it: more than the C library's descriptor */
 #define STACK_ALIGNMENT 64u
