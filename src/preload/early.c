@@ -2,8 +2,9 @@
  * What was mapped before there was a manager, and counts as such (process_early()): only that comes
  * off when it is unmapped, and may not grow for ever where the kernel has it.
  *
- * Nobody waits for the table: who finds it taken (by another thread, by what a signal interrupted,
- * in a child by a thread that is not there) does without, and something counts for longer.
+ * Nobody waits for the table but for a moment: who finds it taken then (by another thread, by what
+ * a signal interrupted, in a child by a thread that is not there) does without, and something
+ * counts for longer.
  */
 #include <sys/mman.h>
 
@@ -11,17 +12,22 @@
 #include "preload/preload.h"
 
 #define RANGES 256u
+#define TRIES 100 /* for as long as another thread may need */
 
 static struct space_range ranges[RANGES];
-static struct space
-    early; /* (taken) counted ranges are MANAGED, with their protection and SPARSE */
+/* Counted ranges are MANAGED, with their protection, and SPARSE as they are. */
+static struct space early; /* (taken) */
 static _Atomic bool taken;
 static _Atomic bool stale; /* the table may have what is there no more, or is otherwise now */
 
 static bool take(void)
 {
-    if (atomic_exchange(&taken, true))
-        return false;
+    int tries = 0;
+
+    while (atomic_exchange(&taken, true)) {
+        if (++tries == TRIES)
+            return false;
+    }
     if (early.capacity == 0)
         space_init(&early, 0, MEMORY_ADDRESS_END, ranges, RANGES);
     return true;

@@ -218,8 +218,9 @@ static void test_remap(void)
 }
 
 /* What was mapped, and protected, before there was a manager, where there is enough memory. */
-static void test_early(char *early)
+static void test_early(char *early, char *sparse)
 {
+    size_t vast = 64UL * 1024 * MIB;
     char *moved;
 
     ok(mremap(early + 1, 16 * PAGE, 32 * PAGE, MREMAP_MAYMOVE) == MAP_FAILED && errno == EINVAL,
@@ -229,6 +230,11 @@ static void test_early(char *early)
        "read-only memory from the start grows");
     ok(faults(moved, true) && faults(moved + 20 * PAGE, true), "and stays read-only");
     munmap(moved, 32 * PAGE);
+    moved = mremap(sparse, 16 * PAGE, vast, MREMAP_MAYMOVE);
+    ok(moved != MAP_FAILED && holds(moved, 16 * PAGE, 15),
+       "memory without promises grows to 64 GiB");
+    if (moved != MAP_FAILED)
+        munmap(moved, vast);
 }
 
 static void test_foreign(void)
@@ -319,8 +325,11 @@ static void test_stacks(void)
 int main(void)
 {
     char *early = map(16 * PAGE, PROT_READ | PROT_WRITE);
+    char *sparse = mmap(NULL, 16 * PAGE, PROT_READ | PROT_WRITE,
+                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
     fill(early, 16 * PAGE, 14);
+    fill(sparse, 16 * PAGE, 15);
     mprotect(early, 16 * PAGE, PROT_READ);
     test_map();
     test_refused();
@@ -328,7 +337,7 @@ int main(void)
     test_reserve();
     test_advice();
     test_remap();
-    test_early(early);
+    test_early(early, sparse);
     test_foreign();
     test_break();
     test_stacks();
