@@ -91,42 +91,26 @@ static long break_call(gate_function *function, uintptr_t argument)
 }
 
 /*
- * Until there is a manager the break is the kernel's, as for one who only asks where it is. When it
- * would grow past what may be mapped early it goes on in the arena, elsewhere: as when another part
- * of the program has moved it. What it is to grow by is counted here.
+ * The first call makes the manager, even one that only asks: where the break was must stay a part of
+ * it. In a process that is not managed it is the kernel's.
  */
-static bool is_kernel_break(uintptr_t from, uintptr_t to)
-{
-    if (!process.active)
-        return true;
-    return !atomic_load_explicit(&arena.managed, memory_order_acquire) &&
-           (to <= from || !process_early(to - from));
-}
-
 static uintptr_t kernel_break(uintptr_t wanted)
 {
     return (uintptr_t)kernel_call(SYS_brk, wanted);
 }
 
-/* Where it is then. What it is below what was counted, at most, comes off. */
-static uintptr_t kernel_break_to(uintptr_t from, uintptr_t to)
-{
-    uintptr_t most = to > from ? to : from, now = kernel_break(to);
-
-    if (now < most)
-        process_early_gone(most - now);
-    return now;
-}
-
 PRELOAD_API void *sbrk(intptr_t increment)
 {
-    uintptr_t old = kernel_break(0), wanted = old + (uintptr_t)increment;
+    uintptr_t old, wanted;
     long result;
 
-    if (is_kernel_break(old, wanted))
-        return increment == 0 || kernel_break_to(old, wanted) == wanted
+    if (!process.active) {
+        old = kernel_break(0);
+        wanted = old + (uintptr_t)increment;
+        return increment == 0 || kernel_break(wanted) == wanted
                    ? (void *)old
                    : (void *)(intptr_t)memory_failed(-ENOMEM);
+    }
     result = break_call(break_by, (uintptr_t)increment);
     if (result < 0)
         return (void *)(intptr_t)memory_failed(-ENOMEM);
@@ -135,10 +119,8 @@ PRELOAD_API void *sbrk(intptr_t increment)
 
 uintptr_t memory_break(uintptr_t wanted)
 {
-    uintptr_t old = kernel_break(0);
-
-    if (is_kernel_break(old, wanted))
-        return kernel_break_to(old, wanted);
+    if (!process.active)
+        return kernel_break(wanted);
     if (break_call(break_by, 0) < 0)
         return 0;
     break_call(break_to, wanted); /* without success it is where it was */
@@ -147,11 +129,11 @@ uintptr_t memory_break(uintptr_t wanted)
 
 PRELOAD_API int brk(void *address)
 {
-    uintptr_t old = kernel_break(0), wanted = (uintptr_t)address;
+    uintptr_t wanted = (uintptr_t)address;
 
     if (wanted == 0) /* it only asks, and is not told, by the C library's either */
         return 0;
-    if (is_kernel_break(old, wanted))
-        return kernel_break_to(old, wanted) >= wanted ? 0 : memory_failed(-ENOMEM);
+    if (!process.active)
+        return kernel_break(wanted) >= wanted ? 0 : memory_failed(-ENOMEM);
     return break_call(break_to, wanted) == 0 ? 0 : memory_failed(-ENOMEM);
 }
