@@ -39,7 +39,7 @@
 
 #define CHARGE 64       /* unchanged pages that save what a first write costs, */
 #define CHARGE_LEAST 16 /* and where frames are few, so that some writes are enough there too */
-#define PROVEN 32       /* unchanged pages that turn a section, fewer where frames are few */
+#define PROVEN 128      /* unchanged pages that turn a section, fewer where frames are few */
 #define LIFT_TOGETHER 64u
 
 static int32_t proven(const struct machine *m)
