@@ -73,7 +73,7 @@ struct file_queue {
     unsigned depth; /* most requests in the ring */
     unsigned sent;  /* requests in the ring */
     /* Buffered writes: the kernel has told of an error (once, for the whole file), which may be that
-     * of any of so many requests that it had then. */
+     * of any of so many requests that it had then. (The owner's, as all here.) */
     unsigned doubtful;
     int doubt;
     struct io_list waiting, ready;
@@ -209,7 +209,6 @@ static void write_out(const struct file_store *store, struct store_io *io)
 {
     unsigned flags =
         SYNC_FILE_RANGE_WAIT_BEFORE | SYNC_FILE_RANGE_WRITE | SYNC_FILE_RANGE_WAIT_AFTER;
-
     int error;
 
     if (store->direct || !io->write || io->result != 0)
@@ -256,7 +255,22 @@ static void transfer_now(const struct file_store *store, struct store_io *io)
         else
             io->attempts++;
     } while (!io_settle(io, res));
-    write_out(store, io);
+}
+
+/* A buffered write is complete: is it on the disk? Without doubt, or it is written once more. */
+static void queue_write_out(struct file_queue *queue, struct store_io *io)
+{
+    bool written = io->write && io->result == 0;
+
+    write_out(queue->store, io);
+    if (written && io->result != 0) {
+        queue->doubt = io->result;
+        queue->doubtful = queue->sent;
+    } else if (queue->doubtful > 0) {
+        queue->doubtful--;
+        if (written)
+            io->result = queue->doubt;
+    }
 }
 
 static void ring_prepare(struct file_queue *queue, struct store_io *io, struct io_uring_sqe *sqe)
@@ -345,22 +359,6 @@ static void ring_send(struct file_queue *queue)
     ring_flush(queue);
 }
 
-/* A buffered write is complete: is it on the disk? Without doubt, or it is written once more. */
-static void ring_write_out(struct file_queue *queue, struct store_io *io)
-{
-    bool written = io->write && io->result == 0;
-
-    write_out(queue->store, io);
-    if (written && io->result != 0) {
-        queue->doubt = io->result;
-        queue->doubtful = queue->sent;
-    } else if (queue->doubtful > 0) {
-        queue->doubtful--;
-        if (written)
-            io->result = queue->doubt;
-    }
-}
-
 /* Take a completion: true if its request is finished, else it waits to be sent again. */
 static bool ring_settle(struct file_queue *queue, struct store_io *io, int res)
 {
@@ -369,10 +367,11 @@ static bool ring_settle(struct file_queue *queue, struct store_io *io, int res)
         return true; /* it was refused */
     if (send_again(res) && io->attempts >= SEND_MAX && queue->broken == 0) {
         transfer_now(queue->store, io);
+        queue_write_out(queue, io);
         return true;
     }
     if (io_settle(io, res)) {
-        ring_write_out(queue, io);
+        queue_write_out(queue, io);
         return true;
     }
     if (queue->broken != 0) {
@@ -539,10 +538,12 @@ void file_queue_submit(struct store_queue *base, struct store_io **ios, unsigned
         io->result = 0;
         io->done = 0;
         io->attempts = 0;
-        if (!queue->has_ring)
+        if (!queue->has_ring) {
             transfer_now(queue->store, io);
-        else if (queue->broken != 0)
+            queue_write_out(queue, io);
+        } else if (queue->broken != 0) {
             io->result = queue->broken;
+        }
         list_append(queue->has_ring && queue->broken == 0 ? &queue->waiting : &queue->ready, io);
     }
     if (queue->has_ring)
@@ -576,6 +577,7 @@ void file_queue_transfer(struct store_queue *base, struct store_io *io)
     io->result = 0;
     io->done = 0;
     transfer_now(queue_of(base)->store, io);
+    queue_write_out(queue_of(base), io);
 }
 
 int file_queue_fd(struct store_queue *base)
