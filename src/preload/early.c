@@ -46,17 +46,24 @@ void early_mapped(uintptr_t start, size_t length, int protection, int flags)
     atomic_store(&taken, false);
 }
 
+/* The same, for a range that has changed: if it cannot be taken, what it says is stale. */
+static bool take_to_change(uintptr_t start, uintptr_t end)
+{
+    if (end > MEMORY_ADDRESS_END || end < start)
+        return false;
+    if (take())
+        return true;
+    atomic_store(&stale, true);
+    return false;
+}
+
 void early_unmapped(uintptr_t start, size_t length)
 {
     uintptr_t end = start + length;
     size_t gone = 0;
 
-    if (end > MEMORY_ADDRESS_END || end < start)
+    if (!take_to_change(start, end))
         return;
-    if (!take()) {
-        atomic_store(&stale, true);
-        return;
-    }
     for (uintptr_t at = start; at < end;) {
         struct space_range piece = space_piece(&early, at, end);
 
@@ -77,12 +84,8 @@ void early_protected(uintptr_t start, size_t length, int protection)
 {
     uintptr_t end = start + length;
 
-    if (end > MEMORY_ADDRESS_END || end < start)
+    if (!take_to_change(start, end))
         return;
-    if (!take()) {
-        atomic_store(&stale, true);
-        return;
-    }
     for (uintptr_t at = start; at < end;) {
         struct space_range piece = space_piece(&early, at, end);
 
