@@ -32,9 +32,13 @@ static int queue_open(struct queue *q, int file, size_t block, unsigned depth)
 
     *q = (struct queue){.file = file, .block = block, .depth = depth};
     q->buffers = buffer_make(block * depth);
-    error = q->buffers == NULL ? -ENOMEM : io_uring_queue_init(depth, &q->ring, 0);
-    if (error < 0)
+    if (q->buffers == NULL)
+        return -ENOMEM;
+    error = io_uring_queue_init(depth, &q->ring, 0);
+    if (error < 0) {
+        fprintf(stderr, "bound: io_uring cannot be used: %s\n", strerror(-error));
         buffer_free(q->buffers, block * depth);
+    }
     return error;
 }
 
@@ -234,7 +238,7 @@ int bound_disk_open(struct bound *b)
     if (error == 0)
         error = sequence_measure(b, true);
     if (error < 0)
-        fprintf(stderr, "bound: cannot make a file of %llu MiB for O_DIRECT in %s: %s\n",
+        fprintf(stderr, "bound: cannot make and fill a file of %llu MiB for O_DIRECT in %s: %s\n",
                 (unsigned long long)(b->options.region >> 20), b->options.dir, strerror(-error));
     free(name);
     return error;

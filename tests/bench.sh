@@ -179,6 +179,8 @@ timeout 60 "$bound" --quick --rounds 2 --region 32M --seconds 0.02 --dir "$dir" 
 status=$?
 if grep -q 'no userfaultfd' "$dir/err"; then
     skip "bound: userfaultfd is not permitted here"
+elif grep -q 'io_uring cannot be used' "$dir/err"; then
+    skip "bound: io_uring is not permitted here"
 else
     [ "$status" -eq 0 ] && grep -q '^an empty system call .* us ' "$dir/out" &&
         grep -q '^SIGBUS, 16 threads .* touches/s' "$dir/out" &&

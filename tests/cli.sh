@@ -24,6 +24,7 @@ tap_evidence="$dir/out $dir/err"
 call() {
     "$vmsm" "$@" >"$dir/out" 2>"$dir/err"
     status=$?
+    drop_advice "$dir/err"
 }
 
 # refused STATUS PATTERN ARGUMENT…: ends with STATUS, with one line that matches on standard error.

@@ -75,8 +75,13 @@ static void test_log_line(const int *fds)
     ok(strcmp(logged(fds), "vmsm: page 3 is lost\n") == 0, "an error");
     log_line(LOG_WARNING, "slow");
     ok(strcmp(logged(fds), "vmsm: warning: slow\n") == 0, "a warning");
-    log_line(LOG_INFO, "ready");
-    ok(strcmp(logged(fds), "vmsm: ready\n") == 0, "information");
+    log_line(LOG_ADVICE, "slower");
+    ok(strcmp(logged(fds), "vmsm: warning: slower\n") == 0, "advice looks like a warning");
+    log_show_advice(false);
+    log_line(LOG_ADVICE, "slower");
+    log_line(LOG_WARNING, "slow");
+    ok(strcmp(logged(fds), "vmsm: warning: slow\n") == 0, "and need not be shown");
+    log_show_advice(true);
 
     memset(large, 'a', sizeof(large) - 1);
     large[sizeof(large) - 1] = '\0';

@@ -21,6 +21,7 @@
 static _Thread_local char error_text[ERROR_TEXT_MAX] __attribute__((tls_model("initial-exec")));
 
 static _Atomic int log_fd = -1;
+static _Atomic bool log_hides_advice;
 static _Atomic uint32_t log_missing; /* lines left out since the last that was written */
 
 /* A pipe or terminal is opened anew, so that it can be written without waiting while the program
@@ -154,10 +155,10 @@ static void log_write(enum log_level level, const char *note, const char *format
     int saved = errno;
     int fd = log_descriptor();
 
-    if (fd < 0)
+    if (fd < 0 || (level == LOG_ADVICE && atomic_load(&log_hides_advice)))
         return;
     size_t start =
-        (size_t)snprintf(line, sizeof(line), "vmsm: %s", level == LOG_WARNING ? "warning: " : "");
+        (size_t)snprintf(line, sizeof(line), "vmsm: %s", level == LOG_ERROR ? "" : "warning: ");
     size_t end = strlen(note);
     size_t room = sizeof(line) - start - end - 1; /* a byte is kept for the newline */
     int length = vsnprintf(line + start, room, format, args);
@@ -194,6 +195,11 @@ void log_repeated(_Atomic uint32_t *said, enum log_level level, const char *form
     va_start(args, format);
     log_write(level, note, format, args);
     va_end(args);
+}
+
+void log_show_advice(bool show)
+{
+    atomic_store(&log_hides_advice, !show);
 }
 
 /* The number stays: another thread may be writing to it. */

@@ -9,6 +9,7 @@
 #ifndef VMSM_CORE_ERROR_H
 #define VMSM_CORE_ERROR_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #define ERROR_TEXT_MAX 512
@@ -20,7 +21,8 @@
 __attribute__((format(printf, 2, 3))) int error_set(int code, const char *format, ...);
 const char *error_last(void); /* "" if none */
 
-enum log_level { LOG_ERROR, LOG_WARNING, LOG_INFO };
+/* LOG_ADVICE: the system lacks something, so that a slower way is taken; it looks like a warning. */
+enum log_level { LOG_ERROR, LOG_WARNING, LOG_ADVICE };
 
 /* One line "vmsm: …" on the standard error that was open when the library started. It never waits
  * for who reads that: a line that does not fit is left out, and the next that does is preceded by
@@ -40,6 +42,8 @@ log_repeated(_Atomic uint32_t *said, enum log_level level, const char *format, .
 /* The descriptor that log_line() writes to; duplicated, so that closing 2 does not silence it. */
 int log_descriptor(void);
 void log_use_descriptor(int fd);
+/* Whether LOG_ADVICE is shown (it is): who has many processes need not have it from each. */
+void log_show_advice(bool show);
 /* Standard error has become something else, or is closed: go on there, and let go of what it was. */
 void log_follow(void);
 

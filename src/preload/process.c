@@ -313,6 +313,7 @@ void process_forked(void)
 {
     atomic_store(&reported, false);
     first = false;
+    log_show_advice(false);
     self = getpid();
 }
 
@@ -444,6 +445,7 @@ __attribute__((constructor(102))) static void start(void)
         snprintf(report_path, sizeof(report_path), "%s", path);
     self = getpid();
     first = atoi(options) == self;
+    log_show_advice(first);
     choose_pagefile();
     if (no_children)
         restore_environment();

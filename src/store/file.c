@@ -115,7 +115,7 @@ static int reserve(struct file_store *store, uint64_t from, uint64_t to, uint64_
         err = fallocate(fd, 0, (off_t)from, (off_t)(to - from)) == 0 ? 0 : -errno;
     while (err == -EINTR);
     if (err == -EOPNOTSUPP || err == -ENOSYS) {
-        log_line(LOG_WARNING,
+        log_line(LOG_ADVICE,
                  "pagefile %s: this file system cannot reserve space; a full disk "
                  "will be noticed only when pages are written",
                  store->base.where);
@@ -243,7 +243,7 @@ static int choose_direct(struct file_store *store, bool wanted)
         if (err == 0)
             return 0;
         if (err == -EINVAL || err == -EOPNOTSUPP)
-            log_line(LOG_WARNING,
+            log_line(LOG_ADVICE,
                      "pagefile %s: direct I/O is refused there, so buffered I/O is "
                      "used: the system's page cache will hold the pages a second "
                      "time; use another file system to avoid it",

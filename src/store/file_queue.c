@@ -445,7 +445,7 @@ static void warn_no_ring(const char *where, int code)
         remedy = "raise the locked memory limit (ulimit -l)";
     else if (code == -ENOSYS)
         remedy = "use a kernel that has it";
-    log_line(LOG_WARNING,
+    log_line(LOG_ADVICE,
              "pagefile %s: io_uring cannot be used (%s), so each thread reads and "
              "writes one run of pages at a time, slower; to mend it, %s",
              where, strerror(-code), remedy);
