@@ -208,6 +208,26 @@ static void behind(struct fixture *f)
        offered);
 }
 
+/* A scan among single pages in random places: a fault of its own for each window, and in between one
+ * for every page of the window. */
+static void among_others(struct fixture *f)
+{
+    size_t p = 20000000, other = 30000000;
+    struct stream_plan plan = {0};
+
+    first_window(f, 10, 1);
+    for (unsigned i = 0; i < 12; i++) {
+        plan = step(f, p, 10, 512);
+        p += plan.window;
+        for (unsigned n = 0; n < plan.window; n++)
+            step(f, other += 1000 + n % 7, 10, 512);
+    }
+    is(plan.window, 512, "a scan goes on among faults that fit no stream");
+    for (unsigned n = 0; n < 8 * plan.window; n++)
+        step(f, other += 1000 + n % 7, 10, 512);
+    ok(step(f, p, 10, 512).window <= 64, "but it is forgotten when it does not");
+}
+
 /* Fault in what is not there, page by page, without accesses that would show which are used. */
 static uint64_t walk(struct fixture *f, uintptr_t base, size_t pages, int direction)
 {
@@ -410,6 +430,7 @@ int main(void)
     steps(&f);
     passed_over(&f);
     behind(&f);
+    among_others(&f);
     tear_down(&f);
     machine_level();
     long_windows();

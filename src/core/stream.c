@@ -12,6 +12,7 @@
 #define TRIAL_EVERY 8u    /* a first window of so many is half as long as the others */
 #define FIRST_WINDOW 4u   /* pages, before anything is learned */
 #define FAULT_WORTH 6u    /* pages read in vain that cost what a fault saved costs */
+#define FAULTS_A_PAGE 4u  /* other faults that a stream outlives, for each page of its window */
 #define BEHIND_AFTER 512u /* pages: a stream this long is a scan; shorter runs may come back */
 
 /* ---- windows of first faults ---- */
@@ -161,6 +162,13 @@ static int32_t note_alone(struct stream_set *set, uintptr_t va, uint32_t thread)
     return again ? set->alone_step : 0;
 }
 
+/* How many faults ago should it have gone on? Less than none while its window may still be in use:
+ * the other pages that are touched meanwhile fault, and those of the window do not. */
+static int32_t overdue(const struct stream_set *set, const struct stream *s)
+{
+    return (int32_t)(set->tick - s->used) - (int32_t)(FAULTS_A_PAGE * s->window);
+}
+
 static struct stream *replace(struct stream_set *set, uint32_t thread, bool touching)
 {
     struct stream *oldest = &set->streams[0];
@@ -168,7 +176,7 @@ static struct stream *replace(struct stream_set *set, uint32_t thread, bool touc
     for (unsigned i = 1; i < STREAMS_PER_SET; i++) {
         struct stream *s = &set->streams[i];
 
-        if (s->last == 0 || (oldest->last != 0 && (int32_t)(s->used - oldest->used) < 0))
+        if (oldest->last != 0 && (s->last == 0 || overdue(set, s) > overdue(set, oldest)))
             oldest = s;
     }
     if (oldest->last != 0 && oldest->opening != OPENING_FOLLOWED)

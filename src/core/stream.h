@@ -6,7 +6,8 @@
  * lands just past what a stream's window covered continues it, and its window doubles, up to
  * read_window (touch_window for first touches), but never beyond what the stream has covered so
  * far: where it ends, no more than half of all that it read was in vain. A fault that fits no
- * stream starts one, in the place of the least recently used.
+ * stream starts one, in the place of the least recently used; but one with a long window faults
+ * seldom, and is kept for as many other faults as its window is worth.
  *
  * The window of a stream's first fault is learned, for each set of streams: W pages, 1 to 64, of
  * which are known the share of first faults that were followed by one behind their window, and,
