@@ -356,7 +356,8 @@ format-check:
 
 tidy: ## run clang-tidy 14 over src
 	@echo "  TIDY"
-	$(Q)tidy=$(call llvm,clang-tidy) && printf '%s\n' $(LIB_SOURCES) $(CLI_SOURCES) | \
+	$(Q)tidy=$(call llvm,clang-tidy) && \
+		printf '%s\n' $(LIB_SOURCES) $(PRELOAD_SOURCES) $(CLI_SOURCES) | \
 		xargs -P $(JOBS) -I @ "$$tidy" --quiet @ -- \
 		$(filter-out -M% -DVMSM_DEBUG=%,$(wordlist 2,99,$(COMPILE))) -DVMSM_DEBUG=3
 
