@@ -45,7 +45,8 @@ static int adjust(struct tunables *t)
         return error_set(-EINVAL, "dirty=protect needs the mapper copy or soft: UFFDIO_MOVE cannot "
                                   "put a page in place protected");
     /* There, system calls cannot write to a page that is protected. */
-    if (t->mapper == MAPPER_COPY && t->trap != TRAP_THREAD && t->dirty == DIRTY_AUTO)
+    if (t->mapper == MAPPER_COPY && (t->trap != TRAP_THREAD || !t->kernel_faults) &&
+        t->dirty == DIRTY_AUTO)
         t->dirty = DIRTY_HASH;
     if (t->pagefile_size > 0 && t->pagefile_size < 2 * VMSM_PAGE_SIZE)
         return error_set(-EINVAL, "pagefile_size: %llu bytes hold no page: the minimum is 8K",

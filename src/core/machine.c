@@ -216,6 +216,8 @@ static int divide_budget(struct machine *m, bool cached, struct mapper_options *
     mo->active = m->active_max;
     mo->stage = m->stage_pages;
     mo->sigbus = m->tunables.trap == TRAP_SIGBUS;
+    m->user_only = mo->sigbus || !m->tunables.kernel_faults;
+    mo->user_only = m->user_only;
     mo->memory_lock = m->tunables.memory_lock;
     return 0;
 }

@@ -146,6 +146,7 @@ struct machine {
     struct tunables tunables;        /* (c) */
     struct sync sync;                /* (o) */
     const struct platform *platform; /* (c) */
+    bool user_only;                  /* (c) system calls on memory that would fault fail */
     struct mapper *mapper;           /* (c) */
     struct counters *counters;       /* (c); (o) */
     struct hash_key key;             /* (c) */

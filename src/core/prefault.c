@@ -178,6 +178,22 @@ int machine_advise(struct machine *m, uintptr_t start, size_t length, enum vmsm_
 /* ---- pins ---- */
 
 /* Pin the page if it is valid now. 0, -EAGAIN (not valid, or busy), -EOVERFLOW. */
+/*
+ * Where system calls are not served, a pinned page is one that they can use: it is not protected. A
+ * trim that began before the page was PINNED may protect it, as a bystander, and has done so when
+ * its mark goes; a later one lets pinned pages off (trim_protect()).
+ */
+static void pin_settle(struct machine *m, struct region *region, uintptr_t va)
+{
+    struct section *section = pagetable_section(region->table, va);
+
+    if (!m->user_only)
+        return;
+    for (unsigned round = 0; atomic_load(&section->trimming) != 0; round++)
+        sync_relax(&m->sync, round);
+    m->mapper->ops->lift(m->mapper, va, PAGE_SIZE);
+}
+
 static int try_pin(struct machine *m, uintptr_t va)
 {
     int error = -EAGAIN;
@@ -214,6 +230,8 @@ static int try_pin(struct machine *m, uintptr_t va)
                 word |= PTE_PINNED;
             }
             pte_release(m, pte, va, word);
+            if (error == 0)
+                pin_settle(m, region, va);
         }
     }
     sync_rwlock_unread(&m->sync, &m->regions_lock, SYNC_REGIONS);

@@ -523,6 +523,36 @@ static unsigned trim_at_once(struct machine *m, const struct span *span, unsigne
     return gone;
 }
 
+static bool has_pinned(const struct span *span, uintptr_t from, uintptr_t to)
+{
+    for (uintptr_t va = from; va < to; va += PAGE_SIZE) {
+        if (pte_load(pagetable_pte(span->table, va)) & PTE_PINNED)
+            return true;
+    }
+    return false;
+}
+
+/*
+ * Protect the range of the victims, but no pinned page where system calls are not served: one that
+ * writes to it would fail. Who pins a page from now on waits for the `trimming` mark to go
+ * (pin_settle()).
+ */
+static int trim_protect(struct machine *m, const struct span *span, const struct trim_victims *v)
+{
+    int error = 0;
+
+    for (unsigned first = 0, next; first < v->count && error == 0; first = next) {
+        uintptr_t end;
+
+        next = m->user_only ? first + 1 : v->count;
+        while (next < v->count && !has_pinned(span, v->va[next - 1] + PAGE_SIZE, v->va[next]))
+            next++;
+        end = v->va[next - 1] + PAGE_SIZE;
+        error = m->mapper->ops->protect(m->mapper, v->va[first], end - v->va[first]);
+    }
+    return error;
+}
+
 /*
  * Trim up to limit victims of a span, as far as the cache has room. Returns how many pages left
  * their address. regions_lock held shared; the section's trimming mark is ours.
@@ -540,8 +570,7 @@ static unsigned trim_span(struct machine *m, const struct span *span, unsigned m
     if (v->count == 0)
         return 0;
     buffer_take(m, v->count, v->frames, v->buffers);
-    error =
-        m->mapper->ops->protect(m->mapper, v->va[0], v->va[v->count - 1] + PAGE_SIZE - v->va[0]);
+    error = trim_protect(m, span, v);
     sync_yield(&m->sync, SYNC_AT_STEP);
     worker_pause(m);
     m->mapper->ops->take(m->mapper, v->count, v->va, v->buffers, v->status);

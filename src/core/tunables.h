@@ -44,6 +44,8 @@
     X(mapper, CHOICE, "copy", 0, 0, "how frames come under addresses: copy, move or soft")         \
     X(trap, CHOICE, "thread", 0, 0,                                                                \
       "how faults come to the core: thread, sigbus or none (explicit calls only)")                 \
+    X(kernel_faults, BOOL, "on", 0, 0,                                                             \
+      "trap thread: serve faults inside system calls; off: of user code only, as any user may")    \
     X(stage, CHOICE, "full", 0, 0, "preset of the six features: single, basic or full")            \
     X(batching, BOOL, "on", 0, 0, "feature: batch trims, writes, reads and map calls")             \
     X(deferred, BOOL, "on", 0, 0, "feature: leave work for later: slots, trim-behind, zeroing")    \

@@ -143,6 +143,7 @@ struct mapper_options {
     uint32_t active;  /* most frames that are Active while nothing is lent */
     uint32_t stage;   /* cache: pages of staging */
     bool sigbus;      /* faults come as SIGBUS to the faulting thread */
+    bool user_only;   /* faults of user code will do; so they do for sigbus */
     bool memory_lock;
 };
 

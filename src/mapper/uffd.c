@@ -19,7 +19,7 @@
 #define DROP_FEW 32u /* runs that are dropped at once without the large array */
 #define USERFAULTFD_IOC_NEW_NR _IO(0xAA, 0x00)
 
-static int open_descriptor(bool sigbus)
+static int open_descriptor(bool user_only)
 {
     int flags = O_CLOEXEC | O_NONBLOCK, error, device;
     int fd = (int)syscall(SYS_userfaultfd, flags);
@@ -40,8 +40,7 @@ static int open_descriptor(bool sigbus)
         if (fd >= 0)
             return fd;
     }
-    /* Faults of user code only: enough for SIGBUS, which cannot serve system calls anyway. */
-    if (sigbus) {
+    if (user_only) {
         fd = (int)syscall(SYS_userfaultfd, flags | UFFD_USER_MODE_ONLY);
         if (fd >= 0)
             return fd;
@@ -49,8 +48,8 @@ static int open_descriptor(bool sigbus)
     }
     return error_set(error == ENOSYS ? -ENOSYS : -EPERM,
                      "userfaultfd is not permitted (%s): run as root, or let root run "
-                     "`sysctl vm.unprivileged_userfaultfd=1`, or use --trap sigbus, or the mapper "
-                     "soft; see `vmsm doctor`",
+                     "`sysctl vm.unprivileged_userfaultfd=1`, or use --kernel-faults off, or "
+                     "--trap sigbus, or the mapper soft; see `vmsm doctor`",
                      strerror(error));
 }
 
@@ -109,7 +108,7 @@ int uffd_open(struct uffd *uffd, struct sync *sync, const struct mapper_options 
 
     if (options->sigbus)
         needed |= UFFD_FEATURE_SIGBUS;
-    fd = open_descriptor(options->sigbus);
+    fd = open_descriptor(options->user_only);
     if (fd < 0)
         return fd;
     error = offered(fd, &features);
@@ -119,7 +118,7 @@ int uffd_open(struct uffd *uffd, struct sync *sync, const struct mapper_options 
     if ((features & needed) != needed)
         return error_set(-ENOSYS, "this kernel's userfaultfd lacks %s; see `vmsm doctor`",
                          feature_name(needed & ~features));
-    fd = open_descriptor(options->sigbus);
+    fd = open_descriptor(options->user_only);
     if (fd < 0)
         return fd;
     api.features = needed | (features & optional);
@@ -139,6 +138,7 @@ int uffd_open(struct uffd *uffd, struct sync *sync, const struct mapper_options 
     uffd->features = needed | (features & optional);
     uffd->memory_lock = options->memory_lock;
     uffd->sigbus = options->sigbus;
+    uffd->user_only = options->user_only;
     probe_drop(uffd);
     uffd->zeroes = zeroes;
     uffd->sync = sync;
@@ -153,7 +153,7 @@ void uffd_close(struct uffd *uffd)
 
 int uffd_may_reopen(const struct uffd *uffd)
 {
-    int fd = open_descriptor(uffd->sigbus);
+    int fd = open_descriptor(uffd->user_only);
 
     if (fd < 0)
         return fd;
@@ -164,7 +164,7 @@ int uffd_may_reopen(const struct uffd *uffd)
 int uffd_reopen(struct uffd *uffd)
 {
     struct uffdio_api api = {.api = UFFD_API, .features = uffd->features};
-    int fd = open_descriptor(uffd->sigbus);
+    int fd = open_descriptor(uffd->user_only);
 
     if (fd < 0)
         return fd;

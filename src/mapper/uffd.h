@@ -49,7 +49,7 @@ struct uffd {
     int fd;
     uint64_t features; /* in force */
     bool memory_lock;
-    bool sigbus;
+    bool sigbus, user_only;
     int drop_advice;         /* MADV_DONTNEED_LOCKED where the kernel has it, else MADV_DONTNEED */
     bool vector_drop;        /* process_madvise(drop_advice) works on oneself */
     _Atomic bool barred;     /* a page has been made inaccessible, since it could not be poisoned */

@@ -125,6 +125,7 @@ void world_configure(uint64_t seed, struct world_config *c)
     t->hash_seed = 1;
     draw_features(&r, c, t);
     c->sigbus = chance(&r, 40);
+    t->kernel_faults = !c->sigbus;
     draw_sizes(&r, c);
     draw_faults(&r, c);
     c->users = (unsigned)random_between(&r, 1, 4);
