@@ -9,6 +9,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -20,6 +21,19 @@
 
 #define TRIAL_MEMORY TUNABLE_MIB
 #define CONF_MAX 8192
+#ifndef PR_SET_SYSCALL_USER_DISPATCH
+#define PR_SET_SYSCALL_USER_DISPATCH 59
+#endif
+
+#define UNPRIVILEGED                                                                               \
+    "userfaultfd is for faults of user code only here: system calls are guarded instead, which "   \
+    "costs about a microsecond each. What will not work: signals on stacks that the program "      \
+    "makes "                                                                                       \
+    "in managed memory (coroutines), and threads that its libraries make before it starts; see "   \
+    "docs/run.md. (--kernel-faults off says that you know)"
+#define UNGUARDED                                                                                  \
+    "the program's system calls cannot be guarded, which is needed without the right to serve "    \
+    "their faults: that needs Linux 5.11; or see `vmsm doctor`"
 
 struct run_settings {
     struct tunables tunables;
@@ -103,12 +117,19 @@ static int check_tunables(const struct run_settings *s)
     return STATUS_RIGHT;
 }
 
+/* Switching off what is not on tells whether the kernel has it. */
+static bool calls_can_be_guarded(void)
+{
+    return prctl(PR_SET_SYSCALL_USER_DISPATCH, 0, 0, 0, 0) == 0;
+}
+
 /* A manager that is made and ended: what could not be done later is said now. */
-static int try_manager(const struct run_settings *s)
+static int try_manager(struct run_settings *s)
 {
     struct tunables t = s->tunables;
     struct vmsm *manager;
     struct stat st;
+    int error;
 
     if (t.memory > TRIAL_MEMORY)
         t.memory = TRIAL_MEMORY;
@@ -116,10 +137,17 @@ static int try_manager(const struct run_settings *s)
         setenv("TMPDIR", t.pagefile, 1);
         t.pagefile[0] = '\0';
     }
-    if (vmsm_create_tuned(&manager, &t) != 0)
+    error = vmsm_create_tuned(&manager, &t);
+    if (error == -EPERM && t.kernel_faults) {
+        t.kernel_faults = s->tunables.kernel_faults = false;
+        error = vmsm_create_tuned(&manager, &t);
+        if (error == 0)
+            fprintf(stderr, "vmsm run: " UNPRIVILEGED "\n");
+    }
+    if (error != 0)
         return report_error();
     vmsm_destroy(manager);
-    return STATUS_RIGHT;
+    return s->tunables.kernel_faults || calls_can_be_guarded() ? STATUS_RIGHT : fail(UNGUARDED);
 }
 
 /* The settings that are not the default, as VMSM_CONF has them. */

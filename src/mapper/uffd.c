@@ -22,8 +22,14 @@
 static int open_descriptor(bool user_only)
 {
     int flags = O_CLOEXEC | O_NONBLOCK, error, device;
-    int fd = (int)syscall(SYS_userfaultfd, flags);
+    int fd = -1;
 
+    /* Faults of user code only: any user may have that. (Linux 5.11; older ones know no such flag,
+     * and may permit the other.) */
+    if (user_only)
+        fd = (int)syscall(SYS_userfaultfd, flags | UFFD_USER_MODE_ONLY);
+    if (fd < 0)
+        fd = (int)syscall(SYS_userfaultfd, flags);
     if (fd >= 0)
         return fd;
     error = errno;
@@ -39,12 +45,6 @@ static int open_descriptor(bool user_only)
         close(device);
         if (fd >= 0)
             return fd;
-    }
-    if (user_only) {
-        fd = (int)syscall(SYS_userfaultfd, flags | UFFD_USER_MODE_ONLY);
-        if (fd >= 0)
-            return fd;
-        error = errno;
     }
     return error_set(error == ENOSYS ? -ENOSYS : -EPERM,
                      "userfaultfd is not permitted (%s): run as root, or let root run "

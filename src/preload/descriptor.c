@@ -17,6 +17,7 @@
 #include <unistd.h>
 
 #include "core/error.h"
+#include "mapper/uffd.h"
 #include "preload/kernel.h"
 #include "preload/preload.h"
 #include "preload/renamed.h"
@@ -89,9 +90,9 @@ int descriptor_keep(int fd)
     return fd;
 }
 
-bool descriptor_start(const char *pagefile_directory)
+bool descriptor_start(const char *pagefile_directory, bool user_only)
 {
-    int flags = O_CLOEXEC | O_NONBLOCK, fd;
+    int flags = O_CLOEXEC | O_NONBLOCK | (user_only ? UFFD_USER_MODE_ONLY : 0), fd;
 
     device = descriptor_keep((int)kernel_call(SYS_openat, AT_FDCWD, DEVICE, O_RDWR | O_CLOEXEC, 0));
     directory_path = pagefile_directory;

@@ -1,7 +1,7 @@
 /*
  * Reads by direct I/O: the device writes into the buffer's pages behind the page table, so they are
- * pinned for the call. (Direct writes need nothing: a trimmed page keeps its content until the
- * device has let go of it.)
+ * pinned for the call (pin.h). (Direct writes need nothing: a trimmed page keeps its content until
+ * the device has let go of it.)
  *
  * If not all of the buffer can be pinned the read is made shorter, which a program must expect.
  */
@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -19,150 +18,13 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "preload/guard.h"
 #include "preload/kernel.h"
+#include "preload/pin.h"
 #include "preload/preload.h"
 
-#define PIECES 64
 #define PIN_PAUSE 1000000 /* ns */
 #define PIN_TRIES 10000
-#define PAGE ((uintptr_t)VMSM_PAGE_SIZE)
-
-/* ---- pins ---- */
-
-struct pinned {
-    struct iovec iov[PIECES];    /* what may be read into */
-    struct iovec ranges[PIECES]; /* whole pages of the manager's in it, which are pinned */
-    int count, range_count;
-    size_t length;       /* of all that may be read into */
-    struct pinned *next; /* in `ended` */
-    _Atomic bool undone; /* nothing is pinned any more */
-};
-
-static void unpin_down_to(struct pinned *p, int count)
-{
-    while (p->range_count > count) {
-        const struct iovec *range = &p->ranges[--p->range_count];
-
-        vmsm_unpin(arena.manager, range->iov_base, range->iov_len);
-    }
-}
-
-/*
- * Reads that have ended, and whose pins are still there. Whoever gives their memory back holds the
- * gate and waits for them to go, so it cannot be that only who has the gate may undo them after it:
- * he who waits does it for the other.
- */
-static struct pinned *_Atomic ended;
-
-void direct_unpin_ended(void)
-{
-    struct pinned *p = atomic_exchange(&ended, NULL);
-
-    while (p != NULL) {
-        struct pinned *next = p->next;
-
-        unpin_down_to(p, 0);
-        atomic_store(&p->undone, true); /* and it is gone */
-        p = next;
-    }
-}
-
-void direct_forked(void)
-{
-    atomic_store(&ended, NULL);
-}
-
-static long unpin_ended(const uintptr_t *unused)
-{
-    (void)unused;
-    direct_unpin_ended();
-    return 0;
-}
-
-static void unpin(struct pinned *p)
-{
-    if (p->range_count == 0)
-        return;
-    p->next = atomic_load(&ended);
-    while (!atomic_compare_exchange_weak(&ended, &p->next, p))
-        continue;
-    while (!atomic_load(&p->undone)) {
-        if (gate_shared_call(unpin_ended, NULL) != 0 || !atomic_load(&p->undone))
-            sched_yield(); /* there was no stack for it now; or another thread is about to */
-    }
-}
-
-/* What is the manager's of these pages, all or nothing. The rest of them (files that were mapped
- * there, holes) is the kernel's, which knows what to do or to say. */
-static long pin_range(uintptr_t start, uintptr_t end, struct pinned *p)
-{
-    int before = p->range_count;
-
-    end = end < arena.end ? end : arena.end;
-    for (uintptr_t at = start > arena.base ? start : arena.base; at < end;) {
-        struct space_range piece = space_piece(&arena.space, at, end);
-        struct iovec range = {(void *)piece.start, piece.end - piece.start};
-        long error = 0;
-
-        at = piece.end;
-        if (piece.what.kind != SPACE_MANAGED)
-            continue;
-        if (p->range_count == PIECES)
-            error = -ENOMEM;
-        else
-            error = vmsm_pin(arena.manager, range.iov_base, range.iov_len);
-        if (error != 0) {
-            unpin_down_to(p, before);
-            return error;
-        }
-        p->ranges[p->range_count++] = range;
-    }
-    return 0;
-}
-
-/* Pin as much of an element as can be; its length becomes that. 0 or a negative errno. */
-static long pin_element(struct iovec *element, struct pinned *p)
-{
-    uintptr_t start = (uintptr_t)element->iov_base;
-
-    for (;;) {
-        uintptr_t end = (start + element->iov_len + PAGE - 1) & ~(PAGE - 1);
-        long error = pin_range(start & ~(PAGE - 1), end, p);
-
-        if (error != -ENOMEM || element->iov_len <= PAGE)
-            return error;
-        element->iov_len = (element->iov_len / 2 + PAGE - 1) & ~(PAGE - 1);
-    }
-}
-
-/* iov, count, pinned: as much as can be. A negative errno: there is nothing that could be read
- * into. (All in one call, for who has pins must not wait for the gate.) */
-static long pin(const uintptr_t *a)
-{
-    const struct iovec *iov = (const struct iovec *)a[0];
-    struct pinned *p = (struct pinned *)a[2];
-    int count = (int)a[1];
-
-    p->count = p->range_count = 0;
-    p->length = 0;
-    p->undone = false;
-    for (int i = 0; i < count && p->count < PIECES; i++) {
-        struct iovec element = iov[i];
-        long error = 0;
-
-        if (element.iov_len == 0)
-            continue;
-        if (arena_overlaps((uintptr_t)element.iov_base, element.iov_len))
-            error = pin_element(&element, p);
-        if (error != 0)
-            return p->length > 0 ? 0 : error;
-        p->iov[p->count++] = element;
-        p->length += element.iov_len;
-        if (element.iov_len < iov[i].iov_len)
-            break;
-    }
-    return 0;
-}
 
 /* ---- which reads ---- */
 
@@ -200,11 +62,11 @@ static long read_pinned(int fd, const struct iovec *iov, int count, off_t offset
     int saved = 0;
 
     gate_mask_signals(&before);
-    error = gate_shared_call(pin, (uintptr_t[]){(uintptr_t)iov, (uintptr_t)count, (uintptr_t)&p});
+    error = pin_buffers(iov, count, SIZE_MAX, &p);
     if (error == 0) {
         *got = kernel_preadv2(fd, p.iov, p.count, offset, flags);
         saved = errno;
-        unpin(&p);
+        pin_release(&p);
     }
     gate_restore_signals(&before);
     errno = saved;
@@ -264,6 +126,9 @@ PRELOAD_API ssize_t read(int fd, void *buffer, size_t length)
 {
     struct iovec iov = {.iov_base = buffer, .iov_len = length};
 
+    if (guard_active)
+        return guard_cancelable_call(SYS_read,
+                                     (uintptr_t[6]){(uintptr_t)fd, (uintptr_t)buffer, length});
     return is_direct(fd, &iov, 1) ? direct_read(fd, &iov, 1, -1, 0) : libc.read(fd, buffer, length);
 }
 
@@ -271,24 +136,38 @@ PRELOAD_API ssize_t pread(int fd, void *buffer, size_t length, off_t offset)
 {
     struct iovec iov = {.iov_base = buffer, .iov_len = length};
 
+    if (guard_active)
+        return guard_cancelable_call(SYS_pread64, (uintptr_t[6]){(uintptr_t)fd, (uintptr_t)buffer,
+                                                                 length, (uintptr_t)offset});
     return offset >= 0 && is_direct(fd, &iov, 1) ? direct_read(fd, &iov, 1, offset, 0)
                                                  : libc.pread(fd, buffer, length, offset);
 }
 
 PRELOAD_API ssize_t readv(int fd, const struct iovec *iov, int count)
 {
+    if (guard_active)
+        return guard_cancelable_call(
+            SYS_readv, (uintptr_t[6]){(uintptr_t)fd, (uintptr_t)iov, (uintptr_t)count});
     return is_direct(fd, iov, count) ? direct_read(fd, iov, count, -1, 0)
                                      : libc.readv(fd, iov, count);
 }
 
 PRELOAD_API ssize_t preadv(int fd, const struct iovec *iov, int count, off_t offset)
 {
+    if (guard_active)
+        return guard_cancelable_call(
+            SYS_preadv,
+            (uintptr_t[6]){(uintptr_t)fd, (uintptr_t)iov, (uintptr_t)count, (uintptr_t)offset});
     return offset >= 0 && is_direct(fd, iov, count) ? direct_read(fd, iov, count, offset, 0)
                                                     : libc.preadv(fd, iov, count, offset);
 }
 
 PRELOAD_API ssize_t preadv2(int fd, const struct iovec *iov, int count, off_t offset, int flags)
 {
+    if (guard_active)
+        return guard_cancelable_call(SYS_preadv2,
+                                     (uintptr_t[6]){(uintptr_t)fd, (uintptr_t)iov, (uintptr_t)count,
+                                                    (uintptr_t)offset, 0, (uintptr_t)flags});
     return is_direct(fd, iov, count) ? direct_read(fd, iov, count, offset, flags)
                                      : libc.preadv2(fd, iov, count, offset, flags);
 }

@@ -42,6 +42,7 @@
 
 #include "core/error.h"
 #include "internal.h"
+#include "preload/guard.h"
 #include "preload/kernel.h"
 #include "preload/preload.h"
 #include "preload/renamed.h"
@@ -350,6 +351,7 @@ static void forked(void)
     static const pthread_mutex_t fresh = PTHREAD_MUTEX_INITIALIZER;
 
     atfork.lock = fresh;
+    guard_forked();
     direct_forked();
     process_forked();
 }

@@ -15,6 +15,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
+#include "preload/guard.h"
 #include "preload/kernel.h"
 #include "preload/preload.h"
 #include "preload/renamed.h"
@@ -32,10 +33,12 @@ void gate_mask_signals(uint64_t *before)
     static const uint64_t all = ~UINT64_C(0);
 
     kernel_call(SYS_rt_sigprocmask, SIG_SETMASK, &all, before, sizeof(all));
+    guard_pass();
 }
 
 void gate_restore_signals(const uint64_t *before)
 {
+    guard_look();
     kernel_call(SYS_rt_sigprocmask, SIG_SETMASK, before, NULL, sizeof(*before));
 }
 

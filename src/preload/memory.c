@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include "internal.h"
+#include "preload/guard.h"
 #include "preload/kernel.h"
 #include "preload/memory.h"
 #include "preload/preload.h"
@@ -574,7 +575,7 @@ PRELOAD_API int mincore(void *address, size_t length, unsigned char *vector)
             gate_call(hole_inside, (uintptr_t[]){start, end}) != 0)
             return memory_failed(-ENOMEM);
     }
-    return kernel_mincore(address, length, vector);
+    return (int)guard_function_call(SYS_mincore, (uintptr_t[6]){start, length, (uintptr_t)vector});
 }
 
 /* ---- locking: the manager's pages move, whatever the program says ---- */

@@ -155,6 +155,9 @@ extern _Thread_local int own_depth __attribute__((tls_model("initial-exec")));
 void *own_alloc(size_t alignment, size_t length);
 bool own_contains(const void *address);
 
+/* What `memory` is set to. */
+size_t process_memory(void);
+
 /* filter.c */
 void filter_install(void);
 
@@ -163,8 +166,8 @@ void filter_install(void);
 int descriptor_keep(int fd);
 void descriptor_forget(int fd);
 /* Open what the program may have no right to later, or not find. False: the kernel lets this
- * process have no userfaultfd, errno says why. */
-bool descriptor_start(const char *pagefile_directory);
+ * process have no userfaultfd (user_only: not even for its own code), errno says why. */
+bool descriptor_start(const char *pagefile_directory, bool user_only);
 /* What was kept of the directory, or -1. */
 int descriptor_directory(void);
 bool descriptor_is_ours(int fd);

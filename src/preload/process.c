@@ -22,6 +22,7 @@
 #include "core/tunables.h"
 #include "internal.h"
 #include "preload/go.h"
+#include "preload/guard.h"
 #include "preload/kernel.h"
 #include "preload/preload.h"
 #include "preload/renamed.h"
@@ -53,6 +54,11 @@ static bool refused;                 /* (gate) there was to be a manager, and th
 static _Atomic unsigned plain_forks; /* by the C library, under way */
 
 /* ---- before there is a manager ---- */
+
+size_t process_memory(void)
+{
+    return settings.memory;
+}
 
 bool process_early(size_t length)
 {
@@ -410,7 +416,8 @@ static void check_rights(void)
 {
     bool default_directory = pagefile_directory[0] == '\0';
 
-    if (descriptor_start(default_directory ? DEFAULT_DIRECTORY : pagefile_directory))
+    if (descriptor_start(default_directory ? DEFAULT_DIRECTORY : pagefile_directory,
+                         !settings.kernel_faults))
         return;
     log_line(LOG_ERROR,
              "run: %s (process %d, user %d) cannot be managed, since userfaultfd is not permitted "
@@ -461,4 +468,11 @@ __attribute__((constructor(102))) static void start(void)
     filter_install();
     thread_start();
     process.active = true;
+    if (!settings.kernel_faults && !guard_start()) {
+        log_line(LOG_ERROR,
+                 "run: %s (process %d) cannot be managed: its system calls cannot be guarded (%s): "
+                 "that needs Linux 5.11",
+                 program_name(), (int)self, strerror(errno));
+        _exit(125);
+    }
 }

@@ -17,6 +17,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "preload/guard.h"
 #include "preload/kernel.h"
 #include "preload/preload.h"
 #include "preload/renamed.h"
@@ -61,7 +62,7 @@ static long call_processes(long number, const uintptr_t *a)
     if (number == SYS_clone3 && args != NULL && a[1] >= CLONE_ARGS_SIZE_VER0 &&
         is_fork((uintptr_t)args->flags, (uintptr_t)args->stack))
         return call_clone3(args, a[1]);
-    return kernel_call(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+    return guard_function_call(number, a);
 }
 
 /* Is it this process? What is not known is somebody else. */
@@ -95,7 +96,9 @@ PRELOAD_API ssize_t process_madvise(int pidfd, const struct iovec *ranges, size_
     for (size_t i = 0; i < count && count <= IOV_MAX && !ours; i++)
         ours = arena_overlaps((uintptr_t)ranges[i].iov_base, ranges[i].iov_len);
     if (!ours || flags != 0 || !is_self(pidfd))
-        return kernel_call(SYS_process_madvise, pidfd, ranges, count, advice, flags);
+        return guard_function_call(
+            SYS_process_madvise,
+            (uintptr_t[6]){(uintptr_t)pidfd, (uintptr_t)ranges, count, (uintptr_t)advice, flags});
     for (size_t i = 0; i < count; i++) {
         if (memory_advise(ranges[i].iov_base, ranges[i].iov_len, advice) != 0)
             return done > 0 ? done : -1;

@@ -1,0 +1,242 @@
+/*
+ * Signals under the guard: those that it lives on are never blocked, and the program's handlers of
+ * them are kept here.
+ */
+#include <errno.h>
+#include <string.h>
+#include <sys/syscall.h>
+
+#include "preload/guard.h"
+#include "preload/kernel.h"
+#include "preload/preload.h"
+
+#ifndef SA_RESTORER
+#define SA_RESTORER 0x04000000
+#endif
+#define SET_SIZE 8u /* bytes, of the kernel's set of signals */
+#define BIT(signal) (UINT64_C(1) << ((signal)-1))
+
+/* What the system call rt_sigaction takes. */
+struct kernel_action {
+    void *handler;
+    unsigned long flags;
+    const void *restorer;
+    uint64_t mask;
+};
+
+/* What the program wants done on SIGSYS. */
+static struct kernel_action theirs;
+
+uint64_t guard_open_signals(void)
+{
+    return BIT(SIGSYS);
+}
+
+static long set_action(int signal, const struct kernel_action *act, struct kernel_action *old)
+{
+    struct kernel_action new = {0}, before = {0};
+    long result;
+
+    if (act != NULL)
+        new = *act;
+    if (signal == SIGSYS) {
+        before = theirs;
+        /* A child that shares memory sets what is to hold in its next program only. */
+        if (act != NULL && !guard_thread.spawned)
+            theirs = new;
+        result = 0;
+    } else {
+        new.mask &= ~guard_open_signals();
+        if (new.flags & SA_RESTORER)
+            new.restorer = kernel_signal_return;
+        result = kernel_raw(SYS_rt_sigaction, signal, act != NULL ? &new : NULL, &before, SET_SIZE);
+    }
+    if (result == 0 && old != NULL)
+        *old = before;
+    return result;
+}
+
+/* The mask is in argument `index`, and is not to be managed memory, nor to have our signals. */
+static long call_masked(long number, const uintptr_t *a, int index)
+{
+    uint64_t mask;
+    uintptr_t b[6];
+
+    memcpy(b, a, sizeof(b));
+    mask = *(const uint64_t *)a[index] & ~guard_open_signals();
+    b[index] = (uintptr_t)&mask;
+    return guard_plain_call(number, b);
+}
+
+/* pselect6() has a pointer to the mask and its size in one argument. */
+static long call_pselect(const uintptr_t *a)
+{
+    const uintptr_t *pair = (const uintptr_t *)a[5];
+    uintptr_t copy[2] = {pair[0], pair[1]}, b[6];
+    uint64_t mask;
+
+    if (copy[0] != 0) {
+        mask = *(const uint64_t *)copy[0] & ~guard_open_signals();
+        copy[0] = (uintptr_t)&mask;
+    }
+    memcpy(b, a, sizeof(b));
+    b[5] = (uintptr_t)copy;
+    return guard_plain_call(SYS_pselect6, b);
+}
+
+static int mask_index(long number)
+{
+    switch (number) {
+    case SYS_rt_sigsuspend:
+        return 0;
+    case SYS_ppoll:
+        return 3;
+    case SYS_epoll_pwait:
+    case SYS_epoll_pwait2:
+        return 4;
+    default:
+        return -1;
+    }
+}
+
+/* Is it the program's, and not yet a copy of ours? */
+static bool needs_copy(uintptr_t mask)
+{
+    return mask != 0 && ((*(const uint64_t *)mask & guard_open_signals()) != 0 ||
+                         arena_overlaps(mask, SET_SIZE));
+}
+
+static bool pselect_needs_copy(uintptr_t pair)
+{
+    return pair != 0 &&
+           (arena_overlaps(pair, 2 * sizeof(uintptr_t)) || needs_copy(*(const uintptr_t *)pair));
+}
+
+static long set_mask(int how, const uint64_t *set, uint64_t *old)
+{
+    uint64_t new = 0, before = 0;
+    long result;
+
+    if (set != NULL)
+        new = how == SIG_UNBLOCK ? *set : *set & ~guard_open_signals();
+    result = kernel_raw(SYS_rt_sigprocmask, how, set != NULL ? &new : NULL, &before, SET_SIZE);
+    if (result == 0 && old != NULL)
+        *old = before;
+    return result;
+}
+
+/* The kernel writes a signal's frame on it: its pages must be there. */
+static long set_stack(const stack_t *new, stack_t *old)
+{
+    stack_t copy, before;
+    long result;
+
+    if (new != NULL) {
+        copy = *new;
+        if (!(copy.ss_flags & SS_DISABLE) &&
+            memory_release((uintptr_t)copy.ss_sp, copy.ss_size) != 0)
+            return -ENOMEM;
+    }
+    result = kernel_raw(SYS_sigaltstack, new != NULL ? &copy : NULL, &before);
+    if (result == 0 && old != NULL)
+        *old = before;
+    return result;
+}
+
+bool guard_signal_call(long number, const uintptr_t *a, long *result)
+{
+    int index = mask_index(number);
+
+    if (number == SYS_rt_sigaction && a[3] == SET_SIZE)
+        *result =
+            set_action((int)a[0], (const struct kernel_action *)a[1], (struct kernel_action *)a[2]);
+    else if (number == SYS_rt_sigprocmask && a[3] == SET_SIZE)
+        *result = set_mask((int)a[0], (const uint64_t *)a[1], (uint64_t *)a[2]);
+    else if (number == SYS_sigaltstack)
+        *result = set_stack((const stack_t *)a[0], (stack_t *)a[1]);
+    else if (index >= 0 && needs_copy(a[index]))
+        *result = call_masked(number, a, index);
+    else if (number == SYS_pselect6 && pselect_needs_copy(a[5]))
+        *result = call_pselect(a);
+    else
+        return false;
+    return true;
+}
+
+/* The end of the handler puts mask and alternate stack back as the context has them. */
+bool guard_context_call(long number, const uintptr_t *a, ucontext_t *context, long *result)
+{
+    uint64_t *mask = (uint64_t *)(void *)&context->uc_sigmask, set = 0, before = *mask;
+
+    if (number == SYS_sigaltstack) {
+        *result = set_stack((const stack_t *)a[0], (stack_t *)a[1]);
+        kernel_raw(SYS_sigaltstack, NULL, &context->uc_stack);
+        return true;
+    }
+    if (number != SYS_rt_sigprocmask || a[3] != SET_SIZE)
+        return false;
+    *result = 0;
+    if (a[1] != 0) {
+        set = *(const uint64_t *)a[1];
+        if (a[0] == SIG_BLOCK)
+            *mask = before | set;
+        else if (a[0] == SIG_UNBLOCK)
+            *mask = before & ~set;
+        else if (a[0] == SIG_SETMASK)
+            *mask = set;
+        else
+            *result = -EINVAL;
+        *mask &= ~guard_open_signals();
+    }
+    if (*result == 0 && a[2] != 0)
+        *(uint64_t *)a[2] = before;
+    return true;
+}
+
+/* The default action is the end: let the kernel do it. */
+static void die(int number)
+{
+    struct kernel_action standard = {0};
+
+    kernel_raw(SYS_rt_sigaction, number, &standard, NULL, SET_SIZE);
+    kernel_raw(SYS_tgkill, kernel_raw(SYS_getpid), kernel_raw(SYS_gettid), number);
+}
+
+void guard_hand_on(int number, siginfo_t *info, void *context)
+{
+    void (*simple)(int);
+    void (*full)(int, siginfo_t *, void *);
+
+    if (theirs.handler == (void *)SIG_IGN)
+        return;
+    if (theirs.handler == (void *)SIG_DFL) {
+        die(number);
+        return;
+    }
+    memcpy(&simple, &theirs.handler, sizeof(simple));
+    memcpy(&full, &theirs.handler, sizeof(full));
+    if (theirs.flags & SA_SIGINFO)
+        full(number, info, context);
+    else
+        simple(number);
+}
+
+/* Handlers that libraries have installed before us are made to fit as well. */
+bool guard_signal_start(void (*handler)(int, siginfo_t *, void *))
+{
+    struct kernel_action ours = {.flags = SA_SIGINFO | SA_NODEFER | SA_RESTART | SA_RESTORER,
+                                 .restorer = kernel_signal_return};
+    uint64_t open = guard_open_signals();
+
+    memcpy(&ours.handler, &handler, sizeof(ours.handler));
+    for (int signal = 1; signal < 65; signal++) {
+        struct kernel_action now;
+
+        if (signal != SIGSYS && kernel_raw(SYS_rt_sigaction, signal, NULL, &now, SET_SIZE) == 0 &&
+            now.handler != (void *)SIG_DFL && now.handler != (void *)SIG_IGN)
+            set_action(signal, &now, NULL);
+    }
+    if (kernel_raw(SYS_rt_sigaction, SIGSYS, &ours, &theirs, SET_SIZE) != 0)
+        return false;
+    return kernel_raw(SYS_rt_sigprocmask, SIG_UNBLOCK, &open, NULL, SET_SIZE) == 0;
+}
