@@ -5,7 +5,8 @@
 #   tests/run_programs.sh [PROGRAM…]    those only; java and postgres only if they are named
 #
 # SCALE (1) multiplies what they work on; `make check-large` sets it. With REPEATS each is run so
-# often, by turns with delays at random points of the manager, of the pagefile, and of both.
+# often, by turns with delays at random points of the manager, of the pagefile, and of both. SETTINGS
+# are options of `vmsm run` for all of them, such as "--kernel-faults off".
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 build=${VMSM_BUILD:-$root/build}
@@ -70,7 +71,7 @@ same() {
     for i in $(seq 0 $((repeats - 1))); do
         vary "$i"
         rm -f report
-        timeout "$patience" "$vmsm" run --memory "$memory" --report report -- "$@" >managed 2>err
+        timeout "$patience" "$vmsm" run $SETTINGS --memory "$memory" --report report -- "$@" >managed 2>err
         status=$?
         drop_advice err
         cmp plain managed >difference 2>&1 && cmp plain.err err >>difference 2>&1 &&
@@ -214,7 +215,7 @@ quiet() {
     shift
     for i in $(seq 0 $((repeats - 1))); do
         vary "$i"
-        timeout "$patience" "$vmsm" run --memory 6M --report report -- "$@" >err 2>&1
+        timeout "$patience" "$vmsm" run $SETTINGS --memory 6M --report report -- "$@" >err 2>&1
         status=$?
         drop_advice err
         [ $status -eq 0 ] && ! grep -qi 'fail\|vmsm:' err
@@ -235,7 +236,7 @@ fi
 # fio makes files, reads them by each means and verifies what it has read.
 if has fio; then
     for engine in psync pvsync2 mmap; do
-        "$vmsm" run --memory 8M -- fio --name=x --filename="$dir/data" --direct=1 --rw=randrw \
+        "$vmsm" run $SETTINGS --memory 8M -- fio --name=x --filename="$dir/data" --direct=1 --rw=randrw \
             --bs=32k --size=16M --ioengine=$engine --verify=crc32c --iodepth=1 --thread=1 \
             --iomem=malloc --randseed=1 --output=out >err 2>&1
         status=$?
@@ -244,13 +245,13 @@ if has fio; then
         ok $? "fio by direct I/O, $engine: what it reads is what it wrote"
     done
     for engine in io_uring libaio; do
-        "$vmsm" run --memory 8M -- fio --name=x --filename="$dir/data" --direct=1 --rw=read \
+        "$vmsm" run $SETTINGS --memory 8M -- fio --name=x --filename="$dir/data" --direct=1 --rw=read \
             --bs=32k --size=1M --ioengine=$engine --thread=1 --output=out >err 2>&1
         status=$?
         [ $status -ne 0 ] && grep -qi "support\|not implemented" err out
         ok $? "fio by $engine is refused, as by a kernel without it"
     done
-    "$vmsm" run --memory 8M -- fio --name=x --filename="$dir/data" --direct=1 --rw=read --bs=32k \
+    "$vmsm" run $SETTINGS --memory 8M -- fio --name=x --filename="$dir/data" --direct=1 --rw=read --bs=32k \
         --size=1M --ioengine=posixaio --thread=1 --iomem=mmap --output=out >err 2>&1
     status=$?
     [ $status -ne 0 ] && grep -qi "not implemented" err out
@@ -272,7 +273,7 @@ cycle() {
     memory=$(quarter)
     for i in $(seq 0 $((repeats - 1))); do
         vary "$i"
-        "$1" "$2 with $memory${VMSM_CONF:+, $VMSM_CONF}" "$vmsm" run --memory "$memory" \
+        "$1" "$2 with $memory${VMSM_CONF:+, $VMSM_CONF}" "$vmsm" run $SETTINGS --memory "$memory" \
             --report report --
     done
     unset VMSM_CONF
@@ -382,7 +383,7 @@ as_postgres() {
 }
 
 postgres_start() {
-    as_postgres "$vmsm" run --memory $((16 * scale))M --report base/report -- postgres -D base/data \
+    as_postgres "$vmsm" run $SETTINGS --memory $((16 * scale))M --report base/report -- postgres -D base/data \
         -k "$dir/base" -h '' -c shared_buffers=16MB -c work_mem=200MB \
         -c max_parallel_workers_per_gather=0 >log 2>err &
     server=$!
@@ -397,7 +398,7 @@ PATH=$PATH:$(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | tail -1)
 if [ -n "$chosen" ] && has postgres initdb pgbench psql setpriv; then
     chmod 755 .
     mkdir base && chown postgres base
-    as_postgres "$vmsm" run --memory 4M -- initdb -D base/data >err 2>&1
+    as_postgres "$vmsm" run $SETTINGS --memory 4M -- initdb -D base/data >err 2>&1
     ok $? "postgres: initdb with 4M"
     postgres_start
     ok $? "postgres: it starts"

@@ -7,12 +7,17 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "cli/probe.h"
 #include "cli/program.h"
 #include "core/error.h"
+
+#ifndef PR_SET_SYSCALL_USER_DISPATCH
+#define PR_SET_SYSCALL_USER_DISPATCH 59
+#endif
 
 static const char needed[] = "vmsm run";
 
@@ -29,14 +34,26 @@ static void probe_library(struct probe *p)
     snprintf(f->remedy, sizeof(f->remedy), "%s", error_last());
 }
 
+/* Switching off what is not on tells whether the kernel has it. */
+static bool can_guard(void)
+{
+    return prctl(PR_SET_SYSCALL_USER_DISPATCH, 0, 0, 0, 0) == 0;
+}
+
 static void probe_served_calls(struct probe *p)
 {
     bool served = p->uffd == UFFD_FULL || p->uffd == UFFD_DEVICE;
+    bool guarded = p->uffd == UFFD_USER_ONLY && can_guard();
     struct finding *f;
 
-    f = finding_add(p, "run: system calls", served ? FINDING_OK : FINDING_MISSING, needed, "%s",
-                    served ? "their faults are served"
-                           : "reads and writes of the program would fail (EFAULT)");
+    f = finding_add(p, "run: system calls",
+                    served    ? FINDING_OK
+                    : guarded ? FINDING_LIMITED
+                              : FINDING_MISSING,
+                    needed, "%s",
+                    served    ? "their faults are served"
+                    : guarded ? "guarded: 1 us each; no signals on managed stacks"
+                              : "reads and writes of the program would fail (EFAULT)");
     if (!served)
         snprintf(f->remedy, sizeof(f->remedy), "as for userfaultfd");
 }

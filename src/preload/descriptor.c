@@ -90,14 +90,18 @@ int descriptor_keep(int fd)
     return fd;
 }
 
-bool descriptor_start(const char *pagefile_directory, bool user_only)
+void descriptor_start(const char *pagefile_directory)
 {
-    int flags = O_CLOEXEC | O_NONBLOCK | (user_only ? UFFD_USER_MODE_ONLY : 0), fd;
-
     device = descriptor_keep((int)kernel_call(SYS_openat, AT_FDCWD, DEVICE, O_RDWR | O_CLOEXEC, 0));
     directory_path = pagefile_directory;
     directory = descriptor_keep((int)kernel_call(SYS_openat, AT_FDCWD, pagefile_directory,
                                                  O_PATH | O_DIRECTORY | O_CLOEXEC, 0));
+}
+
+bool descriptor_may_watch(bool user_only)
+{
+    int flags = O_CLOEXEC | O_NONBLOCK | (user_only ? UFFD_USER_MODE_ONLY : 0), fd;
+
     if (device >= 0)
         return true;
     fd = (int)kernel_call(SYS_userfaultfd, flags);

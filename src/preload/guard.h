@@ -43,7 +43,7 @@
 
 struct guard_clone {
     uintptr_t back; /* where the program goes on */
-    bool vfork; /* the parent waits until the child has ended, or is another program */
+    bool vfork;     /* the parent waits until the child has ended, or is another program */
 };
 
 /* Of a thread; a child by vfork() has its parent's. Reached without the loader. */

@@ -165,9 +165,11 @@ void filter_install(void);
 /* Move a descriptor of ours out of the way of the program, and remember it. Returns the new one. */
 int descriptor_keep(int fd);
 void descriptor_forget(int fd);
-/* Open what the program may have no right to later, or not find. False: the kernel lets this
- * process have no userfaultfd (user_only: not even for its own code), errno says why. */
-bool descriptor_start(const char *pagefile_directory, bool user_only);
+/* Open what the program may have no right to later, or not find. */
+void descriptor_start(const char *pagefile_directory);
+/* Does the kernel let this process have a userfaultfd (user_only: for faults of user code)? If not,
+ * errno says why. */
+bool descriptor_may_watch(bool user_only);
 /* What was kept of the directory, or -1. */
 int descriptor_directory(void);
 bool descriptor_is_ours(int fd);

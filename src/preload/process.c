@@ -411,14 +411,23 @@ static bool is_go(void)
     return found;
 }
 
-/* What would fail later is said now. */
+/*
+ * What would fail later is said now. A program that has less rights than who started it, which may
+ * be `vmsm run`, has its calls guarded.
+ */
 static void check_rights(void)
 {
-    bool default_directory = pagefile_directory[0] == '\0';
-
-    if (descriptor_start(default_directory ? DEFAULT_DIRECTORY : pagefile_directory,
-                         !settings.kernel_faults))
+    descriptor_start(pagefile_directory[0] == '\0' ? DEFAULT_DIRECTORY : pagefile_directory);
+    if (descriptor_may_watch(!settings.kernel_faults))
         return;
+    if (settings.kernel_faults && descriptor_may_watch(true)) {
+        settings.kernel_faults = false;
+        log_line(LOG_WARNING,
+                 "run: %s (process %d, user %d) has no right to userfaultfd for faults in system "
+                 "calls, which are guarded instead; see docs/run.md",
+                 program_name(), (int)self, (int)getuid());
+        return;
+    }
     log_line(LOG_ERROR,
              "run: %s (process %d, user %d) cannot be managed, since userfaultfd is not permitted "
              "to it (%s): let root run `sysctl vm.unprivileged_userfaultfd=1`, or give it access "

@@ -1,0 +1,91 @@
+#!/bin/bash
+# `vmsm run` where faults of system calls are not served: an ordinary user. TAP.
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+build=$(realpath "${VMSM_BUILD:-$root/build}")
+vmsm=$build/vmsm
+export LC_ALL=C
+unset VMSM_CONF LD_PRELOAD
+
+dir=$(mktemp -d "${TMPDIR:-/var/tmp}/vmsm-guarded.XXXXXX") || exit 1
+trap 'rm -rf "$dir"' EXIT
+trap 'exit 1' HUP INT TERM
+. "$root/tests/tap_shell"
+tap_evidence="$dir/out $dir/err"
+
+need_run
+if ! "$vmsm" run --kernel-faults off -- true 2>"$dir/err"; then
+    echo "1..0 # SKIP $(tail -1 "$dir/err")"
+    exit 0
+fi
+
+# Its user may not be able to read the build.
+mkdir "$dir/bin" && cp "$vmsm" "$build/libvmsm-preload.so" "$build"/tests/managed/[a-z]* "$dir/bin"
+user=()
+if [ "$(id -u)" -eq 0 ] && command -v setpriv >/dev/null; then
+    user=(setpriv --reuid 65534 --regid 65534 --clear-groups)
+    chmod 755 "$dir"
+fi
+run=("${user[@]}" env TMPDIR=/var/tmp "$dir/bin/vmsm" run --kernel-faults off)
+cd "$dir" || exit 1
+
+# check NAME PROGRAM SETTING…: every line of its output is ok, and its status 0.
+check() {
+    name=$1
+    program=$2
+    shift 2
+    timeout 100 "${run[@]}" "$@" -- "$dir/bin/$program" >"$dir/out" 2>"$dir/err"
+    status=$?
+    [ $status -eq 0 ] && grep -q '^ok' "$dir/out" && ! grep '^not ok' "$dir/out" && [ ! -s "$dir/err" ]
+    ok $? "$name"
+}
+
+"$dir/bin/calls" >"$dir/out" 2>"$dir/err"
+ok $? "calls, plain"
+for program in calls memory heap forks process; do
+    check "$program, with 6 MiB" $program --memory 6M
+    check "$program, with 6 MiB and delays" $program --memory 6M --yield-delay 20us --fault-threads 1
+done
+check "calls, with more memory than it needs" calls --memory 256M
+
+# same NAME MEMORY COMMAND…: plain, and managed.
+same() {
+    name=$1
+    memory=$2
+    shift 2
+    timeout 100 "${user[@]}" "$@" >plain 2>"$dir/err"
+    timeout 100 "${run[@]}" --memory "$memory" -- "$@" >managed 2>>"$dir/err"
+    status=$?
+    [ $status -eq 0 ] && cmp plain managed >>"$dir/err" 2>&1 && [ ! -s "$dir/err" ]
+    ok $? "$name: the same output"
+}
+
+perl -e 'my $x = 1; for (1 .. 30000) { $x = ($x * 1103515245 + 12345) % 2147483648;
+    printf "%010d%030d\n", $x, $_ }' >lines
+same sort 2M sort --buffer-size=16M --parallel=2 lines
+same "dd, with blocks of more than its memory" 4M dd if=lines bs=16M count=1 iflag=fullblock status=none
+same "a shell and what it starts" 4M sh -c 'cat lines | tail -5; ls /; for i in 1 2 3; do echo $i; done'
+same perl 3M perl -e 'open my $f, "<", "lines"; my @a = <$f>; print reverse @a; print `echo a child`'
+if command -v sqlite3 >/dev/null; then
+    same sqlite3 4M sqlite3 :memory: "create table t(a, b); with recursive c(x) as (select 1 union all
+        select x + 1 from c where x < 20000) insert into t select x, hex(x * 7919) from c;
+        create index i on t(b); select count(*), max(b) from t; pragma integrity_check;"
+else
+    skip "sqlite3 is missing"
+fi
+if [ -x /usr/bin/python3 ]; then # not what else may come first in PATH
+    same python3 8M /usr/bin/python3 -c "
+import subprocess, threading, os
+a = [str(i) * 20 for i in range(100000)]
+t = [threading.Thread(target=lambda: a.sort()) for _ in range(2)]
+[x.start() for x in t]; [x.join() for x in t]
+print(subprocess.run(['cat'], input='\n'.join(a), capture_output=True, text=True).stdout[-100:])
+child = os.fork()
+if child == 0:
+    os._exit(len(a) != 100000 or a[5] != a[5])
+print(os.waitpid(child, 0)[1])"
+else
+    skip "python3 is missing"
+fi
+
+finish
