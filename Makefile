@@ -214,6 +214,10 @@ $(SIMULATORS): $(BUILD)/%: $(BUILD)/obj/src/sim/%.o $(SIM_OBJECTS) $(BUILD)/libv
 	@echo "  LINK  $@"
 	$(Q)$(LINK) $< $(SIM_OBJECTS) $(BUILD)/libvmsm.a $(LIBS) -o $@
 
+# Called only where the processor has what it is compiled for.
+WIDE := $(if $(findstring x86_64,$(shell $(CC) -dumpmachine)),-mavx2)
+$(BUILD)/obj/src/core/hash_wide.o $(BUILD)/pic/src/core/hash_wide.o: COMPILE += $(WIDE)
+
 # The fuzz targets are linked with the commands too, whose main() must give way to libFuzzer's.
 $(BUILD)/obj/src/cli/main.o: COMPILE += $(if $(FUZZ),-Dmain=vmsm_main -Wno-missing-prototypes)
 

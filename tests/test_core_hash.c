@@ -10,7 +10,8 @@ int main(void)
 {
     static unsigned char page[2 * PAGE];
     struct hash_key key, same_key, other_key;
-    unsigned same = 0, not_zero = 0;
+    unsigned same = 0, not_zero = 0, differ = 0;
+    bool wide;
     struct hash128 hash;
 
     hash_key_init(&key, 1);
@@ -21,6 +22,18 @@ int main(void)
     hash = hash_page(&key, page);
     ok(hash_equal(hash, hash_page(&same_key, page)), "the same page and key hash the same");
     ok(!hash_equal(hash, hash_page(&other_key, page)), "another key gives another hash");
+    wide = key.wide;
+    for (unsigned i = 0; i < PAGE && wide; i++) {
+        struct hash128 other;
+
+        page[i] ^= 0x55;
+        other = hash_page(&key, page);
+        key.wide = false;
+        differ += !hash_equal(other, hash_page(&key, page));
+        key.wide = true;
+        page[i] ^= 0x55;
+    }
+    is(differ, 0, "with and without wide registers it is the same");
     memmove(page + 1, page, PAGE);
     ok(hash_equal(hash, hash_page(&key, page + 1)), "it does not matter where the page lies");
     memmove(page, page + 1, PAGE);

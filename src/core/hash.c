@@ -6,18 +6,28 @@
 #define XXH_STATIC_LINKING_ONLY
 #include <xxhash.h>
 
-#define HASHED_PAGE 4096
+static bool processor_is_wide(void)
+{
+#if defined(__x86_64__)
+    return __builtin_cpu_supports("avx2");
+#else
+    return false;
+#endif
+}
 
 void hash_key_init(struct hash_key *key, uint64_t seed)
 {
+    key->wide = processor_is_wide();
     XXH3_generateSecret_fromSeed(key->secret, seed);
 }
 
 struct hash128 hash_page(const struct hash_key *key, const void *page)
 {
-    XXH128_hash_t hash =
-        XXH3_128bits_withSecret(page, HASHED_PAGE, key->secret, sizeof(key->secret));
+    XXH128_hash_t hash;
 
+    if (key->wide)
+        return hash_page_wide(key, page);
+    hash = XXH3_128bits_withSecret(page, HASHED_PAGE, key->secret, sizeof(key->secret));
     return (struct hash128){.low = hash.low64, .high = hash.high64};
 }
 
