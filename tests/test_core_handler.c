@@ -9,12 +9,13 @@ static struct {
     struct fixture f;
     uintptr_t base;
     struct handler h;
-    _Atomic unsigned given;         /* faults to take: pages from the first on */
-    _Atomic unsigned taken;         /* the handler's */
-    _Atomic unsigned sleeps;        /* times that the handler has gone to sleep */
-    _Atomic unsigned wakes;         /* times that it has been woken */
-    _Atomic unsigned idle_in_check; /* times that it looked for faults with a read in flight while
+    _Atomic unsigned given;          /* faults to take: pages from the first on */
+    _Atomic unsigned taken;          /* the handler's */
+    _Atomic unsigned sleeps;         /* times that the handler has gone to sleep */
+    _Atomic unsigned wakes;          /* times that it has been woken */
+    _Atomic unsigned idle_in_check;  /* times that it looked for faults with a read in flight while
                                        a check waited: such a sleep ends at once */
+    _Atomic unsigned idle_with_read; /* times that it went to sleep with something to map */
     _Atomic bool end;
 } scene;
 
@@ -33,6 +34,7 @@ static bool sleep_until_woken(struct handler *h)
     unsigned mine = ++scene.sleeps;
 
     scene.idle_in_check += scene.f.m->gate_closing != 0 && h->queue.in_flight > 0;
+    scene.idle_with_read += fault_queue_read(&h->queue);
     while (scene.wakes < mine && !scene.end)
         sched_yield();
     return scene.end;
@@ -147,9 +149,29 @@ static void backlog_is_timed(void)
     close_scene(handler);
 }
 
+/* It looks for faults between the runs of a window, but does not sleep while some can be mapped. */
+static void maps_all(void)
+{
+    pthread_t handler = open_scene("memory:64M", 300);
+
+    machine_advise(scene.f.m, scene.base, 300 * PAGE, VMSM_SEQUENTIAL);
+    switch_hold(scene.f.store, true);
+    scene.given = 1;
+    scene.wakes = 1;
+    while (scene.sleeps < 2) /* all reads of the window have been sent, and come back at once */
+        sched_yield();
+    switch_hold(scene.f.store, false);
+    scene.wakes = 1000000;
+    while (pages_at(&scene.f, scene.base, 300, 'a') < 2 * RUN_MAX)
+        sched_yield();
+    is(scene.idle_with_read, 0, "a handler maps all that has been read before it sleeps");
+    close_scene(handler);
+}
+
 int main(void)
 {
     check_waits_for_read();
     backlog_is_timed();
+    maps_all();
     return done_testing();
 }

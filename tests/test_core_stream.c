@@ -417,6 +417,40 @@ static void long_windows(void)
     tear_down(&f);
 }
 
+/* What somebody waits for is mapped before what was read ahead for others, and it does not take long
+ * until new faults are looked for. */
+static void wanted_first(void)
+{
+    struct fault_queue *queue;
+    struct fixture f;
+    uintptr_t base;
+
+    set_up(&f, "memory:64M");
+    base = map_pages(&f, 400);
+    put_all(&f, base, 400, 1);
+    page_out(&f);
+    machine_advise(f.m, base, 400 * PAGE, VMSM_SEQUENTIAL);
+    queue = fault_queue_get(f.m);
+    fault_queue_enter(f.m, queue);
+    is(fault_begin(f.m, queue, base, 0, 1, 0), FAULT_PENDING, "a window of several runs");
+    ok(queue->ahead >= 1, "%u of them ahead", queue->ahead);
+    machine_advise(f.m, base, 400 * PAGE, VMSM_RANDOM);
+    is(fault_begin(f.m, queue, base + 399 * PAGE, 0, 2, 0), FAULT_PENDING, "another fault");
+    while (pages_at(&f, base, RUN_MAX, 'a') == 0)
+        fault_reap(f.m, queue, true, NULL);
+    is(pages_at(&f, base, 399, 'a'), RUN_MAX, "with the first run, one call has done enough");
+    while (where(&f, base, 399) != 'a')
+        fault_reap(f.m, queue, true, NULL);
+    ok(pages_at(&f, base, 399, 'a') <= 2 * RUN_MAX, "the other fault does not wait for the window");
+    while (queue->in_flight > 0)
+        fault_reap(f.m, queue, true, NULL);
+    ok(!fault_queue_read(queue), "nothing is left");
+    is(wrong_of(&f, base, 400, 1), 0, "all are right");
+    fault_queue_leave(f.m, queue);
+    fault_queue_put(f.m, queue);
+    tear_down(&f);
+}
+
 int main(void)
 {
     struct fixture f;
@@ -434,5 +468,6 @@ int main(void)
     tear_down(&f);
     machine_level();
     long_windows();
+    wanted_first();
     return done_testing();
 }

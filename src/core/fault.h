@@ -44,7 +44,7 @@ enum fault_result {
 };
 
 struct fault {
-    struct fault *next; /* free list of its queue */
+    struct fault *next; /* the list of its queue that it is on: free, or read */
     struct pagetable *table;
     uintptr_t va;    /* first page of the run */
     unsigned count;  /* pages of the run, all BUSY by us */
@@ -66,7 +66,13 @@ struct fault {
 
 #define FAULT_QUEUE_DEPTH_MAX 96u
 #define FAULT_AHEAD_MAX 64u  /* of these, read-ahead: two windows of steps */
+#define FAULT_REAP_PAGES 64u /* mapped, before a handler looks for new faults and sends reads */
 #define FAULT_UNSENT_MAX 16u /* more reads are sent before fault_reap(): the disk is not to wait */
+
+/* Faults in the order in which they came. */
+struct fault_list {
+    struct fault *first, *last;
+};
 
 struct fault_queue {
     struct store_queue *store;
@@ -74,7 +80,9 @@ struct fault_queue {
     struct fault *free;   /* a list that ends with NULL, or with */
     struct fault *fresh;  /* the first that was never used: these are not linked, nor populated */
     struct store_io *unsent[FAULT_UNSENT_MAX];
-    unsigned unsent_count;    /* reads prepared and not yet with the store */
+    unsigned unsent_count; /* reads prepared and not yet with the store */
+    /* In flight, all reads reaped, to be mapped: with a page that was asked for; and read-ahead. */
+    struct fault_list read, read_ahead;
     unsigned in_flight;       /* faults begun and not finished, */
     unsigned ahead;           /* and of those, read-ahead */
     bool gate_held;           /* the machine's gate is held shared while anything is in flight */
@@ -90,6 +98,12 @@ uint64_t fault_queue_bytes(const struct machine *m, const struct fault_queue *qu
 static inline bool fault_queue_room(const struct fault_queue *queue, unsigned depth)
 {
     return queue->free != NULL && queue->in_flight - queue->ahead < depth;
+}
+
+/* Is there something to map, which need not be waited for? */
+static inline bool fault_queue_read(const struct fault_queue *queue)
+{
+    return queue->read.first != NULL || queue->read_ahead.first != NULL;
 }
 
 /* The machine's gate: entered before a first fault is begun, left when none is in flight. */
@@ -116,7 +130,8 @@ enum fault_result fault_begin_run(struct machine *m, struct fault_queue *queue, 
 
 /*
  * Send the reads that have been prepared, reap what has completed (with wait: at least one, if any
- * is in flight) and finish those faults. Returns the number finished. *failed, if not NULL, counts
+ * is in flight) and finish those faults, read-ahead last. Returns the number finished; when these
+ * had FAULT_REAP_PAGES pages there may be more (fault_queue_read()). *failed, if not NULL, counts
  * faults that failed.
  */
 unsigned fault_reap(struct machine *m, struct fault_queue *queue, bool wait, unsigned *failed);

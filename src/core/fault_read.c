@@ -413,26 +413,60 @@ static unsigned exchange_reads(struct machine *m, struct fault_queue *queue, str
     return ops->reap(queue->store, done, max, wait);
 }
 
-unsigned fault_reap(struct machine *m, struct fault_queue *queue, bool wait, unsigned *failed)
+static void list_append(struct fault_list *list, struct fault *f)
+{
+    f->next = NULL;
+    if (list->first == NULL)
+        list->first = f;
+    else
+        list->last->next = f;
+    list->last = f;
+}
+
+/* The next fault that is to be mapped, or NULL: first those that a thread waits for. */
+static struct fault *list_take(struct fault_queue *queue)
+{
+    struct fault_list *list = queue->read.first != NULL ? &queue->read : &queue->read_ahead;
+    struct fault *f = list->first;
+
+    if (f != NULL)
+        list->first = f->next;
+    return f;
+}
+
+/* Send what has been prepared, and see which faults have all their reads by now. */
+static void collect_reads(struct machine *m, struct fault_queue *queue, bool wait)
 {
     struct store_io *done[32];
-    unsigned finished = 0, failures = 0;
+    unsigned n = exchange_reads(m, queue, done, 32, wait);
 
-    while (queue->in_flight > 0) {
-        unsigned n = exchange_reads(m, queue, done, 32, wait && finished == 0);
+    for (unsigned i = 0; i < n; i++) {
+        struct fault *f = done[i]->owner;
 
-        if (n == 0 && (finished > 0 || !wait))
+        check_always(f->pending > 0);
+        if (--f->pending == 0)
+            list_append(f->flags & FAULT_AHEAD ? &queue->read_ahead : &queue->read, f);
+    }
+}
+
+unsigned fault_reap(struct machine *m, struct fault_queue *queue, bool wait, unsigned *failed)
+{
+    unsigned finished = 0, failures = 0, pages = 0;
+
+    while (queue->in_flight > 0 && pages < FAULT_REAP_PAGES) {
+        struct fault *f;
+
+        if (finished == 0 || !fault_queue_read(queue))
+            collect_reads(m, queue, wait && finished == 0 && !fault_queue_read(queue));
+        f = list_take(queue);
+        if (f == NULL && (finished > 0 || !wait))
             break;
-        for (unsigned i = 0; i < n; i++) {
-            struct fault *f = done[i]->owner;
-
-            check_always(f->pending > 0);
-            if (--f->pending > 0 || !fault_read_finish(m, queue, f, &failures))
-                continue;
-            fault_put(queue, f);
-            queue->in_flight--;
-            finished++;
-        }
+        if (f == NULL || !fault_read_finish(m, queue, f, &failures))
+            continue;
+        pages += f->count;
+        fault_put(queue, f);
+        queue->in_flight--;
+        finished++;
     }
     if (failed != NULL)
         *failed += failures;

@@ -93,6 +93,8 @@ void handler_run(struct handler *h)
             fault_reap(m, &h->queue, true, NULL);
             continue;
         }
+        if (fault_queue_read(&h->queue))
+            continue;
         fault_queue_leave(m, &h->queue);
         if (h->source->sleep(h) && h->queue.in_flight == 0)
             return;

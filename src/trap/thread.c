@@ -72,7 +72,8 @@ static unsigned take_messages(struct handler *h, struct pending_fault *faults, u
     uint64_t now;
     ssize_t got;
 
-    if (max == 0 || !thread_of(h)->faults_wait)
+    /* While there is work, nobody has looked. */
+    if (max == 0 || !(thread_of(h)->faults_wait || fault_queue_read(&h->queue)))
         return 0;
     thread_of(h)->faults_wait = false; /* if there are more, the next sleep ends at once */
     got = read(h->m->mapper->fd, messages, max * sizeof(messages[0]));
