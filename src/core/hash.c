@@ -9,6 +9,7 @@
 static bool processor_is_wide(void)
 {
 #if defined(__x86_64__)
+    __builtin_cpu_init(); /* a program may map memory before constructors have run */
     return __builtin_cpu_supports("avx2");
 #else
     return false;
