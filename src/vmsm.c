@@ -413,8 +413,8 @@ int vmsm_fork_prepare(struct vmsm *m, struct store **copy)
     struct tunables t = m->machine->tunables;
     int error;
 
-    if (m->trap == NULL)
-        return error_set(-ENOTSUP, "fork: only the trap thread can be taken up in a child");
+    if (m->trap == NULL && !m->sigbus)
+        return error_set(-ENOTSUP, "fork: without a trap nobody serves the child");
     t.pagefile[0] = '\0'; /* a named one serves one process */
     error = open_store(&t, copy);
     if (error != 0)
@@ -437,5 +437,10 @@ int vmsm_fork_child(struct vmsm *m, struct store *copy)
 
     m->trap = NULL;
     name_store(m, copy);
-    return error != 0 ? error : trap_thread_open(m->machine, &m->trap);
+    if (error != 0)
+        return error;
+    if (!m->sigbus)
+        return trap_thread_open(m->machine, &m->trap);
+    trap_sigbus_forked();
+    return 0;
 }

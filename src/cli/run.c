@@ -103,9 +103,8 @@ static int check_tunables(const struct run_settings *s)
     if (t->mapper != MAPPER_COPY)
         return fail("only the mapper copy can be used: the others cannot move pages that the "
                     "program has protected (--mapper copy)");
-    if (t->trap != TRAP_THREAD)
-        return fail("only the trap thread can be used: with others, system calls on memory that "
-                    "is not there fail (--trap thread)");
+    if (t->trap == TRAP_NONE)
+        return fail("without a trap nobody serves the program's faults (--trap thread)");
     if (t->dirty == DIRTY_PROTECT)
         return fail("changes cannot be noticed by protection: a child by fork() would miss them "
                     "(--dirty hash)");
@@ -147,7 +146,9 @@ static int try_manager(struct run_settings *s)
     if (error != 0)
         return report_error();
     vmsm_destroy(manager);
-    return s->tunables.kernel_faults || calls_can_be_guarded() ? STATUS_RIGHT : fail(UNGUARDED);
+    if (s->tunables.kernel_faults && s->tunables.trap == TRAP_THREAD)
+        return STATUS_RIGHT;
+    return calls_can_be_guarded() ? STATUS_RIGHT : fail(UNGUARDED);
 }
 
 /* The settings that are not the default, as VMSM_CONF has them. */

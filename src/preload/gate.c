@@ -30,7 +30,7 @@ static void *_Atomic stacks[STACKS_KEPT]; /* the lowest addresses of those that 
 /* Straight to the kernel: that C library's function leaves two signals of its own open. */
 void gate_mask_signals(uint64_t *before)
 {
-    static const uint64_t all = ~UINT64_C(0);
+    uint64_t all = ~guard_faults(); /* its own fault on managed memory must still be served */
 
     kernel_call(SYS_rt_sigprocmask, SIG_SETMASK, &all, before, sizeof(all));
     guard_pass();

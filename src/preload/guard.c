@@ -53,6 +53,7 @@ void guard_arm(void)
     guard_thread.armed =
         kernel_raw(SYS_prctl, PR_SET_SYSCALL_USER_DISPATCH, PR_SYS_DISPATCH_ON, kernel_start,
                    (size_t)(kernel_end - kernel_start), &guard_thread.selector) == 0;
+    guard_stack_take();
 }
 
 void guard_forked(void)
@@ -488,6 +489,8 @@ long guard_plain_call(long number, const uintptr_t *a)
 
     if (number == SYS_prctl && a[0] == PR_SET_SYSCALL_USER_DISPATCH)
         return -EINVAL;
+    if (number == SYS_exit)
+        guard_stack_give();
     if (!atomic_load_explicit(&arena.managed, memory_order_acquire))
         return make(number, a);
     if (t.known)
@@ -575,10 +578,10 @@ static void on_call(int number, siginfo_t *info, void *context)
     errno = saved;
 }
 
-bool guard_start(void)
+bool guard_start(bool faults)
 {
     guard_active = true;
-    if (guard_signal_start(on_call))
+    if (guard_signal_start(on_call, faults))
         guard_arm();
     return guard_thread.armed;
 }

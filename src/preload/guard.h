@@ -21,7 +21,10 @@
  *   - A SIGSYS for a call while it is blocked is the end of the process. So it never is: not by
  *     sigprocmask(), nor for a handler, nor by the calls that wait with a mask (guard_signal.c). Where
  *     this library blocks all signals, the thread's `selector` says that calls are not looked at.
- *   - The program's own handler of SIGSYS is kept here, and gets what is not ours.
+ *   - The program's own handler of SIGSYS is kept here, and gets what is not ours. So is that of
+ *     SIGBUS, if faults come by it. That one is served on a stack of ours, for there may be little
+ *     room on the thread's; and threads without an alternate stack have one of ours, since their own
+ *     stack may be what is not there.
  *   - A clone cannot be made in a signal handler: the child would return into it, on another stack.
  *     The handler returns to where the clone is made instead, and from there it goes back
  *     (guard_clone.c). New threads are guarded, and the children of vfork() and posix_spawn(), until
@@ -54,7 +57,8 @@ struct guard_thread {
     unsigned pass; /* so many times over, calls are not looked at */
     unsigned clone_count;
     struct guard_clone clones[GUARD_CLONES];
-    void *copy; /* what a child's exec was given; for the parent to give back */
+    void *stack; /* an alternate one of ours, for faults on a stack that is not there */
+    void *copy;  /* what a child's exec was given; for the parent to give back */
     size_t copy_length;
 };
 
@@ -62,8 +66,9 @@ extern _Thread_local struct guard_thread guard_thread __attribute__((tls_model("
 
 extern bool guard_active; /* constant after start */
 
-/* At the start, in the first thread. False: the kernel cannot, errno says why. */
-bool guard_start(void);
+/* At the start, in the first thread. faults: they come as SIGBUS. False: the kernel cannot, errno
+ * says why. */
+bool guard_start(bool faults);
 /* This thread's calls are sent from now on. */
 void guard_arm(void);
 /* In a child of fork(). */
@@ -85,11 +90,14 @@ long guard_cancelable_call(long number, const uintptr_t *a);
 bool guard_signal_call(long number, const uintptr_t *a, long *result);
 /* The same of calls whose effect is in the context that the handler returns to. */
 bool guard_context_call(long number, const uintptr_t *a, ucontext_t *context, long *result);
-bool guard_signal_start(void (*handler)(int, siginfo_t *, void *));
+bool guard_signal_start(void (*handler)(int, siginfo_t *, void *), bool faults);
+/* SIGBUS in a mask, if faults come by it; else nothing. */
+uint64_t guard_faults(void);
+/* Of this thread: give it an alternate stack, and take it away. */
+void guard_stack_take(void);
+void guard_stack_give(void);
 /* A SIGSYS that is not ours. */
 void guard_hand_on(int number, siginfo_t *info, void *context);
-/* Signals that are never blocked. */
-uint64_t guard_open_signals(void);
 
 /* guard_clone.c: arrange that the call is made when the handler has returned. */
 bool guard_redirect_clone(long number, const uintptr_t *a, ucontext_t *context);

@@ -32,6 +32,11 @@ void guard_cloned(struct clone_frame *frame, int there);
 /* There are no thread variables of its own yet to look at, but these. */
 static void begin_child(bool spawned)
 {
+    static const stack_t none = {.ss_flags = SS_DISABLE};
+
+    /* Its parent, which waits, may be on the alternate stack. */
+    if (spawned)
+        kernel_raw(SYS_sigaltstack, &none, NULL);
     guard_thread.spawned = spawned;
     guard_arm();
 }

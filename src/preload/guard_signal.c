@@ -4,11 +4,13 @@
  */
 #include <errno.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 
 #include "preload/guard.h"
 #include "preload/kernel.h"
 #include "preload/preload.h"
+#include "preload/renamed.h"
 
 #ifndef SA_RESTORER
 #define SA_RESTORER 0x04000000
@@ -24,29 +26,46 @@ struct kernel_action {
     uint64_t mask;
 };
 
-/* What the program wants done on SIGSYS. */
-static struct kernel_action theirs;
+/* What the program wants done on SIGSYS, and on SIGBUS. */
+static struct kernel_action theirs[2];
 
-uint64_t guard_open_signals(void)
+static bool faults_come;                                /* as SIGBUS. Constant after start */
+static void (*fault_handler)(int, siginfo_t *, void *); /* the manager's; NULL: there is none yet */
+
+uint64_t guard_faults(void)
 {
-    return BIT(SIGSYS);
+    return faults_come ? BIT(SIGBUS) : 0;
+}
+
+/* Signals that are never blocked. */
+static uint64_t open_signals(void)
+{
+    return BIT(SIGSYS) | guard_faults();
+}
+
+/* NULL: it is not kept here. */
+static struct kernel_action *kept(int signal)
+{
+    if (signal < 1 || signal > 64 || !(open_signals() & BIT(signal)))
+        return NULL;
+    return &theirs[signal == SIGBUS];
 }
 
 static long set_action(int signal, const struct kernel_action *act, struct kernel_action *old)
 {
-    struct kernel_action new = {0}, before = {0};
+    struct kernel_action new = {0}, before = {0}, *mine = kept(signal);
     long result;
 
     if (act != NULL)
         new = *act;
-    if (signal == SIGSYS) {
-        before = theirs;
+    if (mine != NULL) {
+        before = *mine;
         /* A child that shares memory sets what is to hold in its next program only. */
         if (act != NULL && !guard_thread.spawned)
-            theirs = new;
+            *mine = new;
         result = 0;
     } else {
-        new.mask &= ~guard_open_signals();
+        new.mask &= ~open_signals();
         if (new.flags & SA_RESTORER)
             new.restorer = kernel_signal_return;
         result = kernel_raw(SYS_rt_sigaction, signal, act != NULL ? &new : NULL, &before, SET_SIZE);
@@ -63,7 +82,7 @@ static long call_masked(long number, const uintptr_t *a, int index)
     uintptr_t b[6];
 
     memcpy(b, a, sizeof(b));
-    mask = *(const uint64_t *)a[index] & ~guard_open_signals();
+    mask = *(const uint64_t *)a[index] & ~open_signals();
     b[index] = (uintptr_t)&mask;
     return guard_plain_call(number, b);
 }
@@ -76,7 +95,7 @@ static long call_pselect(const uintptr_t *a)
     uint64_t mask;
 
     if (copy[0] != 0) {
-        mask = *(const uint64_t *)copy[0] & ~guard_open_signals();
+        mask = *(const uint64_t *)copy[0] & ~open_signals();
         copy[0] = (uintptr_t)&mask;
     }
     memcpy(b, a, sizeof(b));
@@ -102,8 +121,8 @@ static int mask_index(long number)
 /* Is it the program's, and not yet a copy of ours? */
 static bool needs_copy(uintptr_t mask)
 {
-    return mask != 0 && ((*(const uint64_t *)mask & guard_open_signals()) != 0 ||
-                         arena_overlaps(mask, SET_SIZE));
+    return mask != 0 &&
+           ((*(const uint64_t *)mask & open_signals()) != 0 || arena_overlaps(mask, SET_SIZE));
 }
 
 static bool pselect_needs_copy(uintptr_t pair)
@@ -118,14 +137,49 @@ static long set_mask(int how, const uint64_t *set, uint64_t *old)
     long result;
 
     if (set != NULL)
-        new = how == SIG_UNBLOCK ? *set : *set & ~guard_open_signals();
+        new = how == SIG_UNBLOCK ? *set : *set & ~open_signals();
     result = kernel_raw(SYS_rt_sigprocmask, how, set != NULL ? &new : NULL, &before, SET_SIZE);
     if (result == 0 && old != NULL)
         *old = before;
     return result;
 }
 
-/* The kernel writes a signal's frame on it: its pages must be there. */
+/* ---- alternate stacks ---- */
+
+#define STACK_SIZE (256UL * 1024) /* handlers of the program may run on it, too */
+
+static stack_t own_stack(void)
+{
+    return (stack_t){.ss_sp = guard_thread.stack, .ss_size = STACK_SIZE};
+}
+
+void guard_stack_take(void)
+{
+    stack_t now = {0}, ours;
+
+    if (!faults_come || guard_thread.spawned || guard_thread.stack != NULL ||
+        kernel_raw(SYS_sigaltstack, NULL, &now) != 0 || !(now.ss_flags & SS_DISABLE))
+        return;
+    guard_thread.stack = kernel_mmap(NULL, STACK_SIZE, PROT_READ | PROT_WRITE,
+                                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (guard_thread.stack == MAP_FAILED) {
+        guard_thread.stack = NULL;
+        return;
+    }
+    ours = own_stack();
+    kernel_raw(SYS_sigaltstack, &ours, NULL);
+}
+
+void guard_stack_give(void)
+{
+    static const stack_t none = {.ss_flags = SS_DISABLE};
+
+    /* That fails if the thread ends on it; then it stays. */
+    if (guard_thread.stack != NULL && kernel_raw(SYS_sigaltstack, &none, NULL) == 0)
+        kernel_munmap(guard_thread.stack, STACK_SIZE);
+}
+
+/* The kernel writes a signal's frame on it: its pages must be there. The program never sees ours. */
 static long set_stack(const stack_t *new, stack_t *old)
 {
     stack_t copy, before;
@@ -133,15 +187,21 @@ static long set_stack(const stack_t *new, stack_t *old)
 
     if (new != NULL) {
         copy = *new;
-        if (!(copy.ss_flags & SS_DISABLE) &&
-            memory_release((uintptr_t)copy.ss_sp, copy.ss_size) != 0)
+        if ((copy.ss_flags & SS_DISABLE) && guard_thread.stack != NULL)
+            copy = own_stack();
+        else if (!(copy.ss_flags & SS_DISABLE) &&
+                 memory_release((uintptr_t)copy.ss_sp, copy.ss_size) != 0)
             return -ENOMEM;
     }
     result = kernel_raw(SYS_sigaltstack, new != NULL ? &copy : NULL, &before);
+    if (before.ss_sp == guard_thread.stack && guard_thread.stack != NULL)
+        before = (stack_t){.ss_flags = SS_DISABLE};
     if (result == 0 && old != NULL)
         *old = before;
     return result;
 }
+
+/* ---- calls ---- */
 
 bool guard_signal_call(long number, const uintptr_t *a, long *result)
 {
@@ -186,7 +246,7 @@ bool guard_context_call(long number, const uintptr_t *a, ucontext_t *context, lo
             *mask = set;
         else
             *result = -EINVAL;
-        *mask &= ~guard_open_signals();
+        *mask &= ~open_signals();
     }
     if (*result == 0 && a[2] != 0)
         *(uint64_t *)a[2] = before;
@@ -204,39 +264,106 @@ static void die(int number)
 
 void guard_hand_on(int number, siginfo_t *info, void *context)
 {
+    const struct kernel_action action = *kept(number);
     void (*simple)(int);
     void (*full)(int, siginfo_t *, void *);
 
-    if (theirs.handler == (void *)SIG_IGN)
+    if (action.handler == (void *)SIG_IGN && info->si_code <= 0)
         return;
-    if (theirs.handler == (void *)SIG_DFL) {
+    if (action.handler == (void *)SIG_DFL || action.handler == (void *)SIG_IGN) {
         die(number);
         return;
     }
-    memcpy(&simple, &theirs.handler, sizeof(simple));
-    memcpy(&full, &theirs.handler, sizeof(full));
-    if (theirs.flags & SA_SIGINFO)
+    memcpy(&simple, &action.handler, sizeof(simple));
+    memcpy(&full, &action.handler, sizeof(full));
+    if (action.flags & SA_SIGINFO)
         full(number, info, context);
     else
         simple(number);
 }
 
-/* Handlers that libraries have installed before us are made to fit as well. */
-bool guard_signal_start(void (*handler)(int, siginfo_t *, void *))
-{
-    struct kernel_action ours = {.flags = SA_SIGINFO | SA_NODEFER | SA_RESTART | SA_RESTORER,
-                                 .restorer = kernel_signal_return};
-    uint64_t open = guard_open_signals();
+/* ---- faults ---- */
 
-    memcpy(&ours.handler, &handler, sizeof(ours.handler));
-    for (int signal = 1; signal < 65; signal++) {
+/* A SIGBUS that is no fault of the manager's. In the program's handler calls are looked at again; if
+ * it leaves by siglongjmp(), it is well so. */
+static void relay(int number, siginfo_t *info, void *context)
+{
+    unsigned pass = guard_thread.pass;
+
+    guard_thread.pass = 0;
+    guard_thread.selector = guard_thread.armed;
+    guard_hand_on(number, info, context);
+    guard_thread.pass = pass;
+    guard_thread.selector = guard_thread.armed && pass == 0;
+}
+
+static long serve(const uintptr_t *a)
+{
+    fault_handler((int)a[0], (siginfo_t *)a[1], (void *)a[2]);
+    return 0;
+}
+
+static void on_fault(int number, siginfo_t *info, void *context)
+{
+    int saved = errno;
+
+    if (fault_handler == NULL) {
+        relay(number, info, context);
+        return;
+    }
+    guard_pass();
+    if (gate_on_own_stack(
+            serve, (uintptr_t[]){(uintptr_t)number, (uintptr_t)info, (uintptr_t)context}) != 0)
+        fault_handler(number, info, context);
+    guard_look();
+    errno = saved;
+}
+
+static bool install(int signal, void (*handler)(int, siginfo_t *, void *), unsigned long flags,
+                    uint64_t mask, struct kernel_action *before)
+{
+    struct kernel_action action = {.flags =
+                                       SA_SIGINFO | SA_NODEFER | SA_RESTART | SA_RESTORER | flags,
+                                   .restorer = kernel_signal_return,
+                                   .mask = mask};
+
+    memcpy(&action.handler, &handler, sizeof(action.handler));
+    return kernel_raw(SYS_rt_sigaction, signal, &action, before, SET_SIZE) == 0;
+}
+
+int own_sigaction(int signal, const struct sigaction *act, struct sigaction *old)
+{
+    uint64_t mask;
+
+    if (signal != SIGBUS || !faults_come)
+        return sigaction(signal, act, old);
+    if (old != NULL)
+        *old = (struct sigaction){.sa_sigaction = fault_handler != NULL ? fault_handler : relay,
+                                  .sa_flags = SA_SIGINFO};
+    if (act == NULL)
+        return 0;
+    fault_handler = act->sa_sigaction;
+    memcpy(&mask, &act->sa_mask, sizeof(mask));
+    return install(SIGBUS, on_fault, SA_ONSTACK, mask, NULL) ? 0 : -1;
+}
+
+/* Handlers that libraries have installed before us are made to fit as well. */
+bool guard_signal_start(void (*handler)(int, siginfo_t *, void *), bool faults)
+{
+    uint64_t open;
+
+    faults_come = faults;
+    open = open_signals();
+    for (int signal = 1; signal <= 64; signal++) {
         struct kernel_action now;
 
-        if (signal != SIGSYS && kernel_raw(SYS_rt_sigaction, signal, NULL, &now, SET_SIZE) == 0 &&
+        if (kept(signal) == NULL &&
+            kernel_raw(SYS_rt_sigaction, signal, NULL, &now, SET_SIZE) == 0 &&
             now.handler != (void *)SIG_DFL && now.handler != (void *)SIG_IGN)
             set_action(signal, &now, NULL);
     }
-    if (kernel_raw(SYS_rt_sigaction, SIGSYS, &ours, &theirs, SET_SIZE) != 0)
+    if (!install(SIGSYS, handler, 0, 0, &theirs[0]) ||
+        (faults && !install(SIGBUS, on_fault, SA_ONSTACK, 0, &theirs[1])))
         return false;
     return kernel_raw(SYS_rt_sigprocmask, SIG_UNBLOCK, &open, NULL, SET_SIZE) == 0;
 }

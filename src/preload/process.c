@@ -418,7 +418,7 @@ static bool is_go(void)
 static void check_rights(void)
 {
     descriptor_start(pagefile_directory[0] == '\0' ? DEFAULT_DIRECTORY : pagefile_directory);
-    if (descriptor_may_watch(!settings.kernel_faults))
+    if (descriptor_may_watch(!settings.kernel_faults || settings.trap == TRAP_SIGBUS))
         return;
     if (settings.kernel_faults && descriptor_may_watch(true)) {
         settings.kernel_faults = false;
@@ -445,7 +445,7 @@ __attribute__((constructor(102))) static void start(void)
 {
     const char *conf = getenv(RUN_ENV_CONF), *options = getenv(RUN_ENV_OPTIONS);
     const char *path = getenv(RUN_ENV_REPORT);
-    bool no_children;
+    bool no_children, sigbus;
 
     if (conf == NULL || options == NULL)
         return;
@@ -474,10 +474,11 @@ __attribute__((constructor(102))) static void start(void)
         return;
     }
     check_rights();
+    sigbus = settings.trap == TRAP_SIGBUS;
     filter_install();
     thread_start();
     process.active = true;
-    if (!settings.kernel_faults && !guard_start()) {
+    if ((!settings.kernel_faults || sigbus) && !guard_start(sigbus)) {
         log_line(LOG_ERROR,
                  "run: %s (process %d) cannot be managed: its system calls cannot be guarded (%s): "
                  "that needs Linux 5.11",

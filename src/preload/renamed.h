@@ -7,6 +7,7 @@
 
 #include <liburing.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stddef.h>
 #include <sys/types.h>
@@ -39,6 +40,9 @@ int own_timerfd_create(int clock, int flags);
 long own_syscall(long number, ...);
 int own_ring_init(unsigned entries, struct io_uring *ring, struct io_uring_params *params);
 void own_ring_exit(struct io_uring *ring);
+
+/* guard_signal.c, for the manager: what it does on SIGBUS, before the program's handler */
+int own_sigaction(int signal, const struct sigaction *act, struct sigaction *old);
 
 /* process.c, for the manager: TMPDIR is where this process's pagefile goes */
 char *own_secure_getenv(const char *name);

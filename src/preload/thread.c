@@ -92,8 +92,10 @@ void thread_start(void)
 
 static int thread_main(void *argument)
 {
+    static const uint64_t all = ~UINT64_C(0);
     struct own_thread *thread = argument;
 
+    kernel_call(SYS_rt_sigprocmask, SIG_SETMASK, &all, NULL, sizeof(all));
     own_depth = 1;
     thread->run(thread->argument);
     return 0;

@@ -196,3 +196,12 @@ void trap_sigbus_close(struct machine *m)
     }
     pthread_mutex_unlock(&sigbus.lock);
 }
+
+void trap_sigbus_forked(void)
+{
+    static const pthread_mutex_t fresh = PTHREAD_MUTEX_INITIALIZER;
+
+    sigbus.lock = fresh;
+    for (unsigned i = 0; i < TRAP_SIGBUS_MACHINES; i++)
+        atomic_store(&sigbus.users[i], 0);
+}

@@ -24,6 +24,8 @@ void trap_thread_close(struct machine *m, struct trap_thread *trap);
  */
 int trap_sigbus_open(struct machine *m);
 void trap_sigbus_close(struct machine *m);
+/* In a child of fork(), where nobody else is: it goes on serving. */
+void trap_sigbus_forked(void);
 
 /*
  * Bytes of stack that the handler needs at most, beside the kernel's signal frame
