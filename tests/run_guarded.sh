@@ -1,5 +1,5 @@
 #!/bin/bash
-# `vmsm run` where faults of system calls are not served: an ordinary user. TAP.
+# `vmsm run` where faults of system calls are not served: an ordinary user, and the trap sigbus. TAP.
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 build=$(realpath "${VMSM_BUILD:-$root/build}")
@@ -43,10 +43,81 @@ check() {
 "$dir/bin/calls" >"$dir/out" 2>"$dir/err"
 ok $? "calls, plain"
 for program in calls memory heap forks process; do
-    check "$program, with 6 MiB" $program --memory 6M
-    check "$program, with 6 MiB and delays" $program --memory 6M --yield-delay 20us --fault-threads 1
+    for trap in thread sigbus; do
+        check "$program, $trap, with 6 MiB" $program --memory 6M --trap $trap
+        check "$program, $trap, with 6 MiB and delays" $program --memory 6M --trap $trap \
+            --yield-delay 20us
+    done
 done
 check "calls, with more memory than it needs" calls --memory 256M
+
+# Faults on stacks in managed memory, and a handler of SIGBUS that gets its own.
+cat >stacks.c <<'END'
+#define _GNU_SOURCE
+#include <fcntl.h>
+#include <setjmp.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <ucontext.h>
+#include <unistd.h>
+static ucontext_t home, others[20];
+static char *crowd;
+static sigjmp_buf back;
+static int sum;
+static void coroutine(int number)
+{
+    char on_stack[30000];
+    memset(on_stack, number, sizeof(on_stack));
+    for (int i = 0; i < 3; i++) {
+        swapcontext(&others[number], &home);
+        for (int at = 0; at < 30000; at += 3000)
+            sum += on_stack[at] == number;
+    }
+}
+static void on_bus(int number) { siglongjmp(back, number); }
+int main(void)
+{
+    char name[] = "stacks.XXXXXX", *file;
+    int fd, buses = 0;
+    crowd = malloc(24 << 20);
+    for (int i = 0; i < 20; i++) {
+        getcontext(&others[i]);
+        others[i].uc_stack.ss_sp = malloc(65536);
+        others[i].uc_stack.ss_size = 65536;
+        others[i].uc_link = &home;
+        makecontext(&others[i], (void (*)(void))coroutine, 1, i);
+    }
+    for (int round = 0; round < 4; round++) {
+        for (int i = 0; i < 24 << 20; i += 4096)
+            crowd[i]++;
+        for (int i = 0; i < 20; i++)
+            swapcontext(&home, &others[i]);
+    }
+    signal(SIGBUS, on_bus);
+    fd = open("/var/tmp", O_TMPFILE | O_RDWR, 0600);
+    file = mmap(NULL, 4096, PROT_READ, MAP_SHARED, fd, 0);
+    for (int i = 0; i < 10; i++) {
+        if (sigsetjmp(back, 1) == 0)
+            buses += file[0];
+        else
+            buses++;
+        for (int at = 0; at < 24 << 20; at += 4096)
+            crowd[at]++;
+    }
+    printf("%d %d\n", sum, buses);
+    return 0;
+}
+END
+if gcc -w -O1 -o stacks stacks.c 2>"$dir/err"; then
+    "${run[@]}" --memory 6M --trap sigbus -- "$dir/stacks" >"$dir/out" 2>"$dir/err"
+    [ $? -eq 0 ] && [ "$(cat "$dir/out")" = "600 10" ]
+    ok $? "sigbus: coroutines on managed stacks, and the program's own SIGBUS"
+else
+    skip "there is no compiler"
+fi
 
 # same NAME MEMORY COMMAND…: plain, and managed.
 same() {

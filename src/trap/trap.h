@@ -3,7 +3,7 @@
  *   thread   handler threads read them from the userfaultfd; faults inside system calls are served
  *            too
  *   sigbus   the faulting thread resolves its own fault in its SIGBUS handler: no context switch,
- *            but a system call on memory that is not mapped fails with EFAULT
+ *            but a system call on memory that is neither there nor pinned fails with EFAULT
  * In both, resolving neither allocates, nor takes a lock of the program, nor touches managed
  * memory.
  */
