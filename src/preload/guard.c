@@ -489,8 +489,6 @@ long guard_plain_call(long number, const uintptr_t *a)
 
     if (number == SYS_prctl && a[0] == PR_SET_SYSCALL_USER_DISPATCH)
         return -EINVAL;
-    if (number == SYS_exit)
-        guard_stack_give();
     if (!atomic_load_explicit(&arena.managed, memory_order_acquire))
         return make(number, a);
     if (t.known)
@@ -548,6 +546,14 @@ long guard_cancelable_call(long number, const uintptr_t *a)
     return result;
 }
 
+/* Where a thread ends: on its own stack, since ours goes. */
+static void end_thread(long status)
+{
+    guard_stack_give();
+    for (;;)
+        kernel_raw(SYS_exit, status);
+}
+
 static void on_call(int number, siginfo_t *info, void *context)
 {
     ucontext_t *uc = context;
@@ -568,6 +574,11 @@ static void on_call(int number, siginfo_t *info, void *context)
     a[5] = (uintptr_t)g[REG_R9];
     if (call == SYS_rt_sigreturn) {
         g[REG_RIP] = (greg_t)(uintptr_t)kernel_signal_return;
+        return;
+    }
+    if (call == SYS_exit) {
+        g[REG_RIP] = (greg_t)(uintptr_t)end_thread;
+        g[REG_RSP] = ((g[REG_RSP] - 128) & ~(greg_t)15) - 8; /* as after a call */
         return;
     }
     if (guard_redirect_clone(call, a, uc))

@@ -22,16 +22,15 @@
  *     sigprocmask(), nor for a handler, nor by the calls that wait with a mask (guard_signal.c). Where
  *     this library blocks all signals, the thread's `selector` says that calls are not looked at.
  *   - The program's own handler of SIGSYS is kept here, and gets what is not ours. So is that of
- *     SIGBUS, if faults come by it. That one is served on a stack of ours, for there may be little
- *     room on the thread's; and threads without an alternate stack have one of ours, since their own
- *     stack may be what is not there.
+ *     SIGBUS, if faults come by it.
  *   - A clone cannot be made in a signal handler: the child would return into it, on another stack.
  *     The handler returns to where the clone is made instead, and from there it goes back
  *     (guard_clone.c). New threads are guarded, and the children of vfork() and posix_spawn(), until
  *     they exec. Of exec the strings are copied (guard_exec.c).
- *   - The frame of a signal is written by the kernel onto the stack, which must be there. An
- *     alternate stack that is managed becomes the kernel's. Stacks that a program makes for
- *     coroutines from malloc() are not known: there a signal can be the end of the process.
+ *   - The frame of a signal is written by the kernel onto the stack, which must be there. Our
+ *     handlers run on alternate stacks, and every thread has one. But handlers of the program that
+ *     do not ask for that can be the end of the process on a stack in managed memory, which a
+ *     program may make for coroutines.
  */
 #ifndef VMSM_PRELOAD_GUARD_H
 #define VMSM_PRELOAD_GUARD_H
@@ -57,8 +56,9 @@ struct guard_thread {
     unsigned pass; /* so many times over, calls are not looked at */
     unsigned clone_count;
     struct guard_clone clones[GUARD_CLONES];
-    void *stack; /* an alternate one of ours, for faults on a stack that is not there */
-    void *copy;  /* what a child's exec was given; for the parent to give back */
+    void *stack;    /* an alternate one of ours */
+    stack_t theirs; /* and what the program thinks that it has */
+    void *copy;     /* what a child's exec was given; for the parent to give back */
     size_t copy_length;
 };
 

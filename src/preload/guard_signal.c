@@ -146,28 +146,30 @@ static long set_mask(int how, const uint64_t *set, uint64_t *old)
 
 /* ---- alternate stacks ---- */
 
-#define STACK_SIZE (256UL * 1024) /* handlers of the program may run on it, too */
-
-static stack_t own_stack(void)
-{
-    return (stack_t){.ss_sp = guard_thread.stack, .ss_size = STACK_SIZE};
-}
+/*
+ * Every thread has one of ours, for its own stack may be managed memory that is not there when a
+ * signal comes. One that the program sets is only remembered, and its handlers run on ours; but if
+ * it is larger, it is set, and becomes the kernel's if it is managed.
+ */
+#define STACK_SIZE (256UL * 1024)
 
 void guard_stack_take(void)
 {
-    stack_t now = {0}, ours;
+    stack_t now = {0}, ours = {.ss_size = STACK_SIZE};
 
-    if (!faults_come || guard_thread.spawned || guard_thread.stack != NULL ||
-        kernel_raw(SYS_sigaltstack, NULL, &now) != 0 || !(now.ss_flags & SS_DISABLE))
+    if (guard_thread.spawned || guard_thread.stack != NULL ||
+        kernel_raw(SYS_sigaltstack, NULL, &now) != 0 || now.ss_size > STACK_SIZE)
         return;
-    guard_thread.stack = kernel_mmap(NULL, STACK_SIZE, PROT_READ | PROT_WRITE,
-                                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (guard_thread.stack == MAP_FAILED) {
-        guard_thread.stack = NULL;
+    ours.ss_sp = kernel_mmap(NULL, STACK_SIZE, PROT_READ | PROT_WRITE,
+                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (ours.ss_sp == MAP_FAILED)
+        return;
+    if (kernel_raw(SYS_sigaltstack, &ours, NULL) != 0) {
+        kernel_munmap(ours.ss_sp, STACK_SIZE);
         return;
     }
-    ours = own_stack();
-    kernel_raw(SYS_sigaltstack, &ours, NULL);
+    guard_thread.stack = ours.ss_sp;
+    guard_thread.theirs = now;
 }
 
 void guard_stack_give(void)
@@ -179,23 +181,31 @@ void guard_stack_give(void)
         kernel_munmap(guard_thread.stack, STACK_SIZE);
 }
 
-/* The kernel writes a signal's frame on it: its pages must be there. The program never sees ours. */
 static long set_stack(const stack_t *new, stack_t *old)
 {
-    stack_t copy, before;
-    long result;
+    stack_t before = guard_thread.theirs, copy;
+    long result = 0;
 
+    if (guard_thread.stack == NULL) /* a child by vfork() */
+        return kernel_raw(SYS_sigaltstack, new, old);
     if (new != NULL) {
         copy = *new;
-        if ((copy.ss_flags & SS_DISABLE) && guard_thread.stack != NULL)
-            copy = own_stack();
-        else if (!(copy.ss_flags & SS_DISABLE) &&
-                 memory_release((uintptr_t)copy.ss_sp, copy.ss_size) != 0)
+        if (!(copy.ss_flags & SS_DISABLE) && copy.ss_size < (size_t)MINSIGSTKSZ)
             return -ENOMEM;
+        if (copy.ss_flags & SS_DISABLE)
+            copy = (stack_t){.ss_flags = SS_DISABLE};
+        guard_thread.theirs = copy;
+        if ((copy.ss_flags & SS_DISABLE) || copy.ss_size <= STACK_SIZE)
+            copy = (stack_t){.ss_sp = guard_thread.stack, .ss_size = STACK_SIZE};
+        else if (memory_release((uintptr_t)copy.ss_sp, copy.ss_size) != 0)
+            return -ENOMEM;
+        result = kernel_raw(SYS_sigaltstack, &copy, NULL);
+        /* It cannot be changed on it; then ours is there, and stays. */
+        if (result == -EPERM && guard_thread.theirs.ss_size <= STACK_SIZE)
+            result = 0;
+        if (result != 0)
+            guard_thread.theirs = before;
     }
-    result = kernel_raw(SYS_sigaltstack, new != NULL ? &copy : NULL, &before);
-    if (before.ss_sp == guard_thread.stack && guard_thread.stack != NULL)
-        before = (stack_t){.ss_flags = SS_DISABLE};
     if (result == 0 && old != NULL)
         *old = before;
     return result;
@@ -362,7 +372,7 @@ bool guard_signal_start(void (*handler)(int, siginfo_t *, void *), bool faults)
             now.handler != (void *)SIG_DFL && now.handler != (void *)SIG_IGN)
             set_action(signal, &now, NULL);
     }
-    if (!install(SIGSYS, handler, 0, 0, &theirs[0]) ||
+    if (!install(SIGSYS, handler, SA_ONSTACK, 0, &theirs[0]) ||
         (faults && !install(SIGBUS, on_fault, SA_ONSTACK, 0, &theirs[1])))
         return false;
     return kernel_raw(SYS_rt_sigprocmask, SIG_UNBLOCK, &open, NULL, SET_SIZE) == 0;
