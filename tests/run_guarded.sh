@@ -45,9 +45,11 @@ ok $? "calls, plain"
 for program in calls memory heap forks process; do
     for trap in thread sigbus; do
         check "$program, $trap, with 6 MiB" $program --memory 6M --trap $trap
-        check "$program, $trap, with 6 MiB and delays" $program --memory 6M --trap $trap \
-            --yield-delay 20us
     done
+done
+for trap in thread sigbus; do
+    check "calls, $trap, with 6 MiB and delays" calls --memory 6M --trap $trap --yield-delay 20us \
+        --fault-threads 1
 done
 check "calls, with more memory than it needs" calls --memory 256M
 

@@ -18,6 +18,10 @@
 #define SET_SIZE 8u /* bytes, of the kernel's set of signals */
 #define BIT(signal) (UINT64_C(1) << ((signal)-1))
 
+/* Which sigfillset() leaves out. That of pthread_cancel() may come although cancellation has been
+ * disabled since it was sent, and would end a thread that holds the manager's locks. */
+#define LIBC_SIGNALS (BIT(32) | BIT(33))
+
 /* What the system call rt_sigaction takes. */
 struct kernel_action {
     void *handler;
@@ -354,6 +358,7 @@ int own_sigaction(int signal, const struct sigaction *act, struct sigaction *old
         return 0;
     fault_handler = act->sa_sigaction;
     memcpy(&mask, &act->sa_mask, sizeof(mask));
+    mask |= LIBC_SIGNALS;
     return install(SIGBUS, on_fault, SA_ONSTACK, mask, NULL) ? 0 : -1;
 }
 

@@ -53,6 +53,7 @@ __asm__(".text\n"
         ".globl kernel_start, kernel_end, kernel_signal_return\n"
         ".globl kernel_clone_here, kernel_clone_there\n"
         "kernel_start:\n"
+        "    nop\n" /* unwinders look one byte before a return address */
         /* Just these bytes, and nothing that describes them: so unwinders know it. */
         "kernel_signal_return:\n"
         "    mov $15, %rax\n"
