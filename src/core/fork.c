@@ -52,7 +52,7 @@ static int copy_slots(struct machine *m, struct store *copy)
     int error = copy->ops->grow(copy, pf->store->slots);
 
     if (error == 0)
-        error = copy->ops->queue_open(copy, 1, &to);
+        error = copy->ops->queue_open(copy, 0, &to);
     if (error != 0)
         return error;
     while (slot < limit && error == 0) {

@@ -135,6 +135,7 @@ int process_manage(void)
     own_depth--;
     if (error == 0) {
         atomic_store_explicit(&arena.managed, true, memory_order_release);
+        log_show_advice(false); /* a fork opens another pagefile */
         return 0;
     }
     refused = true;

@@ -456,16 +456,25 @@ static bool is_descriptor_limit(int code)
     return code == -EMFILE || code == -ENFILE;
 }
 
+/*
+ * Asked for without making a ring, by flags that no kernel knows: for some time after a ring has
+ * been closed the kernel interrupts the calls of who has used it, as a signal does, and a thread of
+ * the program would find its write to a pipe cut short. What else may be wrong file_queue_open()
+ * will see.
+ */
 bool file_ring_allowed(const char *where)
 {
+    struct io_uring_params params = {.flags = ~0u};
     struct io_uring ring;
-    int err = ring_open(1, &ring);
+    int err = io_uring_queue_init_params(1, &ring, &params);
 
+    if (err == -EINVAL)
+        return true;
     if (err == 0)
         io_uring_queue_exit(&ring);
-    else if (!is_descriptor_limit(err))
+    else
         warn_no_ring(where, err);
-    return err == 0 || is_descriptor_limit(err); /* those: file_queue_open() says so */
+    return err == 0;
 }
 
 static int queue_open_ring(struct file_queue *queue, unsigned depth)
@@ -499,9 +508,7 @@ int file_queue_open(struct store *store, unsigned depth, struct store_queue **ou
     if (queue == NULL)
         return error_set(-ENOMEM, "pagefile %s: out of memory for a queue", store->where);
     queue->store = (struct file_store *)store;
-    if (depth == 0)
-        depth = 1;
-    if (queue->store->ring)
+    if (queue->store->ring && depth > 0)
         err = queue_open_ring(queue, depth < DEPTH_MAX ? depth : DEPTH_MAX);
     if (err != 0) {
         free(queue);

@@ -45,7 +45,8 @@ struct store_ops {
      */
     int (*grow)(struct store *store, uint64_t slots);
 
-    /* depth: requests that may be in flight at once (more may be submitted; they wait inside). */
+    /* depth: requests that may be in flight at once (more may be submitted; they wait inside); 0:
+     * each is done when it is submitted. */
     int (*queue_open)(struct store *store, unsigned depth, struct store_queue **queue);
     void (*queue_close)(struct store_queue *queue);
 

@@ -134,9 +134,10 @@ static int install(void)
 
     /*
      * No handler of the program may come between: it could touch managed memory while this
-     * thread holds a lock of the core. Signals that faults raise stay open.
+     * thread holds a lock of the core. Nor may a cancellation that has begun end the thread here:
+     * sigfillset() would leave the C library's own signals open. Those that faults raise stay so.
      */
-    sigfillset(&action.sa_mask);
+    memset(&action.sa_mask, 0xff, sizeof(action.sa_mask));
     sigdelset(&action.sa_mask, SIGBUS);
     sigdelset(&action.sa_mask, SIGSEGV);
     sigdelset(&action.sa_mask, SIGILL);

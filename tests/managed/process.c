@@ -368,10 +368,54 @@ static void test_calls(void)
     ok(syscall(SYS_close, 4000) == -1 && errno == EBADF, "an error by number");
 }
 
+/* ---- calls are not cut short ---- */
+
+static void *drain(void *fd)
+{
+    static char buffer[8192];
+
+    while (read(*(int *)fd, buffer, sizeof(buffer)) > 0)
+        usleep(1000);
+    return NULL;
+}
+
+/* No signal comes, so a write that waits is done whole: also soon after the manager was made, or has
+ * copied a pagefile. */
+static void test_whole_write(const char *when)
+{
+    static char data[MIB];
+    pthread_t thread;
+    int ends[2];
+
+    if (pipe(ends) != 0 || pthread_create(&thread, NULL, drain, &ends[0]) != 0) {
+        ok(false, "a pipe and a thread");
+        return;
+    }
+    is(write(ends[1], data, MIB), (long)MIB, "a write to a pipe is whole %s", when);
+    close(ends[1]);
+    pthread_join(thread, NULL);
+    close(ends[0]);
+}
+
+static void test_write_after_fork(void)
+{
+    pid_t child;
+
+    fflush(stdout);
+    child = fork();
+    if (child == 0)
+        _exit(0);
+    test_whole_write("after a fork");
+    waitpid(child, NULL, 0);
+}
+
 int main(void)
 {
     char *memory = map(SIZE);
 
+    test_whole_write("at the start");
+    fill(memory, SIZE, 9);
+    test_write_after_fork();
     fflush(stdout);
     test_libraries(memory);
     test_threads(memory);
