@@ -171,67 +171,33 @@ static void want_argument(struct wanted *w, const struct guard_argument *argumen
     case GUARD_BITS:
         want(w, start, ((size_t)(unsigned)of + 63) / 64 * 8);
         break;
+    case GUARD_LETTER:
+        want(w, start, sizeof(long) + of);
+        break;
+    case GUARD_PAGES:
+        want(w, start, of / VMSM_PAGE_SIZE + 1);
+        break;
+    case GUARD_IOCTL:
+        want(w, start, guard_ioctl_size(of));
+        break;
     case GUARD_NOTHING:
     case GUARD_MESSAGE:
         break;
     }
 }
 
-/*
- * Calls that may wait for long, or never return: what they are given is all in the table, and what
- * else is in the registers, left over from before, must not be pinned meanwhile.
- */
-static bool is_known_whole(long number)
-{
-    switch (number) {
-    case SYS_accept:
-    case SYS_accept4:
-    case SYS_clock_nanosleep:
-    case SYS_connect:
-    case SYS_epoll_pwait:
-    case SYS_epoll_pwait2:
-    case SYS_epoll_wait:
-    case SYS_exit:
-    case SYS_exit_group:
-    case SYS_fdatasync:
-    case SYS_flock:
-    case SYS_fsync:
-    case SYS_futex:
-    case SYS_mq_timedreceive:
-    case SYS_mq_timedsend:
-    case SYS_msgrcv:
-    case SYS_msgsnd:
-    case SYS_nanosleep:
-    case SYS_pause:
-    case SYS_poll:
-    case SYS_ppoll:
-    case SYS_pselect6:
-    case SYS_rt_sigsuspend:
-    case SYS_rt_sigtimedwait:
-    case SYS_sched_yield:
-    case SYS_select:
-    case SYS_semop:
-    case SYS_semtimedop:
-    case SYS_wait4:
-    case SYS_waitid:
-        return true;
-    default:
-        return false;
-    }
-}
-
 static void want_all(struct wanted *w, long number, const uintptr_t *a)
 {
     const struct guard_argument *arguments = guard_arguments(number);
-    unsigned named = 0;
+    unsigned unnamed = guard_pointers(number);
 
     w->count = 0;
     for (int i = 0; i < GUARD_ARGUMENTS && arguments[i].kind != GUARD_NOTHING; i++) {
-        named |= 1u << arguments[i].index;
+        unnamed &= ~(1u << arguments[i].index);
         want_argument(w, &arguments[i], a);
     }
-    for (unsigned i = 0; i < 6 && !is_known_whole(number); i++) {
-        if (!(named >> i & 1))
+    for (unsigned i = 0; i < 6; i++) {
+        if (unnamed >> i & 1)
             want(w, a[i], GUARD_STRUCTURE);
     }
 }
