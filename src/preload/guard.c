@@ -145,7 +145,9 @@ static void want_vector(struct wanted *w, const struct iovec *iov, size_t count)
 static void want_argument(struct wanted *w, const struct guard_argument *argument,
                           const uintptr_t *a)
 {
-    uintptr_t start = a[argument->index], of = a[argument->of];
+    uintptr_t start = a[argument->index], of = a[argument->of], page = 1;
+    socklen_t size;
+    long length;
 
     if (start == 0)
         return;
@@ -157,13 +159,14 @@ static void want_argument(struct wanted *w, const struct guard_argument *argumen
         want(w, start, (size_t)(unsigned)of * argument->size);
         break;
     case GUARD_TEXT:
-        if (arena_overlaps(start, 1))
-            want(w, start, strnlen((const char *)start, PATH_MAX) + 1);
+        length = arena_overlaps(start, 1) ? guard_text_length(start, PATH_MAX, &page) : -EFAULT;
+        if (length >= 0)
+            want(w, start, (size_t)length + 1);
         break;
     case GUARD_SIZED:
         want(w, of, sizeof(socklen_t));
-        if (of != 0)
-            want(w, start, *(const socklen_t *)of);
+        if (guard_read(&size, of, sizeof(size)) == 0)
+            want(w, start, size);
         break;
     case GUARD_VECTOR:
         want_vector(w, (const struct iovec *)start, of);
@@ -582,6 +585,7 @@ static void on_call(int number, siginfo_t *info, void *context)
     a[4] = (uintptr_t)g[REG_R8];
     a[5] = (uintptr_t)g[REG_R9];
     if (call == SYS_rt_sigreturn) {
+        guard_signal_return(uc);
         g[REG_RIP] = (greg_t)(uintptr_t)kernel_signal_return;
         return;
     }

@@ -37,6 +37,7 @@
 
 #include <signal.h>
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 #include <ucontext.h>
@@ -86,10 +87,23 @@ long guard_function_call(long number, const uintptr_t *a);
 /* The same for those that can be cancelled, with the guard only. */
 long guard_cancelable_call(long number, const uintptr_t *a);
 
+/*
+ * guard_reach.c: memory that the program points to. 0 or -EFAULT, if the program may not read or
+ * write it. What is written is a word at least. Only another thread can still take it away.
+ */
+long guard_readable(uintptr_t start, size_t length);
+long guard_read(void *to, uintptr_t from, size_t length);
+long guard_write(uintptr_t to, const void *from, size_t length);
+/* Of a string, `most` if it is as long or longer. *page: one that may be read, as was seen already;
+ * 1: none. */
+long guard_text_length(uintptr_t text, size_t most, uintptr_t *page);
+
 /* guard_signal.c: true: the call has to do with signals; *result is what came of it. */
 bool guard_signal_call(long number, const uintptr_t *a, long *result);
 /* The same of calls whose effect is in the context that the handler returns to. */
 bool guard_context_call(long number, const uintptr_t *a, ucontext_t *context, long *result);
+/* The program is at a sigreturn. */
+void guard_signal_return(const ucontext_t *context);
 bool guard_signal_start(void (*handler)(int, siginfo_t *, void *), bool faults);
 /* SIGBUS in a mask, if faults come by it; else nothing. */
 uint64_t guard_faults(void);

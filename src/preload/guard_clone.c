@@ -69,7 +69,7 @@ __attribute__((used)) void guard_cloned(struct clone_frame *frame, int there)
 
 bool guard_redirect_clone(long number, const uintptr_t *a, ucontext_t *context)
 {
-    const struct clone_args *args = (const struct clone_args *)a[0];
+    struct clone_args args;
     uintptr_t flags = 0, top = 0, *slot;
     greg_t *g = context->uc_mcontext.gregs;
     struct guard_clone *clone;
@@ -78,13 +78,18 @@ bool guard_redirect_clone(long number, const uintptr_t *a, ucontext_t *context)
         flags = a[0];
         top = a[1];
     } else if (number == SYS_clone3) {
-        flags = args->flags;
-        top = args->stack != 0 ? args->stack + args->stack_size : 0;
+        if (guard_read(&args, a[0], CLONE_ARGS_SIZE_VER0) != 0)
+            return false;
+        flags = args.flags;
+        top = args.stack != 0 ? args.stack + args.stack_size : 0;
     } else if (number == SYS_vfork) {
         flags = CLONE_VM | CLONE_VFORK;
     } else if (number != SYS_fork) {
         return false;
     }
+    /* A handler may have left by siglongjmp() before the clone was made. */
+    if (guard_thread.clone_count == GUARD_CLONES && !guard_thread.spawned)
+        guard_thread.clone_count = 0;
     if (guard_thread.clone_count == GUARD_CLONES) {
         g[REG_RAX] = -EAGAIN;
         return true;

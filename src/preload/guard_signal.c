@@ -55,56 +55,70 @@ static struct kernel_action *kept(int signal)
     return &theirs[signal == SIGBUS];
 }
 
-static long set_action(int signal, const struct kernel_action *act, struct kernel_action *old)
+static long set_action(int signal, uintptr_t act, uintptr_t old)
 {
     struct kernel_action new = {0}, before = {0}, *mine = kept(signal);
-    long result;
+    long result = act != 0 ? guard_read(&new, act, sizeof(new)) : 0;
 
-    if (act != NULL)
-        new = *act;
-    if (mine != NULL) {
+    if (result == 0 && mine != NULL) {
         before = *mine;
         /* A child that shares memory sets what is to hold in its next program only. */
-        if (act != NULL && !guard_thread.spawned)
+        if (act != 0 && !guard_thread.spawned)
             *mine = new;
-        result = 0;
-    } else {
+    } else if (result == 0) {
         new.mask &= ~open_signals();
-        if (new.flags & SA_RESTORER)
-            new.restorer = kernel_signal_return;
-        result = kernel_raw(SYS_rt_sigaction, signal, act != NULL ? &new : NULL, &before, SET_SIZE);
+        result = kernel_raw(SYS_rt_sigaction, signal, act != 0 ? &new : NULL, &before, SET_SIZE);
     }
-    if (result == 0 && old != NULL)
-        *old = before;
+    if (result == 0 && old != 0)
+        result = guard_write(old, &before, sizeof(before));
     return result;
 }
 
-/* The mask is in argument `index`, and is not to be managed memory, nor to have our signals. */
-static long call_masked(long number, const uintptr_t *a, int index)
+/*
+ * A mask that a call is given is not to be managed memory, nor to have our signals. Makes a copy of
+ * one that is or has; not yet of a copy of ours; and of a bad pointer the kernel says what it is.
+ */
+static bool take_mask(uintptr_t from, uint64_t *mask)
+{
+    bool needed;
+
+    if (from == 0 || guard_read(mask, from, SET_SIZE) != 0)
+        return false;
+    needed = (*mask & open_signals()) != 0 || arena_overlaps(from, SET_SIZE);
+    *mask &= ~open_signals();
+    return needed;
+}
+
+/* It is in argument `index`. */
+static bool call_masked(long number, const uintptr_t *a, int index, long *result)
 {
     uint64_t mask;
     uintptr_t b[6];
 
+    if (!take_mask(a[index], &mask))
+        return false;
     memcpy(b, a, sizeof(b));
-    mask = *(const uint64_t *)a[index] & ~open_signals();
     b[index] = (uintptr_t)&mask;
-    return guard_plain_call(number, b);
+    *result = guard_plain_call(number, b);
+    return true;
 }
 
-/* pselect6() has a pointer to the mask and its size in one argument. */
-static long call_pselect(const uintptr_t *a)
+/* pselect6() has a pointer to it and its size in one argument. */
+static bool call_pselect(const uintptr_t *a, long *result)
 {
-    const uintptr_t *pair = (const uintptr_t *)a[5];
-    uintptr_t copy[2] = {pair[0], pair[1]}, b[6];
+    uintptr_t pair[2], b[6];
     uint64_t mask;
 
-    if (copy[0] != 0) {
-        mask = *(const uint64_t *)copy[0] & ~open_signals();
-        copy[0] = (uintptr_t)&mask;
-    }
+    if (a[5] == 0 || guard_read(pair, a[5], sizeof(pair)) != 0)
+        return false;
+    if (take_mask(pair[0], &mask))
+        pair[0] = (uintptr_t)&mask;
+    else if (!arena_overlaps(a[5], sizeof(pair)))
+        return false;
     memcpy(b, a, sizeof(b));
-    b[5] = (uintptr_t)copy;
-    return guard_plain_call(SYS_pselect6, b);
+    b[5] = (uintptr_t)pair;
+    *result = guard_plain_call(SYS_pselect6, b);
+    return true;
 }
 
 static int mask_index(long number)
@@ -122,29 +136,17 @@ static int mask_index(long number)
     }
 }
 
-/* Is it the program's, and not yet a copy of ours? */
-static bool needs_copy(uintptr_t mask)
-{
-    return mask != 0 &&
-           ((*(const uint64_t *)mask & open_signals()) != 0 || arena_overlaps(mask, SET_SIZE));
-}
-
-static bool pselect_needs_copy(uintptr_t pair)
-{
-    return pair != 0 &&
-           (arena_overlaps(pair, 2 * sizeof(uintptr_t)) || needs_copy(*(const uintptr_t *)pair));
-}
-
-static long set_mask(int how, const uint64_t *set, uint64_t *old)
+static long set_mask(int how, uintptr_t set, uintptr_t old)
 {
     uint64_t new = 0, before = 0;
-    long result;
+    long result = set != 0 ? guard_read(&new, set, SET_SIZE) : 0;
 
-    if (set != NULL)
-        new = how == SIG_UNBLOCK ? *set : *set & ~open_signals();
-    result = kernel_raw(SYS_rt_sigprocmask, how, set != NULL ? &new : NULL, &before, SET_SIZE);
-    if (result == 0 && old != NULL)
-        *old = before;
+    if (how != SIG_UNBLOCK)
+        new &= ~open_signals();
+    if (result == 0)
+        result = kernel_raw(SYS_rt_sigprocmask, how, set != 0 ? &new : NULL, &before, SET_SIZE);
+    if (result == 0 && old != 0)
+        result = guard_write(old, &before, SET_SIZE);
     return result;
 }
 
@@ -185,15 +187,17 @@ void guard_stack_give(void)
         kernel_munmap(guard_thread.stack, STACK_SIZE);
 }
 
-static long set_stack(const stack_t *new, stack_t *old)
+static long set_stack(uintptr_t new, uintptr_t old)
 {
     stack_t before = guard_thread.theirs, copy;
     long result = 0;
 
     if (guard_thread.stack == NULL) /* a child by vfork() */
         return kernel_raw(SYS_sigaltstack, new, old);
-    if (new != NULL) {
-        copy = *new;
+    if (new != 0) {
+        result = guard_read(&copy, new, sizeof(copy));
+        if (result != 0)
+            return result;
         if (!(copy.ss_flags & SS_DISABLE) && copy.ss_size < (size_t)MINSIGSTKSZ)
             return -ENOMEM;
         if (copy.ss_flags & SS_DISABLE)
@@ -210,8 +214,8 @@ static long set_stack(const stack_t *new, stack_t *old)
         if (result != 0)
             guard_thread.theirs = before;
     }
-    if (result == 0 && old != NULL)
-        *old = before;
+    if (result == 0 && old != 0)
+        result = guard_write(old, &before, sizeof(before));
     return result;
 }
 
@@ -222,16 +226,15 @@ bool guard_signal_call(long number, const uintptr_t *a, long *result)
     int index = mask_index(number);
 
     if (number == SYS_rt_sigaction && a[3] == SET_SIZE)
-        *result =
-            set_action((int)a[0], (const struct kernel_action *)a[1], (struct kernel_action *)a[2]);
+        *result = set_action((int)a[0], a[1], a[2]);
     else if (number == SYS_rt_sigprocmask && a[3] == SET_SIZE)
-        *result = set_mask((int)a[0], (const uint64_t *)a[1], (uint64_t *)a[2]);
+        *result = set_mask((int)a[0], a[1], a[2]);
     else if (number == SYS_sigaltstack)
-        *result = set_stack((const stack_t *)a[0], (stack_t *)a[1]);
-    else if (index >= 0 && needs_copy(a[index]))
-        *result = call_masked(number, a, index);
-    else if (number == SYS_pselect6 && pselect_needs_copy(a[5]))
-        *result = call_pselect(a);
+        *result = set_stack(a[0], a[1]);
+    else if (index >= 0)
+        return call_masked(number, a, index, result);
+    else if (number == SYS_pselect6)
+        return call_pselect(a, result);
     else
         return false;
     return true;
@@ -243,15 +246,14 @@ bool guard_context_call(long number, const uintptr_t *a, ucontext_t *context, lo
     uint64_t *mask = (uint64_t *)(void *)&context->uc_sigmask, set = 0, before = *mask;
 
     if (number == SYS_sigaltstack) {
-        *result = set_stack((const stack_t *)a[0], (stack_t *)a[1]);
+        *result = set_stack(a[0], a[1]);
         kernel_raw(SYS_sigaltstack, NULL, &context->uc_stack);
         return true;
     }
     if (number != SYS_rt_sigprocmask || a[3] != SET_SIZE)
         return false;
-    *result = 0;
-    if (a[1] != 0) {
-        set = *(const uint64_t *)a[1];
+    *result = a[1] != 0 ? guard_read(&set, a[1], SET_SIZE) : 0;
+    if (a[1] != 0 && *result == 0) {
         if (a[0] == SIG_BLOCK)
             *mask = before | set;
         else if (a[0] == SIG_UNBLOCK)
@@ -263,8 +265,21 @@ bool guard_context_call(long number, const uintptr_t *a, ucontext_t *context, lo
         *mask &= ~open_signals();
     }
     if (*result == 0 && a[2] != 0)
-        *(uint64_t *)a[2] = before;
+        *result = guard_write(a[2], &before, SET_SIZE);
     return true;
+}
+
+/* The frame may have a mask that a handler has put there: the kernel will set that. */
+static void clean_frame(ucontext_t *frame)
+{
+    uint64_t *mask = (uint64_t *)(void *)&frame->uc_sigmask;
+
+    *mask &= ~open_signals();
+}
+
+void guard_signal_return(const ucontext_t *context)
+{
+    clean_frame((ucontext_t *)(uintptr_t)context->uc_mcontext.gregs[REG_RSP]);
 }
 
 /* The default action is the end: let the kernel do it. */
@@ -281,6 +296,7 @@ void guard_hand_on(int number, siginfo_t *info, void *context)
     const struct kernel_action action = *kept(number);
     void (*simple)(int);
     void (*full)(int, siginfo_t *, void *);
+    uint64_t mask;
 
     if (action.handler == (void *)SIG_IGN && info->si_code <= 0)
         return;
@@ -290,10 +306,15 @@ void guard_hand_on(int number, siginfo_t *info, void *context)
     }
     memcpy(&simple, &action.handler, sizeof(simple));
     memcpy(&full, &action.handler, sizeof(full));
+    if (action.flags & (unsigned)SA_RESETHAND)
+        kept(number)->handler = (void *)SIG_DFL;
+    mask = action.mask & ~open_signals();
+    kernel_raw(SYS_rt_sigprocmask, SIG_BLOCK, &mask, NULL, SET_SIZE); /* until it returns */
     if (action.flags & SA_SIGINFO)
         full(number, info, context);
     else
         simple(number);
+    clean_frame(context);
 }
 
 /* ---- faults ---- */
@@ -375,7 +396,7 @@ bool guard_signal_start(void (*handler)(int, siginfo_t *, void *), bool faults)
         if (kept(signal) == NULL &&
             kernel_raw(SYS_rt_sigaction, signal, NULL, &now, SET_SIZE) == 0 &&
             now.handler != (void *)SIG_DFL && now.handler != (void *)SIG_IGN)
-            set_action(signal, &now, NULL);
+            set_action(signal, (uintptr_t)&now, 0);
     }
     if (!install(SIGSYS, handler, SA_ONSTACK, 0, &theirs[0]) ||
         (faults && !install(SIGBUS, on_fault, SA_ONSTACK, 0, &theirs[1])))
