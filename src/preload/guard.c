@@ -475,8 +475,13 @@ static bool changes_arena(long number, const uintptr_t *a)
     switch (number) {
     case SYS_mmap:
         return (a[3] & MAP_FIXED) && arena_overlaps(a[0], a[1]);
-    case SYS_munmap:
+    case SYS_mlockall: /* would lock the arena */
+        return true;
     case SYS_mremap:
+        if ((a[3] & MREMAP_FIXED) && arena_overlaps(a[4], a[2] > 0 ? a[2] : 1))
+            return true;
+        return arena_overlaps(a[0], a[1] > 0 ? a[1] : 1);
+    case SYS_munmap:
     case SYS_mprotect:
     case SYS_pkey_mprotect:
     case SYS_madvise:
@@ -596,8 +601,13 @@ static void on_call(int number, siginfo_t *info, void *context)
     }
     if (guard_redirect_clone(call, a, uc))
         return;
-    if (!guard_context_call(call, a, uc, &result))
+    if (!guard_context_call(call, a, uc, &result)) {
+        unsigned returns = guard_thread.returns;
+
         result = guard_call(call, a);
+        if (returns != guard_thread.returns)
+            guard_signal_mask(uc);
+    }
     g[REG_RAX] = result;
     errno = saved;
 }

@@ -53,8 +53,9 @@ struct guard_clone {
 struct guard_thread {
     volatile char selector; /* the kernel looks at it: 1: calls are sent here */
     bool armed;
-    bool spawned;  /* this is a child that shares memory until it execs */
-    unsigned pass; /* so many times over, calls are not looked at */
+    bool spawned;     /* this is a child that shares memory until it execs */
+    unsigned pass;    /* so many times over, calls are not looked at */
+    unsigned returns; /* from handlers of the program's, so far */
     unsigned clone_count;
     struct guard_clone clones[GUARD_CLONES];
     void *stack;    /* an alternate one of ours */
@@ -104,6 +105,8 @@ bool guard_signal_call(long number, const uintptr_t *a, long *result);
 bool guard_context_call(long number, const uintptr_t *a, ucontext_t *context, long *result);
 /* The program is at a sigreturn. */
 void guard_signal_return(const ucontext_t *context);
+/* Handlers may have changed the mask while a call was made: the program is to have that. */
+void guard_signal_mask(ucontext_t *context);
 bool guard_signal_start(void (*handler)(int, siginfo_t *, void *), bool faults);
 /* SIGBUS in a mask, if faults come by it; else nothing. */
 uint64_t guard_faults(void);

@@ -1,10 +1,12 @@
 /*
- * Calls that are made often: with the guard they are made here, without a signal.
+ * Calls that are made often, or that a signal would spoil: with the guard they are made here, without
+ * one.
  */
 #include <errno.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <sys/epoll.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
@@ -103,6 +105,12 @@ PRELOAD_API int epoll_wait(int fd, struct epoll_event *events, int count, int mi
     return (int)guard_cancelable_call(SYS_epoll_wait,
                                       (uintptr_t[6]){(uintptr_t)fd, (uintptr_t)events,
                                                      (uintptr_t)count, (uintptr_t)milliseconds});
+}
+
+/* A new key's rights are set for this thread; a signal's end would put back what they were. */
+PRELOAD_API int pkey_alloc(unsigned flags, unsigned rights)
+{
+    return (int)guard_function_call(SYS_pkey_alloc, (uintptr_t[6]){flags, rights});
 }
 
 PRELOAD_API int poll(struct pollfd *fds, nfds_t count, int milliseconds)

@@ -280,6 +280,12 @@ static void clean_frame(ucontext_t *frame)
 void guard_signal_return(const ucontext_t *context)
 {
     clean_frame((ucontext_t *)(uintptr_t)context->uc_mcontext.gregs[REG_RSP]);
+    guard_thread.returns++;
+}
+
+void guard_signal_mask(ucontext_t *context)
+{
+    kernel_raw(SYS_rt_sigprocmask, SIG_BLOCK, NULL, &context->uc_sigmask, SET_SIZE);
 }
 
 /* The default action is the end: let the kernel do it. */

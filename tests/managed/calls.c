@@ -17,6 +17,7 @@
 #include <string.h>
 #include <sys/epoll.h>
 #include <sys/mman.h>
+#include <sys/msg.h>
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/select.h>
@@ -29,6 +30,7 @@
 #include <sys/utsname.h>
 #include <sys/wait.h>
 #include <time.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #include "../tap.h"
@@ -360,6 +362,87 @@ static void test_signals(void)
     free(soon);
 }
 
+/* ---- pointers ---- */
+
+static int fails(long result, int error)
+{
+    return result == -1 && errno == error;
+}
+
+/* It may block what it likes for the time after it; calls go on. */
+static void block_all(int number, siginfo_t *info, void *context)
+{
+    ucontext_t *interrupted = context;
+
+    (void)info;
+    caught = number;
+    memset(&interrupted->uc_sigmask, 255, 8);
+}
+
+static void test_pointers(void)
+{
+    char *bad = mmap(NULL, 4 * MIB, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    char *word = absent(8192), *argv[] = {(char *)8, NULL}, name[] = "/bin/true";
+    int end = socket(AF_UNIX, SOCK_STREAM, 0);
+    struct sigaction action = {.sa_sigaction = block_all, .sa_flags = SA_SIGINFO};
+    struct sockaddr_un address;
+    sigset_t now, none;
+
+    memset(bad, 1, 4 * MIB);
+    mprotect(bad, 4 * MIB, PROT_NONE);
+    drive_out();
+    ok(fails(syscall(SYS_rt_sigprocmask, -1L, 8L, NULL, 8L), EFAULT) &&
+           fails(syscall(SYS_rt_sigprocmask, -1L, bad, NULL, 8L), EFAULT),
+       "programs look whether an address can be read");
+    ok(fails(syscall(SYS_rt_sigprocmask, -1L, word, NULL, 8L), EINVAL) &&
+           fails(syscall(SYS_rt_sigprocmask, -1L, &now, NULL, 8L), EINVAL),
+       "and those that can");
+    ok(fails(syscall(SYS_rt_sigprocmask, (long)SIG_BLOCK, NULL, bad, 8L), EFAULT), "or be written");
+    ok(fails(syscall(SYS_rt_sigaction, SIGUSR2, 8L, NULL, 8L), EFAULT) &&
+           fails(sigaltstack((const stack_t *)bad, NULL), EFAULT) &&
+           fails(syscall(SYS_pselect6, 0L, NULL, NULL, NULL, NULL, bad), EFAULT) &&
+           fails(syscall(SYS_rt_sigsuspend, 8L, 8L), EFAULT),
+       "bad pointers of calls on signals");
+    ok(fails(syscall(SYS_getsockname, end, &address, 8L), EFAULT) &&
+           fails(stat(bad, &(struct stat){0}), EFAULT) && fails(open(bad, O_RDONLY), EFAULT),
+       "and of others");
+    ok(fails(syscall(SYS_execve, name, 8L, environ), EFAULT) &&
+           fails(syscall(SYS_execve, name, argv, environ), EFAULT) &&
+           fails(syscall(SYS_execve, name, NULL, bad), EFAULT) &&
+           fails(syscall(SYS_execve, 8L, NULL, environ), EFAULT),
+       "and of execve()");
+    sigaction(SIGUSR2, &action, NULL);
+    raise(SIGUSR2);
+    ok(caught == SIGUSR2 && getppid() > 0, "a handler blocks all signals");
+    sigprocmask(SIG_SETMASK, NULL, &now);
+    ok(sigismember(&now, SIGALRM) && sigismember(&now, SIGUSR2), "when it has returned");
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    close(end);
+    free(word);
+    munmap(bad, 4 * MIB);
+}
+
+static void test_letters(void)
+{
+    int queue = msgget(IPC_PRIVATE, 0600 | IPC_CREAT);
+    char *memory = absent(3 * 4096 + 100), *page = memory + 4096 - (uintptr_t)memory % 4096;
+    struct msgbuf *letter = (struct msgbuf *)(page + 4096 - 104); /* its last four are on another */
+
+    if (queue < 0)
+        return;
+    letter->mtype = 5;
+    memset(letter->mtext, 'a', 100);
+    drive_out();
+    ok(msgsnd(queue, letter, 100, 0) == 0, "msgsnd()");
+    memset(letter, 0, 108);
+    drive_out();
+    ok(msgrcv(queue, letter, 100, 0, 0) == 100 && letter->mtype == 5 && letter->mtext[99] == 'a',
+       "msgrcv()");
+    msgctl(queue, IPC_RMID, NULL);
+    free(memory);
+}
+
 /* ---- threads ---- */
 
 static void *reads_for_ever(void *argument)
@@ -520,6 +603,8 @@ int main(void)
     test_pipes();
     test_messages();
     test_signals();
+    test_pointers();
+    test_letters();
     test_threads();
     test_children();
     return done_testing();
