@@ -42,6 +42,8 @@
 #include <sys/types.h>
 #include <ucontext.h>
 
+#include "preload/guard_copy.h"
+
 #define GUARD_CLONES 4 /* that a thread can be in, one within the other's child */
 
 struct guard_clone {
@@ -54,6 +56,7 @@ struct guard_thread {
     volatile char selector; /* the kernel looks at it: 1: calls are sent here */
     bool armed;
     bool spawned;     /* this is a child that shares memory until it execs */
+    bool cancelable;  /* a call that is made is a cancellation point */
     unsigned pass;    /* so many times over, calls are not looked at */
     unsigned returns; /* from handlers of the program's, so far */
     unsigned clone_count;
@@ -62,6 +65,7 @@ struct guard_thread {
     stack_t theirs; /* and what the program thinks that it has */
     void *copy;     /* what a child's exec was given; for the parent to give back */
     size_t copy_length;
+    struct guard_bounce bounces[GUARD_BOUNCES];
 };
 
 extern _Thread_local struct guard_thread guard_thread __attribute__((tls_model("initial-exec")));
@@ -88,13 +92,9 @@ long guard_function_call(long number, const uintptr_t *a);
 /* The same for those that can be cancelled, with the guard only. */
 long guard_cancelable_call(long number, const uintptr_t *a);
 
-/*
- * guard_reach.c: memory that the program points to. 0 or -EFAULT, if the program may not read or
- * write it. What is written is a word at least. Only another thread can still take it away.
- */
+/* guard_reach.c: memory that the program points to. 0 or -EFAULT, if the program may not read it.
+ * Only another thread can still take it away. */
 long guard_readable(uintptr_t start, size_t length);
-long guard_read(void *to, uintptr_t from, size_t length);
-long guard_write(uintptr_t to, const void *from, size_t length);
 /* Of a string, `most` if it is as long or longer. *page: one that may be read, as was seen already;
  * 1: none. */
 long guard_text_length(uintptr_t text, size_t most, uintptr_t *page);

@@ -1,6 +1,7 @@
 /*
- * Memory that the program points to, where the guard itself reads or writes it. A pointer may be
- * bad; then the program is to get what the kernel would say (EFAULT), and not a signal.
+ * Memory that the program points to, where the guard reads it in place. (What it copies is in
+ * guard_copy.c.) A pointer may be bad; then the program is to get what the kernel would say (EFAULT),
+ * and not a signal.
  *
  * Pages of the manager's are touched as the program would touch them, so that their faults are
  * served; whether they may be, the space says. Of others the kernel knows, and tells who has it read
@@ -62,30 +63,6 @@ long guard_readable(uintptr_t start, size_t length)
             return -EFAULT;
     }
     return 0;
-}
-
-long guard_read(void *to, uintptr_t from, size_t length)
-{
-    long error = guard_readable(from, length);
-
-    if (error == 0)
-        memcpy(to, (const void *)from, length);
-    return error;
-}
-
-/* All of it is about to be overwritten, so a word at each end may be, by the kernel. */
-long guard_write(uintptr_t to, const void *from, size_t length)
-{
-    long error = whose(to, length, PROT_WRITE);
-
-    if (error == THE_KERNELS) {
-        error = kernel_raw(SYS_rt_sigprocmask, SIG_BLOCK, NULL, to, WORD);
-        if (error == 0 && length > WORD)
-            error = kernel_raw(SYS_rt_sigprocmask, SIG_BLOCK, NULL, to + length - WORD, WORD);
-    }
-    if (error == 0)
-        memcpy((void *)to, from, length);
-    return error;
 }
 
 long guard_text_length(uintptr_t text, size_t most, uintptr_t *page)

@@ -19,6 +19,10 @@
     {                                                                                              \
         index, GUARD_ARRAY, of, size                                                               \
     }
+#define RESULT(index, of, size)                                                                    \
+    {                                                                                              \
+        index, GUARD_RESULT, of, size                                                              \
+    }
 #define LENGTH(index, of)                                                                          \
     {                                                                                              \
         index, GUARD_ARRAY, of, 1                                                                  \
@@ -129,8 +133,8 @@ static const struct guard_argument table[][GUARD_ARGUMENTS] = {
     [SYS_request_key] = {TEXT(0), TEXT(1), TEXT(2)},
 
     /* buffers of a given length */
-    [SYS_getdents] = {LENGTH(1, 2)},
-    [SYS_getdents64] = {LENGTH(1, 2)},
+    [SYS_getdents] = {RESULT(1, 2, 1)},
+    [SYS_getdents64] = {RESULT(1, 2, 1)},
     [SYS_getcwd] = {LENGTH(0, 1)},
     [SYS_sethostname] = {LENGTH(0, 1)},
     [SYS_setdomainname] = {LENGTH(0, 1)},
@@ -174,9 +178,9 @@ static const struct guard_argument table[][GUARD_ARGUMENTS] = {
     [SYS_ppoll] = {ARRAY(0, 1, sizeof(struct pollfd)), BYTES(2, TIME)},
     [SYS_select] = {BITS(1, 0), BITS(2, 0), BITS(3, 0), BYTES(4, TIME)},
     [SYS_pselect6] = {BITS(1, 0), BITS(2, 0), BITS(3, 0), BYTES(4, TIME)},
-    [SYS_epoll_wait] = {ARRAY(1, 2, sizeof(struct epoll_event))},
-    [SYS_epoll_pwait] = {ARRAY(1, 2, sizeof(struct epoll_event))},
-    [SYS_epoll_pwait2] = {ARRAY(1, 2, sizeof(struct epoll_event)), BYTES(3, TIME)},
+    [SYS_epoll_wait] = {RESULT(1, 2, sizeof(struct epoll_event))},
+    [SYS_epoll_pwait] = {RESULT(1, 2, sizeof(struct epoll_event))},
+    [SYS_epoll_pwait2] = {RESULT(1, 2, sizeof(struct epoll_event)), BYTES(3, TIME)},
     [SYS_nanosleep] = {BYTES(0, TIME), BYTES(1, TIME)},
     [SYS_clock_nanosleep] = {BYTES(2, TIME), BYTES(3, TIME)},
     [SYS_wait4] = {BYTES(1, WORD), BYTES(3, USAGE)},

@@ -11,6 +11,7 @@ enum guard_kind {
     GUARD_NOTHING,
     GUARD_BYTES,   /* `size` bytes */
     GUARD_ARRAY,   /* as many times `size` bytes as argument `of` says */
+    GUARD_RESULT,  /* the same, and the call writes it only: as many as it returns */
     GUARD_TEXT,    /* a string, of PATH_MAX at most */
     GUARD_SIZED,   /* as many bytes as the 32-bit word says that argument `of` points to */
     GUARD_VECTOR,  /* an array of struct iovec, as many as argument `of` says, and their buffers */
