@@ -371,6 +371,21 @@ static long call_simple(long number, const uintptr_t *a)
     return result;
 }
 
+static long call_other(long number, const uintptr_t *a)
+{
+    long result;
+    int tries = 0;
+
+    do {
+        bool inner = guard_touch_inner(number, a);
+
+        result = call_simple(number, a);
+        if (!inner)
+            break;
+    } while (result == -EFAULT && ++tries < TOUCHES);
+    return result;
+}
+
 /* ---- the buffers of reads and writes ---- */
 
 struct buffers {
@@ -869,7 +884,7 @@ long guard_plain_call(long number, const uintptr_t *a)
             b[2] = EVENTS_MOST;
         return call_simple(number, b);
     default:
-        return call_simple(number, a);
+        return call_other(number, a);
     }
 }
 

@@ -99,6 +99,9 @@ long guard_readable(uintptr_t start, size_t length);
  * 1: none. */
 long guard_text_length(uintptr_t text, size_t most, uintptr_t *page);
 
+/* guard_inner.c: touch what is pointed to by what the call is pointed to. False: there is nothing. */
+bool guard_touch_inner(long number, const uintptr_t *a);
+
 /* guard_signal.c: true: the call has to do with signals; *result is what came of it. */
 bool guard_signal_call(long number, const uintptr_t *a, long *result);
 /* The same of calls whose effect is in the context that the handler returns to. */

@@ -77,11 +77,16 @@ bool guard_redirect_clone(long number, const uintptr_t *a, ucontext_t *context)
     if (number == SYS_clone) {
         flags = a[0];
         top = a[1];
+        guard_touch(a[2], sizeof(pid_t));
+        guard_touch(a[3], sizeof(pid_t));
     } else if (number == SYS_clone3) {
         if (guard_read(&args, a[0], CLONE_ARGS_SIZE_VER0) != 0)
             return false;
         flags = args.flags;
         top = args.stack != 0 ? args.stack + args.stack_size : 0;
+        guard_touch(args.pidfd, sizeof(int));
+        guard_touch(args.parent_tid, sizeof(pid_t));
+        guard_touch(args.child_tid, sizeof(pid_t));
     } else if (number == SYS_vfork) {
         flags = CLONE_VM | CLONE_VFORK;
     } else if (number != SYS_fork) {

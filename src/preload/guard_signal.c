@@ -182,8 +182,9 @@ void guard_stack_give(void)
 {
     static const stack_t none = {.ss_flags = SS_DISABLE};
 
-    /* That fails if the thread ends on it; then it stays. */
-    if (guard_thread.stack != NULL && kernel_raw(SYS_sigaltstack, &none, NULL) == 0)
+    /* A child by vfork() has its parent's. And that fails if the thread ends on it; then it stays. */
+    if (!guard_thread.spawned && guard_thread.stack != NULL &&
+        kernel_raw(SYS_sigaltstack, &none, NULL) == 0)
         kernel_munmap(guard_thread.stack, STACK_SIZE);
 }
 

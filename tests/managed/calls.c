@@ -6,6 +6,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/filter.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
@@ -21,6 +22,7 @@
 #include <sys/random.h>
 #include <sys/resource.h>
 #include <sys/select.h>
+#include <sys/sem.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -443,6 +445,54 @@ static void test_letters(void)
     free(memory);
 }
 
+/* Who only asks what is there does not bring it. */
+static void test_residence(void)
+{
+    unsigned char there[64];
+    char *memory =
+        mmap(NULL, 64 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    int alike = 0;
+
+    memset(memory, 1, 64 * 4096);
+    drive_out();
+    ok(mincore(memory, 64 * 4096, there) == 0, "mincore()");
+    for (int i = 0; i < 64; i++)
+        alike += there[i] == there[63];
+    ok(alike == 64, "leaves pages where they are");
+    munmap(memory, 64 * 4096);
+}
+
+/* A structure that has a pointer to another. */
+static void test_inner(void)
+{
+    struct sock_filter *code = (void *)absent(sizeof(*code) * 200);
+    struct sock_fprog *program = (void *)absent(sizeof(*program));
+    unsigned short *values = (void *)absent(400 * sizeof(*values));
+    int ends[2], set = semget(IPC_PRIVATE, 400, 0600 | IPC_CREAT);
+
+    for (int i = 0; i < 200; i++)
+        code[i] = (struct sock_filter)BPF_STMT(BPF_RET | BPF_K, 0xffff);
+    *program = (struct sock_fprog){.len = 200, .filter = code};
+    socketpair(AF_UNIX, SOCK_DGRAM, 0, ends);
+    drive_out();
+    ok(setsockopt(ends[0], SOL_SOCKET, SO_ATTACH_FILTER, program, sizeof(*program)) == 0,
+       "a filter is attached");
+    for (int i = 0; i < 400; i++)
+        values[i] = (unsigned short)i;
+    drive_out();
+    ok(set < 0 || semctl(set, 0, SETALL, values) == 0, "semaphores are set");
+    memset(values, 0, 400 * sizeof(*values));
+    drive_out();
+    ok(set < 0 || (semctl(set, 0, GETALL, values) == 0 && values[399] == 399), "and read");
+    if (set >= 0)
+        semctl(set, 0, IPC_RMID);
+    close(ends[0]);
+    close(ends[1]);
+    free(values);
+    free(program);
+    free(code);
+}
+
 /* ---- threads ---- */
 
 static void *reads_for_ever(void *argument)
@@ -563,6 +613,10 @@ static void test_children(void)
         _exit(9);
     }
     ok(child > 0 && ends_well(child), "vfork() and execve()");
+    child = vfork();
+    if (child == 0)
+        __asm__ volatile("syscall" : : "a"(SYS_exit), "D"(0) : "rcx", "r11", "memory");
+    ok(child > 0 && ends_well(child), "vfork() and the system call exit");
     drive_out();
     child = fork();
     if (child == 0) {
@@ -605,6 +659,8 @@ int main(void)
     test_signals();
     test_pointers();
     test_letters();
+    test_residence();
+    test_inner();
     test_threads();
     test_children();
     return done_testing();
