@@ -52,6 +52,7 @@ for trap in thread sigbus; do
         --fault-threads 1
 done
 check "calls, with more memory than it needs" calls --memory 256M
+check "calls, with 5 MiB and something" calls --memory 5121K
 
 # Faults on stacks in managed memory, and a handler of SIGBUS that gets its own.
 cat >stacks.c <<'END'

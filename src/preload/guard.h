@@ -1,7 +1,7 @@
 /*
  * The guard: system calls where the kernel's faults are not served (kernel_faults off, trap
  * sigbus). A call that meets a page of the manager's that is not there would fail with EFAULT, and
- * may have taken what it was to read. So what a call is given of managed memory is pinned for it.
+ * may have taken what it was to read. So calls are not made on managed memory, but on a copy.
  *
  * How calls are seen
  *   Each thread has the kernel send SIGSYS for every system call that is not made by this library,
@@ -13,9 +13,15 @@
  *
  * What is done with them (guard.c)
  *   guard_table.c says which arguments of which call are pointers, and to how much. What lies in
- *   the arena is pinned, the call made, and unpinned. If nothing does, the call is just made.
+ *   the arena is copied to memory of the kernel's that the thread keeps for it (guard_copy.h), the
+ *   call made on that, and what it has changed is copied back. If nothing does, the call is just
+ *   made. So nothing has to stay in memory while a call waits, and who gives it back need not wait.
+ *   Where the address itself counts (futexes), or the length is not known, the memory is touched and
+ *   the call made in place; if that says EFAULT, again.
  *   Reads and writes are of no more than a part of the memory at a time. A file is gone on with, as
- *   is what is written; what is read from a pipe, a socket or a terminal comes back short.
+ *   are MSG_WAITALL and what is written; else what is read from a pipe or a stream comes back short.
+ *   What has records (datagrams, most devices) is never cut: it takes as much of the kernel's memory
+ *   as the record.
  *
  * What may not be
  *   - A SIGSYS for a call while it is blocked is the end of the process. So it never is: not by

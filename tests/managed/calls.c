@@ -570,6 +570,169 @@ static void test_threads(void)
     free(mutex);
 }
 
+/* Ends of records: what is sent or read at once stays whole. */
+static void test_records(void)
+{
+    char *out = absent(160000), *in = absent(160000);
+    struct iovec *iov = malloc(100 * sizeof(*iov));
+    struct msghdr *message = calloc(1, sizeof(*message));
+    int ends[2], room = 400000;
+
+    for (int i = 0; i < 100; i++)
+        iov[i] = (struct iovec){.iov_base = out + i * 1600, .iov_len = 1600};
+    message->msg_iov = iov;
+    message->msg_iovlen = 100;
+    for (int kind = 0; kind < 2; kind++) {
+        ok(socketpair(AF_UNIX, kind == 0 ? SOCK_DGRAM : SOCK_SEQPACKET, 0, ends) == 0, "sockets");
+        setsockopt(ends[0], SOL_SOCKET, SO_SNDBUF, &room, sizeof(room));
+        for (int i = 0; i < 3; i++) {
+            drive_out();
+            if (i == 0)
+                ok(send(ends[0], out, 160000, 0) == 160000, "send() of a large record");
+            else if (i == 1)
+                ok(writev(ends[0], iov, 100) == 160000, "writev() of 100 pieces");
+            else
+                ok(sendmsg(ends[0], message, 0) == 160000, "sendmsg() of 100 pieces");
+            memset(in, 0, 160000);
+            drive_out();
+            ok(recv(ends[1], in, 160000, 0) == 160000 && is_pattern(in, 160000), "is one");
+        }
+        close(ends[0]);
+        close(ends[1]);
+    }
+    free(message);
+    free(iov);
+    free(in);
+    free(out);
+}
+
+static void *sender_main(void *argument)
+{
+    struct copier *c = argument;
+    struct iovec iov = {.iov_base = c->to, .iov_len = c->length};
+    struct msghdr message = {.msg_iov = &iov, .msg_iovlen = 1};
+
+    return (void *)sendmsg(c->from, &message, 0);
+}
+
+static void test_all_of_a_stream(void)
+{
+    char *out = absent(LARGE), *in = absent(LARGE);
+    struct copier sender = {.to = out, .length = LARGE};
+    struct iovec iov = {.iov_base = in, .iov_len = LARGE};
+    struct msghdr message = {.msg_iov = &iov, .msg_iovlen = 1};
+    pthread_t thread;
+    void *sent = NULL;
+    int ends[2];
+
+    ok(socketpair(AF_UNIX, SOCK_STREAM, 0, ends) == 0, "a stream");
+    sender.from = ends[0];
+    for (int i = 0; i < 2; i++) {
+        memset(in, 0, LARGE);
+        pthread_create(&thread, NULL, sender_main, &sender);
+        ok((i == 0 ? recv(ends[1], in, LARGE, MSG_WAITALL)
+                   : recvmsg(ends[1], &message, MSG_WAITALL)) == (ssize_t)LARGE &&
+               is_pattern(in, LARGE),
+           i == 0 ? "recv() waits for all" : "recvmsg() waits for all");
+        pthread_join(thread, &sent);
+        ok((size_t)sent == LARGE, "sendmsg() waits until all is sent");
+    }
+    close(ends[0]);
+    close(ends[1]);
+    free(in);
+    free(out);
+}
+
+static void test_direct(void)
+{
+    char *memory = absent(2 * MIB + 4096), *at = memory + 4096 - (uintptr_t)memory % 4096;
+    int fd = open("/var/tmp", O_TMPFILE | O_RDWR | O_DIRECT, 0600);
+
+    if (fd < 0) {
+        free(memory);
+        return;
+    }
+    for (size_t i = 0; i < 2 * MIB; i++)
+        at[i] = (char)(i * 7 + i / 4096);
+    drive_out();
+    ok(pwrite(fd, at, 2 * MIB, 0) == (ssize_t)(2 * MIB), "pwrite(), O_DIRECT");
+    memset(at, 0, 2 * MIB);
+    drive_out();
+    ok(pread(fd, at, 2 * MIB, 0) == (ssize_t)(2 * MIB) && is_pattern(at, 2 * MIB),
+       "pread(), O_DIRECT");
+    close(fd);
+    free(memory);
+}
+
+/* ---- what a call that waits has, others may do as they like with ---- */
+
+#define WAITERS 20
+
+static char *waited_for; /* for each of them 128 KiB */
+static int never[2];     /* a pipe without a writer that writes */
+
+static void *waits(void *argument)
+{
+    char *buffer = waited_for + (size_t)argument * 128 * 1024;
+
+    while (read(never[0], buffer, 128 * 1024) >= 0)
+        continue;
+    return NULL;
+}
+
+static void *ends_by_itself(void *argument)
+{
+    register long fourth __asm__("r10") = (long)argument;
+
+    /* Registers that the call does not look at are as they were. */
+    __asm__ volatile("syscall"
+                     :
+                     : "a"(SYS_exit), "D"(0), "S"(argument), "d"(argument), "r"(fourth)
+                     : "rcx", "r11", "memory");
+    return NULL;
+}
+
+static void test_waiting(void)
+{
+    size_t size = WAITERS * 128 * 1024UL;
+    char *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    pthread_t threads[WAITERS], thread;
+    struct sigaction action = {.sa_handler = leave, .sa_flags = SA_NODEFER};
+    struct itimerval soon = {.it_value = {.tv_usec = 1000}};
+
+    waited_for = memory;
+    ok(pipe(never) == 0, "a pipe");
+    for (size_t i = 0; i < WAITERS; i++)
+        pthread_create(&threads[i], NULL, waits, (void *)i);
+    usleep(50000);
+    drive_out();
+    ok(stat(strcpy(memory + 10, "/"), &(struct stat){0}) == 0, "while many wait, a call is made");
+    ok(madvise(memory, size, MADV_DONTNEED) == 0 && memory[10] == 0, "their memory is dropped");
+    ok(write(never[1], "hello", 5) == 5, "they are given something");
+    for (int i = 0; i < WAITERS; i++)
+        pthread_cancel(threads[i]);
+    for (int i = 0; i < WAITERS; i++)
+        pthread_join(threads[i], NULL);
+    for (size_t i = 0; i < 200; i++) { /* somewhere on its way into the call */
+        pthread_create(&thread, NULL, waits, (void *)(i % WAITERS));
+        for (volatile size_t spin = 0; spin < i * 200; spin++)
+            continue;
+        pthread_cancel(thread);
+        pthread_join(thread, NULL);
+    }
+    pthread_create(&thread, NULL, ends_by_itself, memory);
+    pthread_join(thread, NULL);
+    sigaction(SIGALRM, &action, NULL);
+    for (int i = 0; i < 50; i++) {
+        setitimer(ITIMER_REAL, &soon, NULL);
+        if (sigsetjmp(out_of_read, 1) == 0)
+            read(never[0], memory, size);
+    }
+    ok(munmap(memory, size) == 0, "and when they have been left or cancelled, it is unmapped");
+    close(never[0]);
+    close(never[1]);
+}
+
 /* ---- children ---- */
 
 static int ends_well(pid_t child)
@@ -662,6 +825,10 @@ int main(void)
     test_residence();
     test_inner();
     test_threads();
+    test_records();
+    test_all_of_a_stream();
+    test_direct();
+    test_waiting();
     test_children();
     return done_testing();
 }
