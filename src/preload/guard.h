@@ -22,11 +22,14 @@
  *   are MSG_WAITALL and what is written; else what is read from a pipe or a stream comes back short.
  *   What has records (datagrams, most devices) is never cut: it takes as much of the kernel's memory
  *   as the record.
+ *   Pointers may be bad: what is read here is read so that the program gets EFAULT (guard_copy.h,
+ *   guard_reach.c). What structures point to is touched, for the calls that guard_inner.c knows.
  *
  * What may not be
  *   - A SIGSYS for a call while it is blocked is the end of the process. So it never is: not by
- *     sigprocmask(), nor for a handler, nor by the calls that wait with a mask (guard_signal.c). Where
- *     this library blocks all signals, the thread's `selector` says that calls are not looked at.
+ *     sigprocmask(), nor for a handler, nor by what that leaves in its context, nor by the calls that
+ *     wait with a mask (guard_signal.c). Where this library blocks all signals, the thread's
+ *     `selector` says that calls are not looked at.
  *   - The program's own handler of SIGSYS is kept here, and gets what is not ours. So is that of
  *     SIGBUS, if faults come by it.
  *   - A clone cannot be made in a signal handler: the child would return into it, on another stack.
