@@ -32,6 +32,7 @@
 #define PIECE_LEAST (128UL * 1024) /* so much at least, */
 #define PIECE_MOST (1024UL * 1024) /* and so much at most */
 #define TRANSFER_MOST 0x7ffff000UL /* that the kernel reads or writes by a call */
+#define PART_MOST (64UL * 1024 * 1024)
 #define CONTROL_MOST (256UL * 1024)
 #define MEMORY_DEVICES 1u /* null, zero, urandom, …; they are read as files are */
 #define FUTEXES_MOST 128u /* that one call waits for */
@@ -115,6 +116,8 @@ struct parts {
 static void add_part(struct parts *p, const struct part *part)
 {
     if (part->length == 0 || part->start == 0 || !arena_overlaps(part->start, part->length))
+        return;
+    if (part->length > PART_MOST) /* the kernel will not have it either */
         return;
     p->part[p->count] = *part;
     p->part[p->count++].at = p->size;
