@@ -198,8 +198,8 @@ static const struct guard_argument table[][GUARD_ARGUMENTS] = {
  * In which registers a call has pointers at all, whose memory it reads or writes. What else is in
  * registers is left over from before, or an address that is only named (mlock(), rseq()).
  */
-#define P(index) (NONE | 1u << (index))
-#define NONE 0x80u /* the call is known */
+#define P(index) (1u << (index))
+#define NONE P(7) /* 0: the call is not known */
 static const uint8_t pointers[] = {
     [SYS_read] = P(1),
     [SYS_write] = P(1),
@@ -542,7 +542,7 @@ unsigned guard_pointers(long number)
 
     if (number >= 0 && (size_t)number < sizeof(pointers))
         which = pointers[number];
-    return (which & NONE ? which : ~0u) & 0x3fu;
+    return (which != 0 ? which : ~0u) & 0x3fu;
 }
 
 const struct guard_argument *guard_arguments(long number)
