@@ -161,23 +161,29 @@ static pid_t start_program(const struct program *program, enum program_way way,
 {
     char memory[32];
     const char *argv[PROGRAM_ARGUMENTS + 8];
+    bool managed = way == WAY_MANAGED || way == WAY_SIGBUS;
     size_t count = 0;
     pid_t pid;
 
     snprintf(memory, sizeof(memory), "%" PRIu64 "K", setup->memory / 1024);
-    if (way == WAY_MANAGED) {
+    if (managed) {
         argv[count++] = setup->vmsm;
         argv[count++] = "run";
         argv[count++] = "--memory";
         argv[count++] = memory;
-        argv[count++] = "--";
     }
+    if (way == WAY_SIGBUS) {
+        argv[count++] = "--trap";
+        argv[count++] = "sigbus";
+    }
+    if (managed)
+        argv[count++] = "--";
     for (size_t i = 0; program->arguments[i] != NULL; i++)
         argv[count++] = program->arguments[i];
     argv[count] = NULL;
     pid = fork();
     if (pid == 0) {
-        if (way == WAY_SWAP && peer_enter(setup->peer) != 0) {
+        if (setup->limited && peer_enter(setup->peer) != 0) {
             fprintf(stderr, "programs: the control group cannot be entered\n");
             _exit(126);
         }
@@ -305,6 +311,6 @@ int program_run(const struct program *program, enum program_way way,
     running[0] = 0;
     result->seconds = seconds_now() - start;
     result->cpu = seconds_of(&usage.ru_utime) + seconds_of(&usage.ru_stime);
-    result->peak = way == WAY_SWAP ? peer_peak(setup->peer) : (uint64_t)usage.ru_maxrss * 1024;
+    result->peak = setup->limited ? peer_peak(setup->peer) : (uint64_t)usage.ru_maxrss * 1024;
     return error != 0 ? error : ended;
 }

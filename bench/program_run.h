@@ -31,8 +31,9 @@ extern const unsigned program_count;
 enum program_way {
     WAY_PLAIN,    /* as it is */
     WAY_JEMALLOC, /* with Debian's jemalloc, preloaded */
-    WAY_SWAP,     /* as it is, in a control group */
+    WAY_SWAP,     /* as it is, with swap */
     WAY_MANAGED,  /* by vmsm run */
+    WAY_SIGBUS,   /* by vmsm run --trap sigbus */
     WAYS
 };
 
@@ -41,8 +42,9 @@ struct program_setup {
     const char *jemalloc; /* path of the library */
     const char *dir;      /* the working directory */
     unsigned scale;       /* of the size, in percent */
-    uint64_t memory;      /* of WAY_MANAGED, bytes */
-    struct peer *peer;    /* prepared, of WAY_SWAP */
+    uint64_t memory;      /* of vmsm run, bytes */
+    bool limited;         /* in the control group of `peer`, which is prepared */
+    struct peer *peer;
     volatile sig_atomic_t *interrupted;
 };
 

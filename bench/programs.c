@@ -1,6 +1,7 @@
 /*
- * programs: unmodified programs of Debian by `vmsm run`, beside the kernel's swap with the same
- * limit on the same disk; what it costs them where all fits; and what it adds to a start.
+ * programs: unmodified programs of Debian by `vmsm run`, beside the kernel's swap in a control group
+ * of the same limit on the same disk; what it costs them where all fits; and what it adds to a
+ * start.
  *
  * Each program is run once as it is, which tells how much it uses at its peak, and what its output
  * is; every other run must give the same. Then, in each round, its ways take turns, each round
@@ -27,8 +28,12 @@
 #define PATH_SIZE 512
 #define PROGRAMS_MAX 8
 #define MIB 1048576.0
-#define FITS_TIMES 4u   /* the memory in which all fits, to the peak */
-#define START_TIMES 20u /* starts in a round */
+/* What a group has beyond a program's memory, whatever its way: for `vmsm run` its tables, threads
+ * and what the kernel has for it; for the kernel that, what swapping takes, and pages of files. */
+#define ALLOWANCE ((uint64_t)2 << 20)
+#define PAGE_ALLOWANCE 40u /* for each page at its peak */
+#define FITS_TIMES 4u      /* the memory in which all fits, to the peak */
+#define START_TIMES 20u    /* starts in a round */
 
 enum { STATUS_OK, STATUS_WRONG, STATUS_FAILED };
 
@@ -40,13 +45,17 @@ static const struct {
     enum part part;
     enum program_way way;
 } columns[] = {
-    {PART_PRESSURE, WAY_SWAP}, {PART_PRESSURE, WAY_MANAGED}, {PART_FITS, WAY_PLAIN},
-    {PART_FITS, WAY_JEMALLOC}, {PART_FITS, WAY_MANAGED},
+    {PART_PRESSURE, WAY_SWAP}, {PART_PRESSURE, WAY_MANAGED}, {PART_PRESSURE, WAY_SIGBUS},
+    {PART_FITS, WAY_PLAIN},    {PART_FITS, WAY_JEMALLOC},    {PART_FITS, WAY_MANAGED},
 };
-enum column { AT_SWAP, AT_MANAGED, FITS_PLAIN, FITS_JEMALLOC, FITS_MANAGED, COLUMNS };
+enum column { AT_SWAP, AT_MANAGED, AT_SIGBUS, FITS_PLAIN, FITS_JEMALLOC, FITS_MANAGED, COLUMNS };
 
-static const char *const column_names[COLUMNS] = {"swap", "vmsm run", "plain, all fits",
-                                                  "jemalloc, all fits", "vmsm run, all fits"};
+static const char *const column_names[COLUMNS] = {"swap",
+                                                  "vmsm run",
+                                                  "vmsm run --trap sigbus",
+                                                  "plain, all fits",
+                                                  "jemalloc, all fits",
+                                                  "vmsm run, all fits"};
 
 /* Starts: a program that does nothing, and one that maps so much that it has a manager. */
 #define START_WORDS 5 /* NULL at the end included */
@@ -60,7 +69,7 @@ struct options {
     const char *dir, *markdown, *settings;
     char vmsm[PATH_SIZE], jemalloc[PATH_SIZE];
     unsigned rounds, share, scale;
-    uint64_t allowance; /* bytes; 0: peer_allowance() */
+    uint64_t allowance; /* bytes; 0: the usual */
     bool programs[PROGRAMS_MAX], parts[PARTS];
 };
 
@@ -89,7 +98,7 @@ static const char help[] =
     "  --rounds N       rounds, 1 to 64 (3)\n"
     "  --share PERCENT  memory, of what the program uses at its peak (25)\n"
     "  --scale PERCENT  of the size of what they work on (100)\n"
-    "  --allowance KIB  what the control group has beyond that (4096, and 12 bytes a page)\n"
+    "  --allowance KIB  what the control group has beyond that (2048, and 40 bytes a page)\n"
     "  --dir DIR        where input, pagefile and swap file are made (TMPDIR or /var/tmp)\n"
     "  --markdown FILE  write the tables to FILE as well\n"
     "  --vmsm PROGRAM   (vmsm of the same build)\n"
@@ -239,14 +248,16 @@ static int measure_column(struct bench *b, unsigned i, enum column column, unsig
 {
     enum program_way way = columns[column].way;
     uint64_t memory = memory_of(b, i, columns[column].part), peak = b->rows[i].plain.peak;
-    uint64_t allowance = b->options.allowance > 0 ? b->options.allowance : peer_allowance(peak);
+    uint64_t allowance =
+        b->options.allowance > 0 ? b->options.allowance : ALLOWANCE + peak / 4096 * PAGE_ALLOWANCE;
     struct program_result result;
     struct row *row = &b->rows[i];
     int error = 0;
 
     b->setup.memory = memory;
-    if (columns[column].part == PART_PRESSURE)
-        error = peer_prepare(b->setup.peer, way == WAY_SWAP ? SWAP : MANAGED, memory + allowance);
+    b->setup.limited = columns[column].part == PART_PRESSURE && b->missing == NULL;
+    if (b->setup.limited) /* of MAPPED the group has no swap */
+        error = peer_prepare(b->setup.peer, way == WAY_SWAP ? SWAP : MAPPED, memory + allowance);
     if (error == 0)
         error = run_checked(b, i, way, &result);
     if (error != 0)
@@ -342,24 +353,29 @@ static void print_ratio(FILE *out, const struct sample *of, const struct sample 
 
 static void print_pressure(FILE *out, const struct bench *b)
 {
+    static const enum column shown[] = {AT_SWAP, AT_MANAGED, AT_SIGBUS};
+
     fprintf(out,
-            "\n| with %u %% of its memory | memory | plain | swap | `vmsm run` | swap to `vmsm "
-            "run` | processor time, swap, `vmsm run` | peak resident, swap, `vmsm run` |\n"
-            "|---|---|---|---|---|---|---|---|\n",
+            "\n| with %u %% of its memory | memory | plain | swap | `vmsm run` | with `--trap "
+            "sigbus` | swap to `vmsm run` | to that with sigbus | processor time of the three | "
+            "peak of the group |\n|---|---|---|---|---|---|---|---|---|---|\n",
             b->options.share);
     for (unsigned i = 0; i < program_count; i++) {
         const struct row *r = &b->rows[i];
 
         if (!b->options.programs[i])
             continue;
-        fprintf(out, "| %s: %s | %.0f of %.0f MiB | %.1f s | %.1f s | %.1f s |", programs[i].name,
-                programs[i].does, (double)memory_of(b, i, PART_PRESSURE) / MIB,
-                (double)r->plain.peak / MIB, r->plain.seconds, median(&r->seconds[AT_SWAP]),
-                median(&r->seconds[AT_MANAGED]));
+        fprintf(out, "| %s: %s | %.0f of %.0f MiB | %.1f s |", programs[i].name, programs[i].does,
+                (double)memory_of(b, i, PART_PRESSURE) / MIB, (double)r->plain.peak / MIB,
+                r->plain.seconds);
+        for (size_t n = 0; n < 3; n++)
+            fprintf(out, " %.1f s |", median(&r->seconds[shown[n]]));
         print_ratio(out, &r->seconds[AT_SWAP], &r->seconds[AT_MANAGED]);
-        fprintf(out, " %.1f s, %.1f s | %.0f, %.0f MiB |\n", median(&r->cpu[AT_SWAP]),
-                median(&r->cpu[AT_MANAGED]), median(&r->peak[AT_SWAP]) / MIB,
-                median(&r->peak[AT_MANAGED]) / MIB);
+        print_ratio(out, &r->seconds[AT_SWAP], &r->seconds[AT_SIGBUS]);
+        for (size_t n = 0; n < 3; n++)
+            fprintf(out, " %.1f%s", median(&r->cpu[shown[n]]), n < 2 ? "," : " s |");
+        for (size_t n = 0; n < 3; n++)
+            fprintf(out, " %.0f%s", median(&r->peak[shown[n]]) / MIB, n < 2 ? "," : " MiB |\n");
     }
 }
 
