@@ -157,6 +157,10 @@ static void merged(const struct real *r)
     struct real other;
     char *ordinary;
 
+    if (SANITIZED) {
+        skip("the kernel would look through a sanitizer's shadow for minutes");
+        return;
+    }
     if (prctl(PR_SET_MEMORY_MERGE, 1UL, 0UL, 0UL, 0UL) != 0) {
         skip("this kernel merges no memory of whole processes");
         return;
