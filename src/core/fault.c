@@ -96,11 +96,41 @@ static enum fault_result fault_valid(struct machine *m, struct region *region, u
     return FAULT_DONE;
 }
 
-/* SIGBUS has been due here since another fault failed. */
-static enum fault_result fault_bad(uintptr_t va)
+void fault_fail_page(struct machine *m, uintptr_t va)
+{
+    int error = m->mapper->ops->fail(m->mapper, va);
+
+    if (error != 0)
+        log_line(LOG_ERROR,
+                 "the page at %p should raise a signal, but the kernel has no means for it now "
+                 "(%s): the thread faults again until it has",
+                 (void *)va, strerror(-error));
+}
+
+/* Raise a signal in who faults on a page, which is BUSY by us and reads `word`, from now on. */
+static void fail_owned(struct machine *m, pte_t *pte, uintptr_t va, uint64_t word)
+{
+    log_repeated(&m->said_fault, LOG_ERROR, "fault at %p: %s", (void *)va, error_last());
+    count(m, COUNTER_faults_failed, 1);
+    fault_fail_page(m, va);
+    pte_release(m, pte, va, word | PTE_BAD);
+}
+
+/*
+ * SIGBUS has been due here since another fault failed. A handler sees to it while it owns the page:
+ * later (fault_give_up()) the page could have been decommitted, and be as good as any.
+ */
+static enum fault_result fault_bad(struct machine *m, pte_t *pte, uintptr_t va, uint64_t word,
+                                   unsigned flags)
 {
     error_set(-EIO, "the page at %p could not be had before", (void *)va);
-    return FAULT_FAILED;
+    if (!(flags & FAULT_TRAP))
+        return FAULT_FAILED;
+    if (!pte_try_busy(&m->sync, pte, word))
+        return FAULT_BUSY;
+    fail_owned(m, pte, va, word);
+    m->mapper->ops->wake(m->mapper, va, PAGE_SIZE);
+    return FAULT_DONE;
 }
 
 /* ---- the entrance ---- */
@@ -126,7 +156,7 @@ static enum fault_result fault_dispatch(struct machine *m, struct fault_queue *q
         if (word & PTE_VALID)
             result = fault_valid(m, region, va, word, flags, started);
         else if ((word & PTE_BAD) && !(flags & FAULT_EXPLICIT))
-            return fault_bad(va);
+            result = fault_bad(m, pte, va, word, flags);
         else if (word & PTE_TRANSITION)
             result = fault_rescue(m, queue, region, va, word, flags, thread, started);
         else if (word & PTE_PAGEFILE)
@@ -201,17 +231,6 @@ enum fault_result fault_resolve(struct machine *m, uintptr_t va, unsigned flags,
     return result;
 }
 
-void fault_fail_page(struct machine *m, uintptr_t va)
-{
-    int error = m->mapper->ops->fail(m->mapper, va);
-
-    if (error != 0)
-        log_line(LOG_ERROR,
-                 "the page at %p should raise a signal, but the kernel has no means for it now "
-                 "(%s): the thread faults again until it has",
-                 (void *)va, strerror(-error));
-}
-
 void fault_give_up(struct machine *m, uintptr_t va)
 {
     struct region *region;
@@ -227,11 +246,8 @@ void fault_give_up(struct machine *m, uintptr_t va)
     if ((word & PTE_TRANSITION) && atomic_load(&m->available) > 0)
         word = PTE_BUSY;
     if (!(word & (PTE_BUSY | PTE_VALID)) && pte_try_busy(&m->sync, pte, word)) {
-        log_repeated(&m->said_fault, LOG_ERROR, "fault at %p: %s", (void *)va, error_last());
-        count(m, COUNTER_faults_failed, 1);
         pagetable_populate(region->table, va);
-        fault_fail_page(m, va);
-        pte_release(m, pte, va, word | PTE_BAD);
+        fail_owned(m, pte, va, word);
     }
     sync_rwlock_unread(&m->sync, &m->regions_lock, SYNC_REGIONS);
     m->mapper->ops->wake(m->mapper, va, PAGE_SIZE);
