@@ -36,6 +36,7 @@ check() {
     shift 2
     timeout 100 "${run[@]}" "$@" -- "$dir/bin/$program" >"$dir/out" 2>"$dir/err"
     status=$?
+    drop_advice "$dir/err"
     [ $status -eq 0 ] && grep -q '^ok' "$dir/out" && ! grep '^not ok' "$dir/out" && [ ! -s "$dir/err" ]
     ok $? "$name"
 }

@@ -451,14 +451,14 @@ static void test_residence(void)
     unsigned char there[64];
     char *memory =
         mmap(NULL, 64 * 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    int alike = 0;
+    int others = 0;
 
     memset(memory, 1, 64 * 4096);
     drive_out();
     ok(mincore(memory, 64 * 4096, there) == 0, "mincore()");
-    for (int i = 0; i < 64; i++)
-        alike += there[i] == there[63];
-    ok(alike == 64, "leaves pages where they are");
+    for (int i = 1; i < 64; i++)
+        others += there[i] & 1;
+    ok(others > 0 || !(there[0] & 1), "brings not the page that it is asked from");
     munmap(memory, 64 * 4096);
 }
 
