@@ -131,6 +131,7 @@ same() {
     timeout 100 "${user[@]}" "$@" >plain 2>"$dir/err"
     timeout 100 "${run[@]}" --memory "$memory" -- "$@" >managed 2>>"$dir/err"
     status=$?
+    drop_advice "$dir/err"
     [ $status -eq 0 ] && cmp plain managed >>"$dir/err" 2>&1 && [ ! -s "$dir/err" ]
     ok $? "$name: the same output"
 }
