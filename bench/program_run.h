@@ -19,6 +19,7 @@ struct program {
     const char *make;
     unsigned size; /* how much */
     const char *arguments[PROGRAM_ARGUMENTS];
+    unsigned beside; /* MiB that its libraries take before it has a manager, beside its memory */
     /* A server's: a shell script, not measured itself, that works with it and ends it; $1: how
      * much. Its output counts, and the server's does not. NULL: it is no server. */
     const char *client;

@@ -248,8 +248,9 @@ static int measure_column(struct bench *b, unsigned i, enum column column, unsig
 {
     enum program_way way = columns[column].way;
     uint64_t memory = memory_of(b, i, columns[column].part), peak = b->rows[i].plain.peak;
-    uint64_t allowance =
-        b->options.allowance > 0 ? b->options.allowance : ALLOWANCE + peak / 4096 * PAGE_ALLOWANCE;
+    uint64_t allowance = b->options.allowance > 0 ? b->options.allowance
+                                                  : ALLOWANCE + peak / 4096 * PAGE_ALLOWANCE +
+                                                        ((uint64_t)programs[i].beside << 20);
     struct program_result result;
     struct row *row = &b->rows[i];
     int error = 0;
