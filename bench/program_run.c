@@ -57,7 +57,7 @@ const struct program programs[] = {
         .name = "redis",
         .does = "redis-benchmark sets and gets, then every value is checked",
         .size = 200000,
-        .beside = 4,
+        .beside = 6,
         .arguments = {"redis-server", "--port", "0", "--save", "", "--unixsocket", "redis.sock",
                       "--daemonize", "no", "--ignore-warnings", "ARM64-COW-BUG"},
         .client = "for i in $(seq 200); do\n"
