@@ -82,6 +82,7 @@ const struct program programs[] = {
     {
         .name = "numpy",
         .does = "sort, matrix product, FFT, array of twice the size",
+        .beside = 2,
         .make = "cat >arrays.py <<PYTHON\n"
                 "import hashlib\n"
                 "import numpy as np\n"

@@ -34,10 +34,11 @@
 #define TRANSFER_MOST 0x7ffff000UL /* that the kernel reads or writes by a call */
 #define PART_MOST (64UL * 1024 * 1024)
 #define CONTROL_MOST (256UL * 1024)
-#define MEMORY_DEVICES 1u /* null, zero, urandom, …; they are read as files are */
-#define FUTEXES_MOST 128u /* that one call waits for */
-#define TOUCHES 16        /* of a page for one call, before it is said not to be there */
-#define EVENTS_MOST 1024u /* that one wait returns */
+#define MEMORY_DEVICES 1u          /* null, zero, urandom, …; they are read as files are */
+#define FUTEXES_MOST 128u          /* that one call waits for */
+#define TOUCHES 16                 /* of a page for one call, before it is said not to be there */
+#define TRANSFER_MOST 0x7ffff000UL /* the kernel's MAX_RW_COUNT */
+#define EVENTS_MOST 1024u          /* that one wait returns */
 
 _Thread_local struct guard_thread guard_thread;
 
@@ -557,7 +558,8 @@ static long exchange_open(struct exchange *x, int fd)
     x->piece = piece_most();
     if (total > x->piece && x->number != SYS_getrandom)
         target = target_of(fd);
-    if (total <= x->piece || target == TARGET_WHOLE || (x->flags & MSG_PEEK))
+    /* With MSG_ZEROCOPY the kernel goes on reading what it was given. */
+    if (total <= x->piece || target == TARGET_WHOLE || (x->flags & (MSG_PEEK | MSG_ZEROCOPY)))
         x->piece = total;
     x->goes_on = x->how.writes || target == TARGET_FILE || (x->flags & MSG_WAITALL);
     if (guard_lease(&x->lease, beside + x->piece) != 0)
@@ -595,7 +597,8 @@ static bool control_is_done(struct exchange *x)
 
 static long exchange_pieces(struct exchange *x)
 {
-    size_t total = x->buffers.total, done = 0;
+    size_t total = x->buffers.total < TRANSFER_MOST ? x->buffers.total : TRANSFER_MOST, done = 0;
+    unsigned returns = guard_thread.returns;
 
     for (;;) {
         size_t length = total - done < x->piece ? total - done : x->piece, moved;
@@ -606,13 +609,16 @@ static long exchange_pieces(struct exchange *x)
             result = buffers_copy(&x->buffers, done, x->data, length, true);
         if (result == 0)
             result = exchange_piece(x, done, length);
+        if (result <= 0 && done > 0) /* what came before had none */
+            x->head->message.msg_controllen = 0;
         if (result <= 0)
             return done > 0 ? (long)done : result;
         moved = (size_t)result < length ? (size_t)result : length;
         if (!x->how.writes && buffers_copy(&x->buffers, done, x->data, moved, false) != 0)
             return done > 0 ? (long)done : -EFAULT;
         done += (size_t)result;
-        if ((size_t)result < length || done >= total || !x->goes_on || control_is_done(x))
+        if ((size_t)result < length || done >= total || !x->goes_on || control_is_done(x) ||
+            returns != guard_thread.returns) /* a signal came: it ends the call, as ever */
             return (long)done;
     }
 }

@@ -46,13 +46,14 @@ static size_t managed(uintptr_t start, size_t length, bool writes)
     return managed_bytes > 0 ? (size_t)managed_bytes : 0;
 }
 
-/* What is not managed is the kernel's to copy, for it knows what is there. */
+/* What is not managed is the kernel's to copy, for it knows what is there. By the thread's number: the
+ * first thread may have ended, and then the process's finds no memory. */
 static size_t copy_by_kernel(uintptr_t program, void *ours, size_t length, bool writes)
 {
     struct iovec here = {.iov_base = ours, .iov_len = length};
     struct iovec there = {.iov_base = (void *)program, .iov_len = length};
     long done = kernel_raw(writes ? SYS_process_vm_writev : SYS_process_vm_readv,
-                           kernel_raw(SYS_getpid), &here, 1, &there, 1, 0);
+                           kernel_raw(SYS_gettid), &here, 1, &there, 1, 0);
 
     if (done == -EPERM || done == -ENOSYS) { /* a filter of the program's: then it must be right */
         memcpy(writes ? (void *)program : ours, writes ? ours : (const void *)program, length);
@@ -67,13 +68,15 @@ static size_t copy(uintptr_t program, char *ours, size_t length, bool writes)
 
     while (done < length) {
         uintptr_t at = program + done;
-        size_t step = managed(at, length - done, writes);
+        size_t step = managed(at, length - done, writes), page = VMSM_PAGE_SIZE;
 
         if (step > 0)
             memcpy(writes ? (void *)at : ours + done, writes ? ours + done : (const void *)at,
                    step);
         else
-            step = copy_by_kernel(at, ours + done, length - done, writes);
+            step = copy_by_kernel(
+                at, ours + done, /* and not into what is managed behind it */
+                length - done < page - at % page ? length - done : page - at % page, writes);
         if (step == 0)
             break;
         done += step;
@@ -166,11 +169,15 @@ static char *map(size_t length)
     return memory != MAP_FAILED ? memory : NULL;
 }
 
+/* Forgotten first: a handler may leave by siglongjmp() as soon as it is unmapped. */
 static void unmap(struct guard_bounce *bounce)
 {
-    if (bounce->memory != NULL)
-        kernel_munmap(bounce->memory, bounce->length);
+    char *memory = bounce->memory;
+
     bounce->memory = NULL;
+    atomic_signal_fence(memory_order_seq_cst);
+    if (memory != NULL)
+        kernel_munmap(memory, bounce->length);
 }
 
 long guard_lease(struct guard_lease *lease, size_t length)

@@ -154,24 +154,27 @@ static long set_mask(int how, uintptr_t set, uintptr_t old)
 
 /*
  * Every thread has one of ours, for its own stack may be managed memory that is not there when a
- * signal comes. One that the program sets is only remembered, and its handlers run on ours; but if
- * it is larger, it is set, and becomes the kernel's if it is managed.
+ * signal comes. One that the program sets is only remembered, and its handlers run on ours.
  */
 #define STACK_SIZE (256UL * 1024)
+#define STACK_GUARD ((size_t)VMSM_PAGE_SIZE) /* below it */
 
 void guard_stack_take(void)
 {
     stack_t now = {0}, ours = {.ss_size = STACK_SIZE};
+    char *memory;
 
     if (guard_thread.spawned || guard_thread.stack != NULL ||
         kernel_raw(SYS_sigaltstack, NULL, &now) != 0 || now.ss_size > STACK_SIZE)
         return;
-    ours.ss_sp = kernel_mmap(NULL, STACK_SIZE, PROT_READ | PROT_WRITE,
-                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (ours.ss_sp == MAP_FAILED)
+    memory = kernel_mmap(NULL, STACK_GUARD + STACK_SIZE, PROT_READ | PROT_WRITE,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (memory == MAP_FAILED)
         return;
-    if (kernel_raw(SYS_sigaltstack, &ours, NULL) != 0) {
-        kernel_munmap(ours.ss_sp, STACK_SIZE);
+    ours.ss_sp = memory + STACK_GUARD;
+    if (kernel_mprotect(memory, STACK_GUARD, PROT_NONE) != 0 ||
+        kernel_raw(SYS_sigaltstack, &ours, NULL) != 0) {
+        kernel_munmap(memory, STACK_GUARD + STACK_SIZE);
         return;
     }
     guard_thread.stack = ours.ss_sp;
@@ -185,7 +188,7 @@ void guard_stack_give(void)
     /* A child by vfork() has its parent's. And that fails if the thread ends on it; then it stays. */
     if (!guard_thread.spawned && guard_thread.stack != NULL &&
         kernel_raw(SYS_sigaltstack, &none, NULL) == 0)
-        kernel_munmap(guard_thread.stack, STACK_SIZE);
+        kernel_munmap((char *)guard_thread.stack - STACK_GUARD, STACK_GUARD + STACK_SIZE);
 }
 
 static long set_stack(uintptr_t new, uintptr_t old)
@@ -193,7 +196,7 @@ static long set_stack(uintptr_t new, uintptr_t old)
     stack_t before = guard_thread.theirs, copy;
     long result = 0;
 
-    if (guard_thread.stack == NULL) /* a child by vfork() */
+    if (guard_thread.stack == NULL || guard_thread.spawned) /* a child by vfork() has its own */
         return kernel_raw(SYS_sigaltstack, new, old);
     if (new != 0) {
         result = guard_read(&copy, new, sizeof(copy));
@@ -204,16 +207,6 @@ static long set_stack(uintptr_t new, uintptr_t old)
         if (copy.ss_flags & SS_DISABLE)
             copy = (stack_t){.ss_flags = SS_DISABLE};
         guard_thread.theirs = copy;
-        if ((copy.ss_flags & SS_DISABLE) || copy.ss_size <= STACK_SIZE)
-            copy = (stack_t){.ss_sp = guard_thread.stack, .ss_size = STACK_SIZE};
-        else if (memory_release((uintptr_t)copy.ss_sp, copy.ss_size) != 0)
-            return -ENOMEM;
-        result = kernel_raw(SYS_sigaltstack, &copy, NULL);
-        /* It cannot be changed on it; then ours is there, and stays. */
-        if (result == -EPERM && guard_thread.theirs.ss_size <= STACK_SIZE)
-            result = 0;
-        if (result != 0)
-            guard_thread.theirs = before;
     }
     if (result == 0 && old != 0)
         result = guard_write(old, &before, sizeof(before));

@@ -8,6 +8,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/timex.h>
 #include <sys/uio.h>
 #include <time.h>
 
@@ -60,7 +61,10 @@
         index, GUARD_IOCTL, of, 0                                                                  \
     }
 
-#define WORD 4u /* of a futex, a semaphore, … */
+#define OFFSET ((uint16_t)sizeof(off_t))
+#define INTERVAL ((uint16_t)sizeof(struct itimerspec))
+#define QUEUE 64u /* struct mq_attr */
+#define WORD 4u   /* of a futex, a semaphore, … */
 #define TIME ((uint16_t)sizeof(struct timespec))
 #define SIGNAL_INFO ((uint16_t)sizeof(siginfo_t))
 #define USAGE ((uint16_t)sizeof(struct rusage))
@@ -182,6 +186,17 @@ static const struct guard_argument table[][GUARD_ARGUMENTS] = {
     [SYS_epoll_pwait] = {RESULT(1, 2, sizeof(struct epoll_event))},
     [SYS_epoll_pwait2] = {RESULT(1, 2, sizeof(struct epoll_event)), BYTES(3, TIME)},
     [SYS_nanosleep] = {BYTES(0, TIME), BYTES(1, TIME)},
+    /* They act before they write: made again on a page that has gone meanwhile, they would act twice. */
+    [SYS_sendfile] = {BYTES(2, OFFSET)},
+    [SYS_splice] = {BYTES(1, OFFSET), BYTES(3, OFFSET)},
+    [SYS_copy_file_range] = {BYTES(1, OFFSET), BYTES(3, OFFSET)},
+    [SYS_setitimer] = {BYTES(1, INTERVAL), BYTES(2, INTERVAL)},
+    [SYS_timer_settime] = {BYTES(2, INTERVAL), BYTES(3, INTERVAL)},
+    [SYS_timerfd_settime] = {BYTES(2, INTERVAL), BYTES(3, INTERVAL)},
+    [SYS_prlimit64] = {BYTES(2, sizeof(struct rlimit)), BYTES(3, sizeof(struct rlimit))},
+    [SYS_mq_getsetattr] = {BYTES(1, QUEUE), BYTES(2, QUEUE)},
+    [SYS_adjtimex] = {BYTES(0, sizeof(struct timex))},
+    [SYS_clock_adjtime] = {BYTES(1, sizeof(struct timex))},
     [SYS_clock_nanosleep] = {BYTES(2, TIME), BYTES(3, TIME)},
     [SYS_wait4] = {BYTES(1, WORD), BYTES(3, USAGE)},
     [SYS_waitid] = {BYTES(2, SIGNAL_INFO), BYTES(4, USAGE)},
