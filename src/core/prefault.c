@@ -177,7 +177,6 @@ int machine_advise(struct machine *m, uintptr_t start, size_t length, enum vmsm_
 
 /* ---- pins ---- */
 
-/* Pin the page if it is valid now. 0, -EAGAIN (not valid, or busy), -EOVERFLOW. */
 /*
  * Where system calls are not served, a pinned page is one that they can use: it is not protected. A
  * trim that began before the page was PINNED may protect it, as a bystander, and has done so when
@@ -194,6 +193,7 @@ static void pin_settle(struct machine *m, struct region *region, uintptr_t va)
     m->mapper->ops->lift(m->mapper, va, PAGE_SIZE);
 }
 
+/* Pin the page if it is valid now. 0, -EAGAIN (not valid, or busy), -EOVERFLOW. */
 static int try_pin(struct machine *m, uintptr_t va)
 {
     int error = -EAGAIN;
