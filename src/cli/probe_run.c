@@ -7,17 +7,12 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include "cli/probe.h"
 #include "cli/program.h"
 #include "core/error.h"
-
-#ifndef PR_SET_SYSCALL_USER_DISPATCH
-#define PR_SET_SYSCALL_USER_DISPATCH 59
-#endif
 
 static const char needed[] = "vmsm run";
 
@@ -34,16 +29,10 @@ static void probe_library(struct probe *p)
     snprintf(f->remedy, sizeof(f->remedy), "%s", error_last());
 }
 
-/* Switching off what is not on tells whether the kernel has it. */
-static bool can_guard(void)
-{
-    return prctl(PR_SET_SYSCALL_USER_DISPATCH, 0, 0, 0, 0) == 0;
-}
-
 static void probe_served_calls(struct probe *p)
 {
     bool served = p->uffd == UFFD_FULL || p->uffd == UFFD_DEVICE;
-    bool guarded = p->uffd == UFFD_USER_ONLY && can_guard();
+    bool guarded = p->uffd == UFFD_USER_ONLY && program_can_be_guarded();
     struct finding *f;
 
     f = finding_add(p, "run: system calls",

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/xattr.h>
 #include <unistd.h>
@@ -15,6 +16,10 @@
 #include "core/error.h"
 #include "preload/go.h"
 #include "preload/settings.h"
+
+#ifndef PR_SET_SYSCALL_USER_DISPATCH
+#define PR_SET_SYSCALL_USER_DISPATCH 59
+#endif
 
 #define INTERPRETERS_MAX 4 /* a script's interpreter may be a script */
 #define SEGMENTS_MAX 64
@@ -226,4 +231,10 @@ int program_library(char *path, size_t size)
     }
     return error_set(-ENOENT, "%s is neither beside vmsm, in %s, nor in ../lib from there",
                      RUN_LIBRARY, self);
+}
+
+/* Switching off what is not on tells whether the kernel has it. */
+bool program_can_be_guarded(void)
+{
+    return prctl(PR_SET_SYSCALL_USER_DISPATCH, 0, 0, 0, 0) == 0;
 }

@@ -4,6 +4,7 @@
 #ifndef VMSM_CLI_PROGRAM_H
 #define VMSM_CLI_PROGRAM_H
 
+#include <stdbool.h>
 #include <stddef.h>
 
 enum program_fitness {
@@ -21,5 +22,8 @@ enum program_fitness program_examine(const char *name, char *path, size_t size);
 
 /* Where the library that is preloaded is. 0 or a negative errno, with words. */
 int program_library(char *path, size_t size);
+
+/* Can this kernel send a program's system calls to that library? (preload/guard.h) */
+bool program_can_be_guarded(void);
 
 #endif

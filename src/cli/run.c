@@ -9,7 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -21,9 +20,6 @@
 
 #define TRIAL_MEMORY TUNABLE_MIB
 #define CONF_MAX 8192
-#ifndef PR_SET_SYSCALL_USER_DISPATCH
-#define PR_SET_SYSCALL_USER_DISPATCH 59
-#endif
 
 #define UNPRIVILEGED                                                                               \
     "userfaultfd is for faults of user code only here: system calls are guarded instead, which "   \
@@ -116,12 +112,6 @@ static int check_tunables(const struct run_settings *s)
     return STATUS_RIGHT;
 }
 
-/* Switching off what is not on tells whether the kernel has it. */
-static bool calls_can_be_guarded(void)
-{
-    return prctl(PR_SET_SYSCALL_USER_DISPATCH, 0, 0, 0, 0) == 0;
-}
-
 /* A manager that is made and ended: what could not be done later is said now. */
 static int try_manager(struct run_settings *s)
 {
@@ -148,7 +138,7 @@ static int try_manager(struct run_settings *s)
     vmsm_destroy(manager);
     if (s->tunables.kernel_faults && s->tunables.trap == TRAP_THREAD)
         return STATUS_RIGHT;
-    return calls_can_be_guarded() ? STATUS_RIGHT : fail(UNGUARDED);
+    return program_can_be_guarded() ? STATUS_RIGHT : fail(UNGUARDED);
 }
 
 /* The settings that are not the default, as VMSM_CONF has them. */
