@@ -34,11 +34,10 @@
 #define TRANSFER_MOST 0x7ffff000UL /* that the kernel reads or writes by a call */
 #define PART_MOST (64UL * 1024 * 1024)
 #define CONTROL_MOST (256UL * 1024)
-#define MEMORY_DEVICES 1u          /* null, zero, urandom, …; they are read as files are */
-#define FUTEXES_MOST 128u          /* that one call waits for */
-#define TOUCHES 16                 /* of a page for one call, before it is said not to be there */
-#define TRANSFER_MOST 0x7ffff000UL /* the kernel's MAX_RW_COUNT */
-#define EVENTS_MOST 1024u          /* that one wait returns */
+#define MEMORY_DEVICES 1u /* null, zero, urandom, …; they are read as files are */
+#define FUTEXES_MOST 128u /* that one call waits for */
+#define TOUCHES 16        /* of a page for one call, before it is said not to be there */
+#define EVENTS_MOST 1024u /* that one wait returns */
 
 _Thread_local struct guard_thread guard_thread;
 
@@ -335,7 +334,8 @@ static bool touch_parts(const struct parts *p)
 
 /*
  * Nothing keeps there what has been touched; it will mostly be there still, and if it is not the
- * call says EFAULT, and has done nothing. A futex mostly is there without.
+ * call says EFAULT, and is made again. What acts before it writes is made on copies (the table), but
+ * for ioctl(). A futex mostly is there without.
  */
 static long make_touched(long number, const uintptr_t *a, const struct parts *p)
 {
