@@ -111,6 +111,13 @@ long guard_text_length(uintptr_t text, size_t most, uintptr_t *page);
 /* guard_inner.c: touch what is pointed to by what the call is pointed to. False: there is nothing. */
 bool guard_touch_inner(long number, const uintptr_t *a);
 
+/* Only in the call itself can the thread be cancelled. */
+long guard_make(long number, const uintptr_t *a);
+/* guard_transfer.c: true: the call reads, writes, sends or receives; *result is what came of it. */
+bool guard_transfer_call(long number, const uintptr_t *a, long *result);
+/* What one call may take of a buffer at a time. */
+size_t guard_piece(void);
+
 /* guard_signal.c: true: the call has to do with signals; *result is what came of it. */
 bool guard_signal_call(long number, const uintptr_t *a, long *result);
 /* The same of calls whose effect is in the context that the handler returns to. */
