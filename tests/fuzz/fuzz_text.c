@@ -124,7 +124,7 @@ static void check_error(struct input *in)
 static void check_log(struct input *in)
 {
     enum log_level level = input_byte(in) % 3;
-    size_t start = strlen(level == LOG_WARNING ? "vmsm: warning: " : "vmsm: "), length;
+    size_t start = strlen(level == LOG_ERROR ? "vmsm: " : "vmsm: warning: "), length;
     char *text = input_text(in, -1), line[2 * LINE_MAX_BYTES];
     ssize_t got;
 
