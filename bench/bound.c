@@ -12,12 +12,14 @@
 
 #include "core/tunables.h"
 #include "targets.h"
+#include "workload.h"
 
 enum { STATUS_OK, STATUS_WRONG, STATUS_USAGE, STATUS_FAILED };
 
 #define MIB 1048576.0
-#define DIR_MAX 200    /* characters, for bench's sake */
-#define RUN_PAGES 16.5 /* of runs of 1 to 32, on average */
+#define DIR_MAX 200      /* characters, for bench's sake */
+#define CROWD_OF_CELLS 1 /* of bound_threads: as many as swap's cells have */
+#define RUN_PAGES 16.5   /* of runs of 1 to 32, on average */
 
 volatile sig_atomic_t bound_interrupted;
 
@@ -31,7 +33,7 @@ static const struct figure_info {
 };
 
 const char *const bound_cell_names[BOUND_CELL_COUNT] = {
-#define CELL_NAME(name) #name,
+#define CELL_NAME(id, name) name,
     BOUND_CELLS(CELL_NAME)
 #undef CELL_NAME
 };
@@ -285,7 +287,7 @@ static double ratio_wanted(const char *workload, unsigned threads)
 
 static struct aim cell_aim(const struct bound *b, enum bound_cell cell, double bound)
 {
-    struct aim aim = {"", ratio_wanted(bound_cell_names[cell], 2), bound,
+    struct aim aim = {"", ratio_wanted(bound_cell_names[cell], BOUND_CELL_THREADS), bound,
                       sample_summarize(&b->swap[cell].rate).median, false};
 
     if (isnan(aim.wanted)) /* what holds for every cell */
@@ -388,7 +390,7 @@ static void speeds_print(const struct bound *b)
         char who[32];
 
         snprintf(who, sizeof(who), "swap, %s", bound_cell_names[c]);
-        speed_print(who, 2, &b->swap[c]);
+        speed_print(who, BOUND_CELL_THREADS, &b->swap[c]);
     }
 }
 
@@ -412,6 +414,84 @@ static void aims_print(const struct bound *b)
     }
 }
 
+/* ---- What eviction can bring ---- */
+
+/* Seconds of a thread for a touch that misses, beyond those for a hit, in swap. */
+static double swap_miss(const struct bound *b, const struct bound_policy *p, enum bound_cell cell)
+{
+    const struct bound_speed *swap = &b->swap[cell];
+
+    return (BOUND_CELL_THREADS / sample_summarize(&swap->rate).median -
+            sample_summarize(&p->hit).median) /
+           (1 - sample_summarize(&swap->hits).median);
+}
+
+/* And in the quickest of the smallest pagers, of whose touches no more than what is resident hit. */
+static double pager_miss(const struct bound *b)
+{
+    double rate = sample_summarize(&pager_best(b, CROWD_OF_CELLS)->rate).median;
+
+    return BOUND_CELL_THREADS / rate / (1 - resident_part(b));
+}
+
+/* To swap. */
+static double ratio_with(const struct bound *b, const struct bound_policy *p, enum bound_cell cell,
+                         double hits, double miss)
+{
+    double seconds = sample_summarize(&p->hit).median + (1 - hits) * miss;
+
+    return BOUND_CELL_THREADS / seconds / sample_summarize(&b->swap[cell].rate).median;
+}
+
+/* Reading ahead cannot help where pages that are popular are no neighbours. */
+static bool policy_binds(enum bound_cell cell)
+{
+    enum workload_pattern pattern = workload_find(bound_cell_names[cell])->pattern;
+
+    return pattern == ZIPF || pattern == HOT;
+}
+
+static void value_print(int width, int digits, double value)
+{
+    if (isnan(value))
+        printf(" %*s", width, "-");
+    else
+        printf(" %*.*f", width, digits, value);
+}
+
+static void policy_print(const struct bound_policy *p, const struct bound *b, enum bound_cell cell)
+{
+    double wanted = ratio_wanted(bound_cell_names[cell], BOUND_CELL_THREADS);
+    double theirs = swap_miss(b, p, cell), least = pager_miss(b);
+    double most = policy_binds(cell) ? ratio_with(b, p, cell, p->popular, least) : NAN;
+
+    printf("%-9s", bound_cell_names[cell]);
+    value_print(6, 1, sample_summarize(&b->swap[cell].hits).median * 100);
+    value_print(6, 1, p->lru * 100);
+    value_print(6, 1, p->ahead * 100);
+    value_print(7, 1, p->popular * 100);
+    value_print(6, 1, p->min * 100);
+    value_print(8, 2, ratio_with(b, p, cell, p->popular, theirs));
+    value_print(6, 2, ratio_with(b, p, cell, p->min, theirs));
+    value_print(8, 2, policy_binds(cell) ? ratio_with(b, p, cell, p->lru, least) : NAN);
+    value_print(7, 2, most);
+    printf(" %7g %s\n", wanted, isnan(most) ? "-" : most >= wanted ? "possible" : "OUT OF REACH");
+}
+
+static void policies_print(const struct bound *b)
+{
+    printf(
+        "\nEviction: hits in percent, of swap and of policies with as many frames: LRU; LRU that\n"
+        "reads %d pages at once; the most popular pages kept for good; MIN, which knows the\n"
+        "future. What follows from them is the ratio to swap: if a miss takes as long as swap's,\n"
+        "and if it takes as long as that of the quickest pager above\n",
+        BOUND_AHEAD);
+    printf("%-9s %6s %6s %6s %7s %6s %8s %6s %8s %7s %7s\n", "", "swap", "LRU", "ahead", "popular",
+           "MIN", "popular", "MIN", "LRU", "popular", "wanted");
+    for (unsigned i = 0; i < BOUND_POLICY_CELLS; i++)
+        policy_print(&b->policies[i], b, bound_policy_cells[i]);
+}
+
 static void report_print(const struct bound *b)
 {
     struct utsname u;
@@ -422,6 +502,7 @@ static void report_print(const struct bound *b)
     for (size_t i = 0; i < BOUND_FIGURE_COUNT; i++)
         figure_print(figures[i].words, sample_summarize(&b->figures[i]), figures[i].unit);
     speeds_print(b);
+    policies_print(b);
     aims_print(b);
 }
 
@@ -443,8 +524,9 @@ static json_t *sample_json(const struct sample *sample, unsigned rounds)
 
 static json_t *speed_json(const struct bound_speed *speed, unsigned rounds)
 {
-    return json_pack("{s:o, s:o}", "touches_a_second", sample_json(&speed->rate, rounds),
-                     "cpu_seconds_a_page", sample_json(&speed->cpu, rounds));
+    return json_pack("{s:o, s:o, s:o}", "touches_a_second", sample_json(&speed->rate, rounds),
+                     "cpu_seconds_a_page", sample_json(&speed->cpu, rounds), "hits",
+                     sample_json(&speed->hits, rounds));
 }
 
 static json_t *speeds_json(const struct bound_speed *speeds, unsigned rounds)
@@ -455,6 +537,22 @@ static json_t *speeds_json(const struct bound_speed *speeds, unsigned rounds)
     for (unsigned c = 0; c < BOUND_CROWDS; c++) {
         snprintf(key, sizeof(key), "%u", bound_threads[c]);
         json_object_set_new(object, key, speed_json(&speeds[c], rounds));
+    }
+    return object;
+}
+
+static json_t *policies_json(const struct bound *b)
+{
+    json_t *object = json_object();
+
+    for (unsigned i = 0; i < BOUND_POLICY_CELLS; i++) {
+        const struct bound_policy *p = &b->policies[i];
+
+        json_object_set_new(object, bound_cell_names[bound_policy_cells[i]],
+                            json_pack("{s:o, s:o, s:o, s:o, s:o}", "hit_seconds",
+                                      sample_json(&p->hit, b->round), "lru", number(p->lru),
+                                      "ahead", number(p->ahead), "popular", number(p->popular),
+                                      "min", number(p->min)));
     }
     return object;
 }
@@ -485,6 +583,7 @@ static int report_write(const struct bound *b)
     for (unsigned c = 0; c < BOUND_CELL_COUNT; c++)
         json_object_set_new(cells, bound_cell_names[c], speed_json(&b->swap[c], b->round));
     json_object_set_new(root, "swap_cells", cells);
+    json_object_set_new(root, "eviction", policies_json(b));
     json_object_set_new(root, "aims", list);
     errno = 0;
     if (json_dump_file(root, b->options.json, JSON_INDENT(1) | JSON_REAL_PRECISION(9)) < 0) {
@@ -500,7 +599,7 @@ static int report_write(const struct bound *b)
 static int round_measure(struct bound *b)
 {
     static int (*const parts[])(struct bound * b) = {bound_primitives, bound_disk, bound_pagers,
-                                                     bound_swap};
+                                                     bound_hits, bound_swap};
     size_t count = sizeof(parts) / sizeof(parts[0]);
 
     for (size_t i = 0; i < count && bound_interrupted == 0; i++) {
@@ -516,22 +615,26 @@ static int round_measure(struct bound *b)
     return 0;
 }
 
+static void speed_clear(struct bound_speed *speed)
+{
+    sample_clear(&speed->rate);
+    sample_clear(&speed->cpu);
+    sample_clear(&speed->hits);
+}
+
 static void samples_clear(struct bound *b)
 {
     for (size_t i = 0; i < BOUND_FIGURE_COUNT; i++)
         sample_clear(&b->figures[i]);
     for (unsigned c = 0; c < BOUND_CROWDS; c++) {
-        for (enum bound_trap trap = 0; trap < BOUND_TRAPS; trap++) {
-            sample_clear(&b->pagers[trap][c].rate);
-            sample_clear(&b->pagers[trap][c].cpu);
-        }
-        sample_clear(&b->swap_rand[c].rate);
-        sample_clear(&b->swap_rand[c].cpu);
+        for (enum bound_trap trap = 0; trap < BOUND_TRAPS; trap++)
+            speed_clear(&b->pagers[trap][c]);
+        speed_clear(&b->swap_rand[c]);
     }
-    for (unsigned c = 0; c < BOUND_CELL_COUNT; c++) {
-        sample_clear(&b->swap[c].rate);
-        sample_clear(&b->swap[c].cpu);
-    }
+    for (unsigned c = 0; c < BOUND_CELL_COUNT; c++)
+        speed_clear(&b->swap[c]);
+    for (unsigned i = 0; i < BOUND_POLICY_CELLS; i++)
+        sample_clear(&b->policies[i].hit);
 }
 
 int main(int argc, char **argv)
@@ -555,6 +658,8 @@ int main(int argc, char **argv)
         error = round_measure(&b);
     }
     bound_swap_close();
+    if (error == 0)
+        error = bound_policies(&b);
     if (error == 0)
         report_print(&b);
     if (error == 0 && b.options.json != NULL)

@@ -7,9 +7,11 @@
  *   bound_pager.c      the smallest programs that page single pages in at random
  *   bound_disk.c       the disk by the same io_uring that the manager uses
  *   bound_swap.c       the kernel's swap in the same rounds, to be compared with
+ *   bound_policy.c     hits of the best page replacement, by replaying workloads (replay.h)
  *   bound.c            the rounds, and what follows for the aims
  *
- * Everything is measured once in each round; figures are medians over rounds.
+ * Everything is measured once in each round, but replayed once for all; figures are medians over
+ * rounds.
  */
 #ifndef VMSM_BENCH_BOUND_H
 #define VMSM_BENCH_BOUND_H
@@ -78,11 +80,23 @@ enum bound_trap { BOUND_SLEEP, BOUND_POLL, BOUND_SIGBUS, BOUND_TRAPS };
 #define BOUND_CROWDS 4 /* numbers of threads */
 extern const unsigned bound_threads[BOUND_CROWDS];
 
-/* Cells of bench that swap is measured in with two threads, beside rand with others. X(name) */
-#define BOUND_CELLS(X) X(fill) X(scan) X(stride) X(flood) X(run32) X(run32w10) X(run32w50)
+/* Cells of bench that swap is measured in, beside rand with other numbers of threads. X(id, name) */
+#define BOUND_CELL_THREADS 2
+#define BOUND_CELLS(X)                                                                             \
+    X(fill, "fill")                                                                                \
+    X(scan, "scan")                                                                                \
+    X(stride, "stride")                                                                            \
+    X(flood, "flood")                                                                              \
+    X(run32, "run32")                                                                              \
+    X(run32w10, "run32w10")                                                                        \
+    X(run32w50, "run32w50")                                                                        \
+    X(zipf09, "zipf0.9")                                                                           \
+    X(zipf12, "zipf1.2")                                                                           \
+    X(hot, "hot")                                                                                  \
+    X(moving, "moving")
 
 enum bound_cell {
-#define BOUND_CELL_ENUM(name) CELL_##name,
+#define BOUND_CELL_ENUM(id, name) CELL_##id,
     BOUND_CELLS(BOUND_CELL_ENUM)
 #undef BOUND_CELL_ENUM
         BOUND_CELL_COUNT
@@ -90,10 +104,24 @@ enum bound_cell {
 
 extern const char *const bound_cell_names[BOUND_CELL_COUNT];
 
+/* Those in which it matters what is evicted. */
+#define BOUND_POLICY_CELLS 5
+#define BOUND_AHEAD 16 /* pages that LRU reads at once, where it reads ahead */
+extern const enum bound_cell bound_policy_cells[BOUND_POLICY_CELLS];
+
+/* Hits, as a part of the touches, with so much memory as the share is. */
+struct bound_policy {
+    struct sample hit; /* seconds of a thread for a touch where all of it is in memory */
+    double lru, ahead; /* least recently used; the same, reading ahead */
+    double min;        /* farthest next use */
+    double popular;    /* the most popular pages kept for good; NAN: none stays popular */
+};
+
 /* A workload of single pages at random, or of the kernel's swap. */
 struct bound_speed {
     struct sample rate; /* touches a second */
     struct sample cpu;  /* seconds of processor time for a page read or written */
+    struct sample hits; /* of swap: part of the touches without a fault */
 };
 
 struct bound_options {
@@ -114,6 +142,7 @@ struct bound {
     struct sample figures[BOUND_FIGURE_COUNT];
     struct bound_speed pagers[BOUND_TRAPS][BOUND_CROWDS];
     struct bound_speed swap_rand[BOUND_CROWDS], swap[BOUND_CELL_COUNT];
+    struct bound_policy policies[BOUND_POLICY_CELLS];
     bool wrong; /* a page held something else */
 };
 
@@ -131,6 +160,8 @@ int bound_pagers(struct bound *b);
 int bound_swap_open(struct bound *b); /* -ENOTSUP: it cannot be had here */
 int bound_swap(struct bound *b);
 void bound_swap_close(void);
+int bound_hits(struct bound *b);     /* touches where all is in memory */
+int bound_policies(struct bound *b); /* once */
 
 static inline uint64_t bound_word(uint64_t page)
 {

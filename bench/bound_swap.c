@@ -54,7 +54,8 @@ static int cell_measure(struct bound *b, struct child *child, const char *name, 
     const struct workload *workload = workload_find(name);
     struct command command = {.workload = workload,
                               .threads = threads,
-                              .seconds = options.seconds,
+                              .seconds = plan_seconds(&options, workload, b->options.share),
+                              .touches = plan_touches(&options, workload, b->options.share),
                               .warm_touches = plan_warm_up(&options, workload, b->options.share),
                               .warm_seconds = options.warm_up,
                               .seed = b->round};
@@ -72,6 +73,8 @@ static int cell_measure(struct bound *b, struct child *child, const char *name, 
         u->pages_in != USAGE_NONE && u->pages_out != USAGE_NONE && u->pages_in + u->pages_out > 0
             ? (double)u->cpu_ns / 1e9 / (double)(u->pages_in + u->pages_out)
             : NAN;
+    if (u->faults <= answer.result.touches)
+        speed->hits.rounds[b->round] = 1 - (double)u->faults / (double)answer.result.touches;
     return 0;
 }
 
@@ -94,11 +97,11 @@ int bound_swap(struct bound *b)
         return error;
     /* In bench's order: those that write come last. */
     for (unsigned c = 0; c < CELL_run32w10 && error == 0; c++)
-        error = cell_measure(b, &child, bound_cell_names[c], 2, &b->swap[c]);
+        error = cell_measure(b, &child, bound_cell_names[c], BOUND_CELL_THREADS, &b->swap[c]);
     for (unsigned c = 0; c < BOUND_CROWDS && error == 0; c++)
         error = cell_measure(b, &child, "rand", bound_threads[c], &b->swap_rand[c]);
     for (unsigned c = CELL_run32w10; c < BOUND_CELL_COUNT && error == 0; c++)
-        error = cell_measure(b, &child, bound_cell_names[c], 2, &b->swap[c]);
+        error = cell_measure(b, &child, bound_cell_names[c], BOUND_CELL_THREADS, &b->swap[c]);
     if (error == 0)
         error = child_ask(&child, &finish, &answer);
     return child_end(&child) != STATUS_OK && error == 0 ? -EIO : error;

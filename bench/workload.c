@@ -220,6 +220,10 @@ struct worker {
     uint64_t random, touches, wrong;
     uint64_t most; /* touches */
     uint64_t link; /* the last page's */
+    uint64_t base; /* moving: of the window */
+    struct {
+        uint64_t first, next, end;
+    } scan; /* flood: this thread's pages */
     int error;
 };
 
@@ -321,61 +325,74 @@ static void worker_runs(struct worker *w)
     }
 }
 
-static void worker_zipf(struct worker *w)
+/* ---- Workloads of single pages: each is drawn by itself, whether it is touched or not ---- */
+
+static uint64_t zipf_page(struct worker *w)
 {
     const struct crew *c = w->crew;
 
-    while (worker_goes_on(w)) {
-        uint64_t rank = zipf_draw(&c->zipf, &w->random);
-
-        touch(w, permutation_at(&c->content.cycle, rank - 1), write_drawn(w));
-    }
+    return permutation_at(&c->content.cycle, zipf_draw(&c->zipf, &w->random) - 1);
 }
 
-static void worker_hot(struct worker *w)
+static uint64_t hot_page(struct worker *w)
 {
     const struct crew *c = w->crew;
     uint64_t pages = c->run->pages, hot = pages / 10 + 1;
+    uint64_t index = random_below(&w->random, 100) < HOT_PERCENT
+                         ? random_below(&w->random, hot)
+                         : hot + random_below(&w->random, pages - hot);
 
-    while (worker_goes_on(w)) {
-        uint64_t index = random_below(&w->random, 100) < HOT_PERCENT
-                             ? random_below(&w->random, hot)
-                             : hot + random_below(&w->random, pages - hot);
-
-        touch(w, permutation_at(&c->content.cycle, index), write_drawn(w));
-    }
+    return permutation_at(&c->content.cycle, index);
 }
 
-static void worker_moving(struct worker *w)
+static uint64_t moving_page(struct worker *w)
 {
     const struct workload_run *r = w->crew->run;
-    uint64_t window = moving_window(r->pages, r->budget_pages), base = 0;
 
-    while (worker_goes_on(w)) {
-        if (w->touches % PROGRESS_STEP == 0)
-            base =
-                atomic_fetch_add_explicit(&w->crew->progress, PROGRESS_STEP, memory_order_relaxed) /
-                MOVING_TOUCHES;
-        touch(w, (base + random_below(&w->random, window)) % r->pages, write_drawn(w));
-    }
+    if (w->touches % PROGRESS_STEP == 0)
+        w->base =
+            atomic_fetch_add_explicit(&w->crew->progress, PROGRESS_STEP, memory_order_relaxed) /
+            MOVING_TOUCHES;
+    return (w->base + random_below(&w->random, moving_window(r->pages, r->budget_pages))) %
+           r->pages;
 }
 
-static void worker_flood(struct worker *w)
+static uint64_t flood_page(struct worker *w)
 {
-    const struct crew *c = w->crew;
-    uint64_t pages = c->run->pages, hot = c->run->budget_pages / 2;
-    uint64_t begin, end, next;
+    const struct workload_run *r = w->crew->run;
+    uint64_t hot = r->budget_pages < r->pages ? r->budget_pages / 2 : r->pages / 2, page;
 
-    if (hot > pages / 2)
-        hot = pages / 2;
-    share_find(w, pages - hot, &begin, &end);
-    next = begin + passed(w) / 2 % (end - begin);
+    if (w->touches == 0) {
+        share_find(w, r->pages - hot, &w->scan.first, &w->scan.end);
+        w->scan.first += hot;
+        w->scan.end += hot;
+        w->scan.next = w->scan.first + passed(w) / 2 % (w->scan.end - w->scan.first);
+    }
+    if (w->touches % 2 == 0)
+        return random_below(&w->random, hot);
+    page = w->scan.next++;
+    if (w->scan.next == w->scan.end)
+        w->scan.next = w->scan.first;
+    return page;
+}
+
+typedef uint64_t page_draw(struct worker *w);
+
+static page_draw *const page_draws[] = {
+    [ZIPF] = zipf_page, [HOT] = hot_page, [MOVING] = moving_page, [FLOOD] = flood_page};
+
+static void worker_draws(struct worker *w)
+{
+    page_draw *draw = page_draws[w->crew->run->workload->pattern];
+
     while (worker_goes_on(w)) {
-        touch(w, random_below(&w->random, hot), false);
-        touch(w, hot + next, false);
-        next = next + 1 < end ? next + 1 : begin;
+        uint64_t page = draw(w);
+
+        touch(w, page, write_drawn(w));
     }
 }
+
+/* ---- And those that depend on what they find ---- */
 
 static void worker_chase(struct worker *w)
 {
@@ -424,8 +441,8 @@ static void *worker_main(void *arg)
 {
     static void (*const patterns[])(struct worker *) = {
         [FILL] = worker_fill,   [SCAN] = worker_scan,   [RUNS] = worker_runs,
-        [ZIPF] = worker_zipf,   [HOT] = worker_hot,     [MOVING] = worker_moving,
-        [FLOOD] = worker_flood, [CHASE] = worker_chase, [PREFAULT] = worker_prefault,
+        [ZIPF] = worker_draws,  [HOT] = worker_draws,   [MOVING] = worker_draws,
+        [FLOOD] = worker_draws, [CHASE] = worker_chase, [PREFAULT] = worker_prefault,
     };
     struct worker *w = arg;
 
@@ -453,6 +470,26 @@ static struct timespec time_in(double seconds)
     return at;
 }
 
+static void crew_init(struct crew *c, const struct workload_run *run)
+{
+    *c = (struct crew){.run = run,
+                       .content = {.compressible = run->workload->compressible,
+                                   .cycle = permutation_make(run->pages)},
+                       .gate = PTHREAD_MUTEX_INITIALIZER,
+                       .ended = PTHREAD_COND_INITIALIZER,
+                       .progress = run->passed};
+    if (run->workload->pattern == ZIPF)
+        c->zipf = zipf_make(run->pages, run->workload->skew);
+}
+
+static struct worker worker_make(struct crew *c, unsigned index)
+{
+    return (struct worker){.crew = c,
+                           .index = index,
+                           .random = mix(c->run->seed) ^ mix(index + 1),
+                           .most = UINT64_MAX};
+}
+
 /* Start the threads behind the gate; how many there are now. */
 static unsigned workers_start(struct crew *c, struct worker *workers, struct latency *latencies)
 {
@@ -461,12 +498,10 @@ static unsigned workers_start(struct crew *c, struct worker *workers, struct lat
     for (unsigned i = 0; i < r->threads; i++) {
         int error;
 
-        workers[i] = (struct worker){.crew = c,
-                                     .latency = &latencies[i],
-                                     .index = i,
-                                     .random = mix(r->seed) ^ mix(i + 1),
-                                     .most = r->most > 0 ? (r->most + r->threads - 1) / r->threads
-                                                         : UINT64_MAX};
+        workers[i] = worker_make(c, i);
+        workers[i].latency = &latencies[i];
+        if (r->most > 0)
+            workers[i].most = (r->most + r->threads - 1) / r->threads;
         error = pthread_create(&workers[i].thread, NULL, worker_main, &workers[i]);
         if (error != 0) {
             fprintf(stderr, "bench: cannot start thread %u of %u: %s; use fewer (--threads)\n",
@@ -538,12 +573,7 @@ static int crew_run(struct crew *c, struct worker *workers, struct latency *late
 
 int workload_run(const struct workload_run *run, struct workload_result *result)
 {
-    struct crew crew = {.run = run,
-                        .content = {.compressible = run->workload->compressible,
-                                    .cycle = permutation_make(run->pages)},
-                        .gate = PTHREAD_MUTEX_INITIALIZER,
-                        .ended = PTHREAD_COND_INITIALIZER,
-                        .progress = run->passed};
+    struct crew crew;
     size_t size = run->threads * sizeof(struct latency);
     struct worker *workers = calloc(run->threads, sizeof(*workers));
     struct latency *latencies =
@@ -557,12 +587,42 @@ int workload_run(const struct workload_run *run, struct workload_result *result)
     }
     /* Without the right to lock it stays where it is anyway: it is used all the time. */
     mlock(latencies, size);
-    if (run->workload->pattern == ZIPF)
-        crew.zipf = zipf_make(run->pages, run->workload->skew);
+    crew_init(&crew, run);
     status = crew_run(&crew, workers, latencies, result);
 out:
     if (latencies != MAP_FAILED)
         munmap(latencies, size);
     free(workers);
     return status;
+}
+
+int workload_trace(const struct workload_run *run, uint32_t *pages, size_t count)
+{
+    page_draw *draw = page_draws[run->workload->pattern];
+    struct worker *workers = calloc(run->threads, sizeof(*workers));
+    struct crew crew;
+
+    if (workers == NULL)
+        return -ENOMEM;
+    crew_init(&crew, run);
+    for (unsigned i = 0; i < run->threads; i++)
+        workers[i] = worker_make(&crew, i);
+    for (size_t i = 0; i < count; i++) {
+        struct worker *w = &workers[i % run->threads];
+
+        pages[i] = (uint32_t)draw(w);
+        write_drawn(w);
+        w->touches++;
+    }
+    free(workers);
+    return 0;
+}
+
+bool workload_popular(const struct workload_run *run, uint64_t rank, uint64_t *page)
+{
+    struct permutation cycle = permutation_make(run->pages);
+    enum workload_pattern pattern = run->workload->pattern;
+
+    *page = pattern == FLOOD ? rank : permutation_at(&cycle, rank);
+    return pattern == ZIPF || pattern == HOT || pattern == FLOOD;
 }

@@ -81,4 +81,13 @@ struct workload_run {
 /* 0 or a negative errno after a message: threads could not be started, pages not prefaulted. */
 int workload_run(const struct workload_run *run, struct workload_result *result);
 
+/*
+ * What does not depend on memory, of ZIPF, HOT, MOVING and FLOOD: the first `count` pages that a
+ * run touches if its threads take turns, touch by touch. Nothing is touched. 0 or -ENOMEM.
+ */
+int workload_trace(const struct workload_run *run, uint32_t *pages, size_t count);
+/* The page that is touched most often in the long run (rank 0), or next to that; false where none
+ * stays popular. */
+bool workload_popular(const struct workload_run *run, uint64_t rank, uint64_t *page);
+
 #endif

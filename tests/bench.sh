@@ -184,11 +184,12 @@ elif grep -q 'io_uring cannot be used' "$dir/err"; then
 else
     [ "$status" -eq 0 ] && grep -q '^an empty system call .* us ' "$dir/out" &&
         grep -q '^SIGBUS, 16 threads .* touches/s' "$dir/out" &&
+        grep -q '^zipf0.9 .* 1.5 ' "$dir/out" &&
         grep -q '^fill, to swap .* at least 6 ' "$dir/out" && ! grep -qw nan "$dir/out"
-    ok $? "bound: calls, pagers and aims have their lines; each page read was right"
+    ok $? "bound: calls, pagers, eviction and aims have their lines; each page read was right"
     perl -MJSON::PP -e 'local $/; my $r = decode_json(<STDIN>); exit(@{$r->{aims}} > 10 &&
         $r->{figures}{COPY_64}{median} > 0 && $r->{pagers}{thread}{2}{touches_a_second}{median} > 0
-        ? 0 : 1)' <"$dir/bound.json"
+        && $r->{eviction}{hot}{min} > $r->{eviction}{hot}{lru} ? 0 : 1)' <"$dir/bound.json"
     ok $? "bound: the JSON parses and has figures"
 fi
 [ -z "$(find "$dir" -name 'vmsm-bound-*')" ]

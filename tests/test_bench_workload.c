@@ -16,6 +16,7 @@
 #define THREADS 3
 #define DRAWS 400000
 #define ZIPF_COUNT 1000
+#define TRACE 6000
 
 static char *base;
 static _Atomic uint32_t generations[PAGES];
@@ -242,6 +243,58 @@ static void phases_check(void)
        (unsigned)window);
 }
 
+/* Each touch is a write, which raises the page's generation. With one thread, as its window moves as
+ * it does in turns. */
+static void trace_check(const char *name, enum workload_pattern pattern)
+{
+    struct workload writes = *workload_find(name);
+    struct workload_run run = {.workload = &writes,
+                               .base = base,
+                               .pages = PAGES,
+                               .budget_pages = PAGES / 4,
+                               .generations = generations,
+                               .threads = pattern == MOVING ? 1 : THREADS,
+                               .seconds = 60,
+                               .most = TRACE,
+                               .passed = PAGES,
+                               .seed = 3};
+    struct workload_result result;
+    static uint32_t trace[TRACE];
+    unsigned left[PAGES] = {0}, off = 0;
+
+    writes.write_percent = 100;
+    workload_do("fill");
+    workload_run(&run, &result);
+    ok(workload_trace(&run, trace, TRACE) == 0, "%s: a trace", name);
+    for (unsigned i = 0; i < TRACE; i++)
+        left[trace[i]]++;
+    for (unsigned i = 0; i < PAGES; i++)
+        off += generations[i] != 1 + left[i];
+    is(off, 0, "%s: each page as often as a run touches it", name);
+}
+
+static void popular_check(void)
+{
+    struct workload_run run = {.workload = workload_find("zipf1.2"),
+                               .pages = PAGES,
+                               .budget_pages = PAGES / 4,
+                               .threads = THREADS,
+                               .seed = 3};
+    static uint32_t trace[DRAWS];
+    unsigned touched[PAGES] = {0}, out_of_order = 0;
+    uint64_t page, before = 0;
+
+    workload_trace(&run, trace, DRAWS);
+    for (unsigned i = 0; i < DRAWS; i++)
+        touched[trace[i]]++;
+    for (uint64_t rank = 0; rank < 20; before = page, rank++)
+        out_of_order +=
+            !workload_popular(&run, rank, &page) || (rank > 0 && touched[page] >= touched[before]);
+    is(out_of_order, 0, "the more popular a page, the more often it is touched");
+    run.workload = workload_find("moving");
+    ok(!workload_popular(&run, 0, &page), "where a window moves, no page stays popular");
+}
+
 static void damage_check(const char *name, unsigned page, unsigned word)
 {
     uint64_t *words = (uint64_t *)(void *)(base + (size_t)page * PAGE_BYTES);
@@ -270,6 +323,11 @@ int main(void)
     writes_check();
     limits_check();
     phases_check();
+    trace_check("zipf0.9", ZIPF);
+    trace_check("hot", HOT);
+    trace_check("moving", MOVING);
+    trace_check("flood", FLOOD);
+    popular_check();
     contents_check(false);
     contents_check(true);
     damage_check("scan", 17, stamp);
