@@ -182,9 +182,50 @@ static void levels(void)
     tear_down(&f);
 }
 
+/* A pass as where hits are not seen. */
+static void blind_pass(struct fixture *f)
+{
+    f->m->mapper->in_place = true;
+    age_pass(f);
+    f->m->mapper->in_place = false;
+}
+
+/* Pages among many that have been asked for are as young as these, but not if all are so many. */
+static void neighbourhoods(void)
+{
+    struct fixture f;
+    uintptr_t base;
+
+    set_up(&f, "memory:4M,touch_window:1");
+    base = map_pages(&f, 640);
+    put_all(&f, base, 640, 1);
+    blind_pass(&f);
+    blind_pass(&f);
+    is(f.m->trimmer.ages[1], 640, "nothing has been asked for: all grow old");
+    put_all(&f, base, 6, 1);
+    put_all(&f, base + 64 * PAGE, 5, 1);
+    blind_pass(&f);
+    is(age_of(&f, base, 6) + age_of(&f, base, 63), 0, "six of 64 have been: the others are young");
+    is(age_of(&f, base, 69), 2, "five of the next 64 are too few");
+    is(age_of(&f, base, 128), 2, "and where there is none");
+    put_all(&f, base, 640, 1);
+    blind_pass(&f);
+    put_all(&f, base, 30, 1);
+    blind_pass(&f);
+    is(age_of(&f, base, 63), 1, "thirty are too few where all had been on average");
+    put_all(&f, base, 40, 1);
+    blind_pass(&f);
+    is(age_of(&f, base, 63), 2, "forty are a scan");
+    put_all(&f, base, 6, 1);
+    age_pass(&f);
+    is(age_of(&f, base, 63), 3, "where hits are seen, only those make a page young");
+    tear_down(&f);
+}
+
 int main(void)
 {
     ages();
+    neighbourhoods();
     levels();
     others();
     groups();

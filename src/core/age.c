@@ -14,6 +14,11 @@
  * consumed once is worth more frames' time than it had. So a trim stamps the PTE with what has been
  * consumed by then; a page that returns soon rises by a level or two, a late one sinks. The level
  * stays in the PTE wherever the page goes.
+ *
+ * Neighbourhoods. Where nobody sees hits, pages that are asked for are a sample of those that are
+ * used. LIVELY_PAGES side by side of which far more have been asked for since the last pass than
+ * elsewhere are used together, and none of them grows old. (Not if more than LIVELY_MOST have: then a
+ * stream has passed.)
  */
 #include "core/machine.h"
 
@@ -21,9 +26,43 @@
 #define STAMP_PART 16u
 /* With fewer frames than this a page's return says nothing. */
 #define HISTORY_FRAMES 64u
+#define LIVELY_PAGES 64u
+#define LIVELY_LEAST 6u  /* of them, that have been asked for, */
+#define LIVELY_MOST 32u  /* and no more, */
+#define LIVELY_HALVES 5u /* and in halves, how many times as many as on average */
+
+/* What one pass has found so far. */
+struct age_pass {
+    uint32_t ages[PTE_AGE_MAX + 1]; /* valid pages by age */
+    uint32_t accessed;              /* pages asked for since the last pass */
+    uint32_t lively;                /* pages asked for that make a neighbourhood lively */
+};
+
+/* How many pages must have been asked for, if they are no more than last time on average? */
+static uint32_t lively_threshold(struct machine *m)
+{
+    uint64_t pages = (uint64_t)atomic_load(&m->touched) + 1;
+    uint64_t many = (uint64_t)m->trimmer.accessed * LIVELY_PAGES * LIVELY_HALVES / 2 / pages;
+
+    if (!m->mapper->in_place)
+        return UINT32_MAX; /* the access bits are true */
+    return many < LIVELY_LEAST ? LIVELY_LEAST : many > LIVELY_PAGES ? LIVELY_PAGES : (uint32_t)many;
+}
+
+/* Are pages [i, end) of a neighbourhood used together? */
+static bool is_lively(const struct age_pass *pass, const struct pagetable *table, size_t i,
+                      size_t end)
+{
+    const uint64_t asked = PTE_VALID | PTE_ACCESSED;
+    unsigned n = 0;
+
+    for (; i < end; i++)
+        n += (pte_load(&table->ptes[i]) & (asked | PTE_READAHEAD)) == asked;
+    return n >= pass->lively && n <= LIVELY_MOST;
+}
 
 /* Ages one page; returns its new age, or -1 if it is not valid or somebody is busy with it. */
-static int age_page(struct machine *m, pte_t *pte, uint64_t word, size_t turn)
+static int age_page(struct machine *m, pte_t *pte, uint64_t word, size_t turn, bool lively)
 {
     unsigned level = word & PTE_READAHEAD ? 0 : pte_level(word);
     unsigned age = pte_age(word);
@@ -31,7 +70,7 @@ static int age_page(struct machine *m, pte_t *pte, uint64_t word, size_t turn)
 
     if ((word & (PTE_VALID | PTE_BUSY)) != PTE_VALID)
         return -1;
-    if (word & PTE_ACCESSED)
+    if ((word & PTE_ACCESSED) || lively)
         age = 0;
     else if (age < PTE_AGE_MAX && turn % (1u << level) == 0)
         age++;
@@ -58,11 +97,14 @@ static void group_settle(struct machine *m, const struct pagetable *table, size_
     }
 }
 
-static void age_section(struct machine *m, const struct region *region, size_t n, uint32_t *ages)
+static void age_section(struct machine *m, const struct region *region, size_t n,
+                        struct age_pass *pass)
 {
     const struct pagetable *table = region->table;
     size_t first = n * SECTION_PAGES, last = first + SECTION_PAGES, stop;
     size_t low = pagetable_index(table, region->start), high = pagetable_index(table, region->end);
+    size_t looked_to = 0;
+    bool lively = false;
 
     first = first > low ? first : low;
     last = last < high ? last : high;
@@ -72,13 +114,19 @@ static void age_section(struct machine *m, const struct region *region, size_t n
         bool empty = true;
 
         stop = (i / GROUP_PAGES + 1) * GROUP_PAGES;
+        if (i >= looked_to) {
+            looked_to = (i / LIVELY_PAGES + 1) * LIVELY_PAGES;
+            lively = is_lively(pass, table, i, looked_to < last ? looked_to : last);
+        }
         for (; i < stop && i < last; i++) {
             uint64_t word = pte_load(&table->ptes[i]);
-            int age = age_page(m, &table->ptes[i], word, i + m->trimmer.passes);
+            int age = age_page(m, &table->ptes[i], word, i + m->trimmer.passes, lively);
 
             empty = empty && !(word & (PTE_VALID | PTE_BUSY));
-            if (age >= 0)
-                ages[age]++;
+            if (age < 0)
+                continue;
+            pass->ages[age]++;
+            pass->accessed += (word & PTE_ACCESSED) != 0;
         }
         if (empty && i - from == GROUP_PAGES)
             group_settle(m, table, from);
@@ -92,7 +140,8 @@ bool age_due(struct machine *m)
 
 bool age_step(struct machine *m)
 {
-    uint32_t ages[PTE_AGE_MAX + 1] = {0}, dense = 0;
+    struct age_pass pass = {.lively = lively_threshold(m)};
+    uint32_t dense = 0;
     uint64_t consumed = atomic_load(&m->consumed);
 
     if (!age_due(m))
@@ -108,12 +157,13 @@ bool age_step(struct machine *m)
         while (pagetable_next_section(region->table, &n, end)) {
             dense += atomic_load_explicit(&region->table->sections[n].valid,
                                           memory_order_relaxed) >= (int32_t)TRIM_WORTH;
-            age_section(m, region, n++, ages);
+            age_section(m, region, n++, &pass);
         }
     }
     sync_rwlock_unread(&m->sync, &m->regions_lock, SYNC_REGIONS);
     for (unsigned age = 0; age <= PTE_AGE_MAX; age++)
-        atomic_store_explicit(&m->trimmer.ages[age], ages[age], memory_order_relaxed);
+        atomic_store_explicit(&m->trimmer.ages[age], pass.ages[age], memory_order_relaxed);
+    m->trimmer.accessed = pass.accessed;
     atomic_store(&m->trimmer.dense, dense);
     atomic_store(&m->trimmer.aged_at, consumed);
     count(m, COUNTER_ageing_passes, 1);

@@ -119,6 +119,7 @@ struct trimmer {
     _Atomic uint64_t aged_at;               /* (a) consumed, at the last ageing pass */
     _Atomic uint32_t dense;                 /* (a) sections with TRIM_WORTH valid pages then */
     uint32_t passes;                        /* (g) ageing passes so far */
+    uint32_t accessed;                      /* (g) pages that the last found asked for */
     struct trim_victims *victims;           /* (t) */
     uint64_t rate_at;                       /* (t) ns: when the rate was last taken, */
     uint64_t rate_consumed;                 /* (t) and `consumed` then */
