@@ -143,18 +143,19 @@ int group_limit(const struct group *group, uint64_t limit)
     return text_write_number(group->path, limit_name(group), limit);
 }
 
-void group_wake(const struct group *group)
+bool group_wake(const struct group *group)
 {
     char text[256];
     uint64_t limit;
 
     if (group->version2 || text_read(group->path, "memory.oom_control", text, sizeof(text)) != 0 ||
         strstr(text, "under_oom 1") == NULL)
-        return;
+        return false;
     /* A limit that grows wakes them. */
     limit = text_number(group->path, limit_name(group));
     if (group_limit(group, limit + 4096) == 0)
         group_limit(group, limit);
+    return true;
 }
 
 uint64_t group_charged(const struct group *group)

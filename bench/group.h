@@ -31,8 +31,8 @@ int group_enter(const struct group *group);
 /* A new limit; the kernel makes room at once, in the calling thread. 0 or a negative errno. */
 int group_limit(const struct group *group, uint64_t limit);
 /* Version 1: go on with processes that found no memory, and were not killed. The kernel wakes them when
- * some is given back, but may miss it: to be called every few milliseconds. */
-void group_wake(const struct group *group);
+ * some is given back, but may miss it: to be called every few milliseconds. Were there any? */
+bool group_wake(const struct group *group);
 /* Bytes charged now; the most since it was made, 0 where the kernel does not keep it. */
 uint64_t group_charged(const struct group *group);
 uint64_t group_peak(const struct group *group);

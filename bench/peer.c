@@ -20,6 +20,8 @@
 #define ALLOWANCE ((size_t)4 << 20)
 #define PAGE_ALLOWANCE 12 /* bytes: 8 of page table, 4 of generation */
 #define WATCH_US 5000
+/* How long processes may find no memory, before they are killed. */
+#define PATIENCE_US 10000000
 #define LEAST_SHARE 4    /* the group's limit is never under a quarter */
 #define STEP_SHARE 64    /* the limit is lowered by no more at a time */
 #define CHANGE_SHARE 128 /* a change smaller than this is not worth a reclaim */
@@ -282,6 +284,22 @@ size_t peer_allowance(size_t length)
     return ALLOWANCE + length / PAGE * PAGE_ALLOWANCE;
 }
 
+/* ---- Processes that wait for memory ---- */
+
+/* They wait until somebody makes them look again; but not for ever, if there is none to be had.
+ * waited: how many turns they have by now. */
+static void wake_waiting(struct peer *peer, unsigned *waited)
+{
+    if (!group_wake(&peer->group)) {
+        *waited = 0;
+        return;
+    }
+    if (++*waited < PATIENCE_US / WATCH_US)
+        return;
+    *waited = 0;
+    group_kill(&peer->group);
+}
+
 /* ---- The limit that zram shares ---- */
 
 static void *watch_main(void *arg)
@@ -289,6 +307,7 @@ static void *watch_main(void *arg)
     struct peer *peer = arg;
     struct watch *watch = &peer->watch;
     uint64_t set = watch->limit, least = watch->limit / LEAST_SHARE;
+    unsigned waited = 0;
 
     while (!atomic_load(&watch->stop)) {
         uint64_t used = zram_used(&peer->zram), both = used + group_charged(&peer->group);
@@ -307,6 +326,7 @@ static void *watch_main(void *arg)
         if ((change > watch->limit / CHANGE_SHARE || (change > 0 && target == least)) &&
             group_limit(&peer->group, target) == 0)
             set = target;
+        wake_waiting(peer, &waited);
         usleep(WATCH_US);
     }
     return NULL;
@@ -316,9 +336,10 @@ static void *watch_main(void *arg)
 static void *wake_main(void *arg)
 {
     struct peer *peer = arg;
+    unsigned waited = 0;
 
     while (!atomic_load(&peer->watch.stop)) {
-        group_wake(&peer->group);
+        wake_waiting(peer, &waited);
         usleep(WATCH_US);
     }
     return NULL;
