@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/vfs.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "group.h"
@@ -20,13 +21,12 @@
 #define ALLOWANCE ((size_t)4 << 20)
 #define PAGE_ALLOWANCE 12 /* bytes: 8 of page table, 4 of generation */
 #define WATCH_US 5000
-/* How long processes may find no memory, before they are killed. */
-#define PATIENCE_US 10000000
+#define PATIENCE 10      /* seconds that processes may find no memory, before they are killed */
 #define LEAST_SHARE 4    /* the group's limit is never under a quarter */
 #define STEP_SHARE 64    /* the limit is lowered by no more at a time */
 #define CHANGE_SHARE 128 /* a change smaller than this is not worth a reclaim */
 
-/* Follows zram's use, and moves the group's limit; or wakes who waits for memory. */
+/* Follows zram's use, and moves the group's limit; and wakes who waits for memory. */
 struct watch {
     pthread_t thread;
     bool running; /* owner: the peer's thread */
@@ -287,16 +287,21 @@ size_t peer_allowance(size_t length)
 /* ---- Processes that wait for memory ---- */
 
 /* They wait until somebody makes them look again; but not for ever, if there is none to be had.
- * waited: how many turns they have by now. */
-static void wake_waiting(struct peer *peer, unsigned *waited)
+ * since: second in which they began, 0 if none waits. */
+static void wake_waiting(struct peer *peer, time_t *since)
 {
+    struct timespec now;
+
     if (!group_wake(&peer->group)) {
-        *waited = 0;
+        *since = 0;
         return;
     }
-    if (++*waited < PATIENCE_US / WATCH_US)
+    clock_gettime(CLOCK_BOOTTIME, &now);
+    if (*since == 0)
+        *since = now.tv_sec;
+    if (now.tv_sec - *since < PATIENCE)
         return;
-    *waited = 0;
+    *since = 0;
     group_kill(&peer->group);
 }
 
@@ -307,7 +312,7 @@ static void *watch_main(void *arg)
     struct peer *peer = arg;
     struct watch *watch = &peer->watch;
     uint64_t set = watch->limit, least = watch->limit / LEAST_SHARE;
-    unsigned waited = 0;
+    time_t since = 0;
 
     while (!atomic_load(&watch->stop)) {
         uint64_t used = zram_used(&peer->zram), both = used + group_charged(&peer->group);
@@ -326,7 +331,7 @@ static void *watch_main(void *arg)
         if ((change > watch->limit / CHANGE_SHARE || (change > 0 && target == least)) &&
             group_limit(&peer->group, target) == 0)
             set = target;
-        wake_waiting(peer, &waited);
+        wake_waiting(peer, &since);
         usleep(WATCH_US);
     }
     return NULL;
@@ -336,10 +341,10 @@ static void *watch_main(void *arg)
 static void *wake_main(void *arg)
 {
     struct peer *peer = arg;
-    unsigned waited = 0;
+    time_t since = 0;
 
     while (!atomic_load(&peer->watch.stop)) {
-        wake_waiting(peer, &waited);
+        wake_waiting(peer, &since);
         usleep(WATCH_US);
     }
     return NULL;

@@ -24,7 +24,7 @@ struct replay {
     const uint32_t *touches; /* pages, in order */
     size_t warm, counted; /* touches that only fill the frames, and those after them that count */
     uint32_t pages;       /* each is below; with the touches, less than 2^32 */
-    uint32_t frames;      /* at least one; empty at first */
+    uint32_t frames;      /* at least one, and `run`; empty at first */
 };
 
 /* The hits among those that count; 0 or -ENOMEM. With a page that is missed, all of the `run` pages

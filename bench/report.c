@@ -42,7 +42,7 @@ static void heading_print(const struct results *r)
             printf("%s: %s\n", memory_kind_names[k], r->notes[k]);
     for (unsigned k = 0; k < MEMORY_KINDS; k++)
         if (r->killed[k] > 0)
-            printf("%s: the kernel killed %llu processes, since it found no memory in their group; "
+            printf("%s: %llu processes were killed, since there was no memory in their group; "
                    "others went on in their place\n",
                    memory_kind_names[k], (unsigned long long)r->killed[k]);
 }

@@ -208,6 +208,10 @@ static void neighbourhoods(void)
     is(age_of(&f, base, 6) + age_of(&f, base, 63), 0, "six of 64 have been: the others are young");
     is(age_of(&f, base, 69), 2, "five of the next 64 are too few");
     is(age_of(&f, base, 128), 2, "and where there is none");
+    is(machine_advise(f.m, base + 8 * PAGE, 8 * PAGE, VMSM_DONTNEED), 0, "eight are to go");
+    put_all(&f, base, 6, 1);
+    blind_pass(&f);
+    is(age_of(&f, base, 8), PTE_AGE_MAX, "neighbours that are asked for do not change that");
     put_all(&f, base, 640, 1);
     blind_pass(&f);
     put_all(&f, base, 30, 1);

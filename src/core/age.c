@@ -17,8 +17,8 @@
  *
  * Neighbourhoods. Where nobody sees hits, pages that are asked for are a sample of those that are
  * used. LIVELY_PAGES side by side of which far more have been asked for since the last pass than
- * elsewhere are used together, and none of them grows old. (Not if more than LIVELY_MOST have: then a
- * stream has passed.)
+ * elsewhere are used together: all of them are young again, but those of the highest age, which
+ * may have been advised to go. (Not if more than LIVELY_MOST have: then a stream has passed.)
  */
 #include "core/machine.h"
 
@@ -30,6 +30,7 @@
 #define LIVELY_LEAST 6u  /* of them, that have been asked for, */
 #define LIVELY_MOST 32u  /* and no more, */
 #define LIVELY_HALVES 5u /* and in halves, how many times as many as on average */
+#define NEVER_LIVELY UINT32_MAX
 
 /* What one pass has found so far. */
 struct age_pass {
@@ -41,12 +42,15 @@ struct age_pass {
 /* How many pages must have been asked for, if they are no more than last time on average? */
 static uint32_t lively_threshold(struct machine *m)
 {
-    uint64_t pages = (uint64_t)atomic_load(&m->touched) + 1;
-    uint64_t many = (uint64_t)m->trimmer.accessed * LIVELY_PAGES * LIVELY_HALVES / 2 / pages;
+    int64_t touched = atomic_load(&m->touched); /* lags pages that come and go */
+    uint64_t pages = touched > 0 ? (uint64_t)touched : 1, many;
 
     if (!m->mapper->in_place)
-        return UINT32_MAX; /* the access bits are true */
-    return many < LIVELY_LEAST ? LIVELY_LEAST : many > LIVELY_PAGES ? LIVELY_PAGES : (uint32_t)many;
+        return NEVER_LIVELY; /* the access bits are true */
+    many = (uint64_t)m->trimmer.accessed * LIVELY_PAGES * LIVELY_HALVES / 2 / pages;
+    if (many > LIVELY_MOST)
+        return NEVER_LIVELY;
+    return many < LIVELY_LEAST ? LIVELY_LEAST : (uint32_t)many;
 }
 
 /* Are pages [i, end) of a neighbourhood used together? */
@@ -56,7 +60,10 @@ static bool is_lively(const struct age_pass *pass, const struct pagetable *table
     const uint64_t asked = PTE_VALID | PTE_ACCESSED;
     unsigned n = 0;
 
-    for (; i < end; i++)
+    if (pass->lively == NEVER_LIVELY)
+        return false;
+    for (i = pagetable_next_page(table, i, end); i < end;
+         i = pagetable_next_page(table, i + 1, end))
         n += (pte_load(&table->ptes[i]) & (asked | PTE_READAHEAD)) == asked;
     return n >= pass->lively && n <= LIVELY_MOST;
 }
@@ -70,7 +77,7 @@ static int age_page(struct machine *m, pte_t *pte, uint64_t word, size_t turn, b
 
     if ((word & (PTE_VALID | PTE_BUSY)) != PTE_VALID)
         return -1;
-    if ((word & PTE_ACCESSED) || lively)
+    if ((word & PTE_ACCESSED) || (lively && age < PTE_AGE_MAX))
         age = 0;
     else if (age < PTE_AGE_MAX && turn % (1u << level) == 0)
         age++;
@@ -140,12 +147,13 @@ bool age_due(struct machine *m)
 
 bool age_step(struct machine *m)
 {
-    struct age_pass pass = {.lively = lively_threshold(m)};
+    struct age_pass pass = {0};
     uint32_t dense = 0;
     uint64_t consumed = atomic_load(&m->consumed);
 
     if (!age_due(m))
         return false;
+    pass.lively = lively_threshold(m);
     m->trimmer.passes++;
     sync_rwlock_read(&m->sync, &m->regions_lock, SYNC_REGIONS);
     for (unsigned r = 0; r < m->region_count; r++) {

@@ -120,7 +120,7 @@ static void forget_others(struct machine *m)
     m->reclaim_lock = m->pool_lock = (struct sync_mutex){0};
     m->pagefile.lock = m->pagefile.commit_lock = (struct sync_mutex){0};
     m->trim_behind.lock = m->slot_ring.lock = (struct sync_mutex){0};
-    m->frames_event = m->queues_event = m->writer.idle = (struct sync_event){0};
+    m->frames_event = m->stage_event = m->queues_event = m->writer.idle = (struct sync_event){0};
     atomic_store(&m->gate_closing, 0);
     atomic_store(&m->waiting, 0);
     atomic_store(&m->pinning, 0);

@@ -175,10 +175,12 @@ int frame_wait(struct machine *m)
 
     count(m, COUNTER_fault_waits, 1);
     atomic_fetch_add(&m->waiting, 1);
-    if (atomic_load(&m->available) > 0) { /* it was stage that was short: given back very soon */
-        uint32_t key = sync_event_prepare(&m->sync, &m->frames_event);
+    /* It was staging that was short, which is given back very soon. The frames that others who wait
+     * for it give back, when they find none, are no reason to look. */
+    if (atomic_load(&m->available) > 0) {
+        uint32_t key = sync_event_prepare(&m->sync, &m->stage_event);
 
-        sync_event_wait(&m->sync, &m->frames_event, key, STAGE_WAIT_NS);
+        sync_event_wait(&m->sync, &m->stage_event, key, STAGE_WAIT_NS);
     }
     while (atomic_load(&m->available) <= 0 && !atomic_load(&m->stopping)) {
         uint32_t key;

@@ -186,7 +186,8 @@ struct machine {
     struct streams streams;                  /* (o) */
     struct trim_behind trim_behind;          /* (o) */
     struct slot_ring slot_ring;              /* (o) */
-    struct sync_event frames_event;          /* (o) a frame, or stage, may be had */
+    struct sync_event frames_event;          /* (o) a frame may be had */
+    struct sync_event stage_event;           /* (o) staging may be had */
     struct sync_event queues_event;          /* (o) a fault queue came back to the pool */
     struct sync_mutex reclaim_lock;          /* (o) one inline reclaimer at a time */
     struct sync_mutex pool_lock;             /* (o) */

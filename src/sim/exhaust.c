@@ -128,11 +128,12 @@ static void forget_statistics(struct search *e)
     uint64_t consumed = atomic_load(&m->consumed) - atomic_load(&m->trimmer.aged_at);
 
     forget_signals(&m->frames_event);
+    forget_signals(&m->stage_event);
     forget_signals(&m->queues_event);
     forget_signals(&m->writer.idle);
     atomic_store(&m->trimmer.aged_at, 0);
     atomic_store(&m->consumed, consumed < m->active_max + 1 ? consumed : m->active_max + 1);
-    m->trimmer.passes = 0;
+    m->trimmer.passes = m->trimmer.accessed = 0;
     for (size_t n = 0; n < e->scenario->pages; n++) /* trap sigbus: nobody sleeps on a page */
         atomic_store(&mmu_of(m)->pages[n].wakes, 0);
 
