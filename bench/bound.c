@@ -633,8 +633,11 @@ static void samples_clear(struct bound *b)
     }
     for (unsigned c = 0; c < BOUND_CELL_COUNT; c++)
         speed_clear(&b->swap[c]);
-    for (unsigned i = 0; i < BOUND_POLICY_CELLS; i++)
+    for (unsigned i = 0; i < BOUND_POLICY_CELLS; i++) {
+        b->policies[i] =
+            (struct bound_policy){.lru = NAN, .ahead = NAN, .min = NAN, .popular = NAN};
         sample_clear(&b->policies[i].hit);
+    }
 }
 
 int main(int argc, char **argv)
@@ -658,7 +661,7 @@ int main(int argc, char **argv)
         error = round_measure(&b);
     }
     bound_swap_close();
-    if (error == 0)
+    if (error == 0 && bound_interrupted == 0)
         error = bound_policies(&b);
     if (error == 0)
         report_print(&b);
