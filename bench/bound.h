@@ -4,11 +4,17 @@
  *
  *   bound_range.c      memory whose faults come to user space
  *   bound_primitive.c  calls by themselves: faults, signals, mappings, wake-ups
+ *   bound_handler.c    a thread that answers such faults
  *   bound_pager.c      the smallest programs that page single pages in at random
+ *   bound_stock.c      memory of those that write: what is there, and the thread that evicts
+ *   bound_cell.c       the smallest pagers in cells of bench, touched by its workloads
+ *   bound_prefault.c   vectors of random pages, as vmsm_prefault() brings them in
  *   bound_disk.c       the disk by the same io_uring that the manager uses
  *   bound_swap.c       the kernel's swap in the same rounds, to be compared with
  *   bound_policy.c     hits of the best page replacement, by replaying workloads (replay.h)
- *   bound.c            the rounds, and what follows for the aims
+ *   bound_aim.c        what follows for the aims
+ *   bound_report.c     tables and JSON (bound_report.h)
+ *   bound.c            options and rounds
  *
  * Everything is measured once in each round, but replayed once for all; figures are medians over
  * rounds.
@@ -64,6 +70,8 @@ enum bound_unit { UNIT_TIME, UNIT_RATE, UNIT_BYTES }; /* seconds; a second; byte
     X(RANDOM_16, RATE, "disk: random reads of a page, 16 at a time")                               \
     X(RANDOM_32, RATE, "disk: random reads of a page, 32 at a time")                               \
     X(RANDOM_CPU, TIME, "processor time of a random read, 32 at a time")                           \
+    X(READ_ALONE, TIME, "disk: a read of a page, alone")                                           \
+    X(READ_BEFORE, TIME, "the same, 1 MiB to be read sent after it")                               \
     X(RUN, BYTES, "disk: random reads of 64 KiB, 2 at a time")                                     \
     X(RUN_CPU, TIME, "processor time of that, a page")                                             \
     X(RUN_W10, BYTES, "the same, a write of 1 MiB for each 128 of them")                           \
@@ -109,6 +117,13 @@ extern const char *const bound_cell_names[BOUND_CELL_COUNT];
 #define BOUND_AHEAD 16 /* pages that LRU reads at once, where it reads ahead */
 extern const enum bound_cell bound_policy_cells[BOUND_POLICY_CELLS];
 
+/* How prefault reads: as others do, or with file and buffers registered. */
+enum bound_prefault { PREFAULT_PLAIN, PREFAULT_FIXED, BOUND_PREFAULTS };
+
+/* Those in which pagers are measured that write. */
+#define BOUND_WRITER_CELLS 4
+extern const enum bound_cell bound_writer_cells[BOUND_WRITER_CELLS];
+
 /* Hits, as a part of the touches, with so much memory as the share is. */
 struct bound_policy {
     struct sample hit; /* seconds of a thread for a touch where all of it is in memory */
@@ -119,9 +134,10 @@ struct bound_policy {
 
 /* A workload of single pages at random, or of the kernel's swap. */
 struct bound_speed {
-    struct sample rate; /* touches a second */
-    struct sample cpu;  /* seconds of processor time for a page read or written */
-    struct sample hits; /* of swap: part of the touches without a fault */
+    struct sample rate;      /* touches a second */
+    struct sample cpu;       /* seconds of processor time for a page read or written */
+    struct sample p99, p999; /* seconds that so many of 100, of 1,000 touches stay within */
+    struct sample hits;      /* of swap: part of the touches without a fault */
 };
 
 struct bound_options {
@@ -140,7 +156,10 @@ struct bound {
     unsigned round;
     int file; /* of region bytes, O_DIRECT; page n begins with bound_word(n) */
     struct sample figures[BOUND_FIGURE_COUNT];
+    int content; /* as large, O_DIRECT: of the pagers that write */
     struct bound_speed pagers[BOUND_TRAPS][BOUND_CROWDS];
+    struct bound_speed writers[BOUND_TRAPS][BOUND_CELL_COUNT]; /* but few of the cells */
+    struct bound_speed prefaults[BOUND_PREFAULTS];             /* rate: pages read */
     struct bound_speed swap_rand[BOUND_CROWDS], swap[BOUND_CELL_COUNT];
     struct bound_policy policies[BOUND_POLICY_CELLS];
     bool wrong; /* a page held something else */
@@ -156,6 +175,7 @@ int bound_primitives(struct bound *b);
 int bound_disk_open(struct bound *b); /* makes and writes the file */
 int bound_disk(struct bound *b);
 int bound_pagers(struct bound *b);
+int bound_cells(struct bound *b); /* prefault too */
 /* Swap for all rounds: once before, a round at a time, once after. */
 int bound_swap_open(struct bound *b); /* -ENOTSUP: it cannot be had here */
 int bound_swap(struct bound *b);
@@ -186,6 +206,35 @@ int range_protect(const struct range *range, size_t page, size_t count, bool on)
 int range_drop(const struct iovec *pieces, unsigned count);
 /* The pages of the faults that wait; 0: none. */
 unsigned range_faults(const struct range *range, size_t *pages, unsigned most);
+
+/* Who waits for the page looks again. */
+void range_wake(const struct range *range, size_t page);
+
+/* ---- bound_handler.c ---- */
+
+#define HANDLER_READS 32u /* that it has in hand */
+
+struct handler_read {
+    size_t page, count; /* in file */
+};
+
+struct handler_job {
+    const struct range *range;
+    int file;
+    size_t most; /* pages of a read */
+    bool polls;
+    /* A fault: true if something is to be read before it is answered. */
+    bool (*take)(size_t page, unsigned slot, struct handler_read *read);
+    /* It has been read. */
+    void (*answer)(unsigned slot, const char *content);
+    void (*fail)(int error);
+};
+
+struct handler;
+
+/* 0 or a negative errno. The job stays where it is. */
+int handler_start(struct handler **handler, const struct handler_job *job);
+void handler_stop(struct handler *handler);
 
 /* ---- Clocks and processors ---- */
 

@@ -16,6 +16,7 @@
 #define DEPTH_MOST 32u
 #define RUN_BYTES ((size_t)64 << 10)
 #define RUN_DEPTH 2u
+#define PAIRS 200u
 #define RANDOM_PART 4 /* random reads take a part of `seconds` at each depth */
 
 struct queue {
@@ -167,6 +168,36 @@ static int random_measure(struct bound *b, enum bound_figure figure, unsigned de
     return n < 0 ? n : 0;
 }
 
+/* How long a page's read takes if nothing is sent after it, or a block's: does the disk tell of what
+ * is done, or only when all is? */
+static int pair_measure(struct bound *b, enum bound_figure figure, bool block)
+{
+    uint64_t blocks = b->options.region / BLOCK, random = 1;
+    double seconds = 0;
+    struct queue q;
+    int n = queue_open(&q, b->file, BLOCK, 2);
+
+    if (n < 0)
+        return n;
+    for (unsigned i = 0; i < PAIRS && n >= 0; i++) {
+        double begin = seconds_now();
+
+        request_send(&q, 0, BOUND_PAGE, false, random_below(&random, blocks) * BLOCK);
+        io_uring_submit(&q.ring);
+        if (block)
+            request_send(&q, 1, BLOCK, false, random_below(&random, blocks) * BLOCK);
+        for (unsigned left = 1 + block; left > 0 && n >= 0; left--) {
+            n = request_reap(&q);
+            if (n == 0)
+                seconds += seconds_now() - begin;
+        }
+    }
+    if (n >= 0)
+        bound_put(b, figure, seconds / PAIRS);
+    queue_close(&q);
+    return n < 0 ? n : 0;
+}
+
 static void run_send(struct queue *q, unsigned n, uint64_t runs, uint64_t *random)
 {
     request_send(q, n, RUN_BYTES, false, random_below(random, runs) * RUN_BYTES);
@@ -221,26 +252,39 @@ static int runs_measure(struct bound *b, enum bound_figure figure, unsigned read
     return n < 0 ? n : 0;
 }
 
-int bound_disk_open(struct bound *b)
+static int file_make(const struct bound *b, int *file)
 {
     char *name;
     int error;
 
     if (asprintf(&name, "%s/vmsm-bound-XXXXXX", b->options.dir) < 0)
         return -ENOMEM;
-    b->file = mkostemp(name, O_CLOEXEC | O_DIRECT);
-    error = b->file < 0 ? -errno : 0;
+    *file = mkostemp(name, O_CLOEXEC | O_DIRECT);
+    error = *file < 0 ? -errno : 0;
     if (error == 0) {
         unlink(name);
-        error = -posix_fallocate(b->file, 0, (off_t)b->options.region);
+        error = -posix_fallocate(*file, 0, (off_t)b->options.region);
     }
+    free(name);
+    return error;
+}
+
+int bound_disk_open(struct bound *b)
+{
+    int error = file_make(b, &b->content);
+
     /* Extents that were never written cost nothing to read, and more to write. */
+    b->file = b->content;
+    if (error == 0)
+        error = sequence_measure(b, true);
+    if (error == 0)
+        error = file_make(b, &b->file);
     if (error == 0)
         error = sequence_measure(b, true);
     if (error < 0)
-        fprintf(stderr, "bound: cannot make and fill a file of %llu MiB for O_DIRECT in %s: %s\n",
+        fprintf(stderr,
+                "bound: cannot make and fill two files of %llu MiB for O_DIRECT in %s: %s\n",
                 (unsigned long long)(b->options.region >> 20), b->options.dir, strerror(-error));
-    free(name);
     return error;
 }
 
@@ -260,6 +304,10 @@ int bound_disk(struct bound *b)
         error = sequence_measure(b, false);
     for (size_t i = 0; i < sizeof(depths) / sizeof(depths[0]) && error == 0; i++)
         error = random_measure(b, depths[i].figure, depths[i].depth);
+    if (error == 0)
+        error = pair_measure(b, BOUND_READ_ALONE, false);
+    if (error == 0)
+        error = pair_measure(b, BOUND_READ_BEFORE, true);
     if (error == 0)
         error = runs_measure(b, BOUND_RUN, 0);
     if (error == 0)

@@ -4,30 +4,23 @@
  * No page is written, none is looked up, nothing is kept but the order in which pages came.
  */
 #include <errno.h>
-#include <liburing.h>
 #include <math.h>
-#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/eventfd.h>
-#include <sys/mman.h>
 #include <time.h>
 #include <unistd.h>
 
 #include "bound.h"
 #include "draw.h"
 
-#define DROP 256u         /* pages dropped together */
-#define FAULTS_MOST 32u   /* that the handler has in hand */
-#define RUN 64u           /* pages that are put there at once before it begins */
-#define WARM_UP_PART 5    /* of the measured time */
-#define NAP_NS 1000000L   /* while it runs, and to see threads end */
-#define MARK_FAULTS 1000u /* what a completion is, if not a read's buffer */
-#define MARK_STOP 1001u
+#define DROP 256u       /* pages dropped together */
+#define RUN 64u         /* pages that are put there at once before it begins */
+#define WARM_UP_PART 5  /* of the measured time */
+#define NAP_NS 1000000L /* while it runs, and to see threads end */
 
 const unsigned bound_threads[BOUND_CROWDS] = {1, 2, 8, 16};
 
@@ -39,6 +32,7 @@ static struct pager {
     _Atomic uint64_t arrived; /* (o) pages that came */
     uint64_t most;            /* pages in memory */
     _Atomic uint64_t touches; /* (o) */
+    _Atomic bool counts;      /* (o) the touches, for their time */
     _Atomic bool stop, wrong; /* (o) */
     _Atomic int error;        /* (o) */
 } pager;
@@ -101,129 +95,44 @@ static void sigbus_handle(int signal, siginfo_t *info, void *context)
 
 /* ---- In a handler thread ---- */
 
-struct handler {
-    struct io_uring ring;
-    bool polls;
-    int stop; /* eventfd */
-    char *buffers;
-    unsigned spare[FAULTS_MOST], spare_count;
-    size_t pages[FAULTS_MOST]; /* what is read into each buffer */
-};
+static size_t faults[HANDLER_READS]; /* what each of the handler's reads is for */
 
-static void watch_send(struct handler *h, int fd, unsigned mark)
+static bool fault_take(size_t page, unsigned slot, struct handler_read *read)
 {
-    struct io_uring_sqe *sqe = io_uring_get_sqe(&h->ring);
-
-    io_uring_prep_poll_add(sqe, fd, POLLIN);
-    io_uring_sqe_set_data64(sqe, mark);
+    faults[slot] = page;
+    *read = (struct handler_read){.page = page, .count = 1};
+    return true;
 }
 
-/* Send a read for each fault that waits. */
-static void faults_take(struct handler *h)
+static void fault_answer(unsigned slot, const char *content)
 {
-    size_t pages[FAULTS_MOST];
-    unsigned count = range_faults(&pager.range, pages, h->spare_count);
-
-    for (unsigned i = 0; i < count; i++) {
-        unsigned n = h->spare[--h->spare_count];
-        struct io_uring_sqe *sqe = io_uring_get_sqe(&h->ring);
-
-        h->pages[n] = pages[i];
-        io_uring_prep_read(sqe, pager.file, h->buffers + (size_t)n * BOUND_PAGE, BOUND_PAGE,
-                           pages[i] * BOUND_PAGE);
-        io_uring_sqe_set_data64(sqe, n);
-    }
-}
-
-/* True: the faults' descriptor has something. */
-static bool completions_take(struct handler *h, bool *stopped)
-{
-    struct io_uring_cqe *cqe;
-    bool faults = false;
-
-    while (io_uring_peek_cqe(&h->ring, &cqe) == 0) {
-        uint64_t n = io_uring_cqe_get_data64(cqe);
-        int result = cqe->res;
-
-        io_uring_cqe_seen(&h->ring, cqe);
-        if (n == MARK_STOP) {
-            *stopped = true;
-        } else if (n == MARK_FAULTS) {
-            faults = true;
-        } else {
-            if (result != (int)BOUND_PAGE)
-                failure_note(result < 0 ? result : -EIO);
-            page_put(h->pages[n], h->buffers + n * BOUND_PAGE);
-            h->spare[h->spare_count++] = (unsigned)n;
-        }
-    }
-    return faults;
-}
-
-static void *handler_main(void *argument)
-{
-    struct handler *h = argument;
-    bool stopped = false;
-
-    watch_send(h, h->stop, MARK_STOP);
-    if (!h->polls)
-        watch_send(h, pager.range.fd, MARK_FAULTS);
-    while (!stopped || h->spare_count < FAULTS_MOST) {
-        if (h->polls)
-            io_uring_submit(&h->ring);
-        else
-            io_uring_submit_and_wait(&h->ring, 1);
-        if (completions_take(h, &stopped))
-            watch_send(h, pager.range.fd, MARK_FAULTS);
-        else if (!h->polls)
-            continue;
-        faults_take(h);
-    }
-    return NULL;
-}
-
-static int handler_start(struct handler *h, bool polls, pthread_t *thread)
-{
-    int error;
-
-    *h = (struct handler){.polls = polls, .spare_count = FAULTS_MOST};
-    for (unsigned i = 0; i < FAULTS_MOST; i++)
-        h->spare[i] = i;
-    h->stop = eventfd(0, EFD_CLOEXEC);
-    h->buffers = buffer_make(FAULTS_MOST * (size_t)BOUND_PAGE);
-    error = h->stop < 0 || h->buffers == NULL ? -ENOMEM
-                                              : io_uring_queue_init(2 * FAULTS_MOST, &h->ring, 0);
-    if (error < 0)
-        return error;
-    return -pthread_create(thread, NULL, handler_main, h);
-}
-
-static void handler_stop(struct handler *h, pthread_t thread)
-{
-    uint64_t one = 1;
-
-    if (write(h->stop, &one, sizeof(one)) == (ssize_t)sizeof(one))
-        pthread_join(thread, NULL);
-    io_uring_queue_exit(&h->ring);
-    close(h->stop);
-    buffer_free(h->buffers, FAULTS_MOST * (size_t)BOUND_PAGE);
+    page_put(faults[slot], content);
 }
 
 /* ---- The threads that touch ---- */
 
+struct toucher {
+    pthread_t thread;
+    uint64_t seed;
+    struct latency latency;
+};
+
 static void *toucher_main(void *argument)
 {
-    uint64_t random = (uintptr_t)argument;
+    struct toucher *t = argument;
+    uint64_t random = t->seed;
 
     own_page = aligned_alloc(BOUND_PAGE, BOUND_PAGE);
     if (own_page == NULL)
         failure_note(-ENOMEM);
     while (!atomic_load_explicit(&pager.stop, memory_order_relaxed)) {
-        uint64_t page = random_below(&random, pager.range.pages);
+        uint64_t page = random_below(&random, pager.range.pages), begin = ticks_now();
 
         if (*(volatile uint64_t *)(void *)(pager.range.base + page * BOUND_PAGE) !=
             bound_word(page))
             atomic_store(&pager.wrong, true);
+        if (atomic_load_explicit(&pager.counts, memory_order_relaxed))
+            latency_add(&t->latency, begin, ticks_now());
         atomic_fetch_add_explicit(&pager.touches, 1, memory_order_relaxed);
     }
     free(own_page);
@@ -258,32 +167,65 @@ static int memory_fill(void)
     return error;
 }
 
-static int touchers_run(struct bound *b, unsigned threads, struct bound_speed *speed)
+static int touchers_start(struct toucher *touchers, unsigned threads, uint64_t seed,
+                          unsigned *started)
 {
-    pthread_t touchers[16];
-    double begin, cpu;
-    uint64_t touches, arrived;
-    unsigned started = 0;
-    int error = 0;
+    for (*started = 0; *started < threads; ++*started) {
+        struct toucher *t = &touchers[*started];
+        int error;
 
-    while (started < threads && error == 0) {
-        error = -pthread_create(&touchers[started], NULL, toucher_main,
-                                (void *)(uintptr_t)(started + 1 + 100 * b->round));
-        started += error == 0;
+        t->seed = *started + 1 + seed;
+        error = pthread_create(&t->thread, NULL, toucher_main, t);
+        if (error != 0)
+            return -error;
     }
+    return 0;
+}
+
+/* Warm up, then count. */
+static void touchers_measure(struct bound *b, struct bound_speed *speed, struct toucher *touchers,
+                             unsigned threads)
+{
+    double begin, cpu, seconds;
+    uint64_t touches, arrived, ticks;
+
     sleep_for(b->options.seconds / WARM_UP_PART);
     begin = seconds_now();
+    ticks = ticks_now();
     cpu = cpu_now();
     touches = atomic_load(&pager.touches);
     arrived = atomic_load(&pager.arrived);
+    atomic_store(&pager.counts, true);
     sleep_for(b->options.seconds);
     touches = atomic_load(&pager.touches) - touches;
     arrived = atomic_load(&pager.arrived) - arrived;
-    speed->rate.rounds[b->round] = (double)touches / (seconds_now() - begin);
+    seconds = seconds_now() - begin;
+    ticks = ticks_now() - ticks;
+    speed->rate.rounds[b->round] = (double)touches / seconds;
     speed->cpu.rounds[b->round] = arrived > 0 ? (cpu_now() - cpu) / (double)arrived : NAN;
     atomic_store(&pager.stop, true);
-    while (started > 0)
-        pthread_join(touchers[--started], NULL);
+    for (unsigned i = 0; i < threads; i++)
+        pthread_join(touchers[i].thread, NULL);
+    for (unsigned i = 1; i < threads; i++)
+        latency_merge(&touchers[0].latency, &touchers[i].latency);
+    speed->p99.rounds[b->round] =
+        latency_percentile(&touchers[0].latency, 0.99) * seconds / (double)ticks;
+    speed->p999.rounds[b->round] =
+        latency_percentile(&touchers[0].latency, 0.999) * seconds / (double)ticks;
+}
+
+static int touchers_run(struct bound *b, unsigned threads, struct bound_speed *speed)
+{
+    struct toucher *touchers = calloc(threads, sizeof(*touchers));
+    unsigned started;
+    int error =
+        touchers == NULL ? -ENOMEM : touchers_start(touchers, threads, 100 * b->round, &started);
+
+    if (error < 0)
+        atomic_store(&pager.stop, true);
+    if (touchers != NULL)
+        touchers_measure(b, speed, touchers, started);
+    free(touchers);
     return error;
 }
 
@@ -292,8 +234,14 @@ static int pager_run(struct bound *b, enum bound_trap trap, unsigned threads,
 {
     struct sigaction action = {.sa_sigaction = sigbus_handle, .sa_flags = SA_SIGINFO}, before;
     uint64_t pages = b->options.region / BOUND_PAGE;
-    struct handler handler;
-    pthread_t thread;
+    const struct handler_job job = {.range = &pager.range,
+                                    .file = b->file,
+                                    .most = 1,
+                                    .polls = trap == BOUND_POLL,
+                                    .take = fault_take,
+                                    .answer = fault_answer,
+                                    .fail = failure_note};
+    struct handler *handler;
     int error;
 
     pager =
@@ -309,10 +257,10 @@ static int pager_run(struct bound *b, enum bound_trap trap, unsigned threads,
     if (error == 0 && trap == BOUND_SIGBUS) {
         error = touchers_run(b, threads, speed);
     } else if (error == 0) {
-        error = handler_start(&handler, trap == BOUND_POLL, &thread);
+        error = handler_start(&handler, &job);
         if (error == 0) {
             error = touchers_run(b, threads, speed);
-            handler_stop(&handler, thread);
+            handler_stop(handler);
         }
     }
     sigaction(SIGBUS, &before, NULL);

@@ -134,6 +134,14 @@ int range_protect(const struct range *range, size_t page, size_t count, bool on)
     return 0;
 }
 
+void range_wake(const struct range *range, size_t page)
+{
+    struct uffdio_range wake = {.start = (uintptr_t)range->base + page * BOUND_PAGE,
+                                .len = BOUND_PAGE};
+
+    ioctl(range->fd, UFFDIO_WAKE, &wake);
+}
+
 int range_drop(const struct iovec *pieces, unsigned count)
 {
     if (syscall(SYS_process_madvise, PIDFD_SELF_THREAD_GROUP, pieces, count, MADV_DONTNEED, 0) > 0)

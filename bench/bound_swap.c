@@ -69,6 +69,8 @@ static int cell_measure(struct bound *b, struct child *child, const char *name, 
         return error;
     b->wrong = b->wrong || answer.result.wrong > 0;
     speed->rate.rounds[b->round] = (double)answer.result.touches / answer.result.seconds;
+    speed->p99.rounds[b->round] = answer.result.p99;
+    speed->p999.rounds[b->round] = answer.result.p999;
     speed->cpu.rounds[b->round] =
         u->pages_in != USAGE_NONE && u->pages_out != USAGE_NONE && u->pages_in + u->pages_out > 0
             ? (double)u->cpu_ns / 1e9 / (double)(u->pages_in + u->pages_out)

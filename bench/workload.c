@@ -320,6 +320,9 @@ static void worker_runs(struct worker *w)
         uint64_t length = 1 + random_below(&w->random, most);
         uint64_t page = random_below(&w->random, r->pages - length + 1);
 
+        if (r->runs != NULL)
+            atomic_store_explicit(&r->runs[w->index], page << 32 | (page + length),
+                                  memory_order_relaxed);
         for (uint64_t i = 0; i < length; i++)
             touch(w, page + i, write_drawn(w));
     }

@@ -72,8 +72,10 @@ struct workload_run {
     size_t budget_pages;           /* physical memory: sets are sized by it */
     _Atomic uint32_t *generations; /* what each page must hold; bit 31: a thread is at it */
     unsigned threads;
-    double seconds;  /* at most; fill: until done */
-    uint64_t most;   /* touches after which it ends before that; 0: it does not */
+    double seconds; /* at most; fill: until done */
+    uint64_t most;  /* touches after which it ends before that; 0: it does not */
+    /* Where each thread's run is before it touches it: first page << 32 | end; NULL: nobody asks. */
+    _Atomic uint64_t *runs;
     uint64_t passed; /* touches before it: scans, and the moving window, go on from there */
     uint64_t seed;
 };

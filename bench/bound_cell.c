@@ -1,0 +1,209 @@
+/*
+ * The smallest pagers in cells of bench: its workloads touch the memory and verify what they read.
+ * A fault knows what no pager can: how long the run is that the thread has begun (with a fill, that
+ * it goes on), so that each run is one read and, as far as pages are missing side by side, one
+ * mapping.
+ */
+#include <errno.h>
+#include <math.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "bound_cell.h"
+#include "workload.h"
+
+#define WARM_UP_MOST 2 /* seconds */
+#define BUFFERS 32u    /* for faulting threads */
+
+/* In bench's order. */
+const enum bound_cell bound_writer_cells[BOUND_WRITER_CELLS] = {CELL_fill, CELL_run32,
+                                                                CELL_run32w10, CELL_run32w50};
+
+static struct pagers {
+    struct stock stock;
+    _Atomic uint64_t runs[BOUND_CELL_THREADS]; /* that are touched: first page << 32 | end */
+    char *buffers;                             /* of STOCK_RUN pages, for faulting threads */
+    _Atomic unsigned taken;                    /* of them */
+    struct stock_claim claims[HANDLER_READS];  /* the handler's */
+} pagers;
+
+/* Where a thread reads into, in its signal handler; the threads of a cell are new ones. */
+static __thread char *own_buffer;
+
+/* The end of the run that the page is in. */
+static size_t run_end(size_t page)
+{
+    for (unsigned i = 0; i < BOUND_CELL_THREADS; i++) {
+        uint64_t run = atomic_load_explicit(&pagers.runs[i], memory_order_relaxed);
+
+        if (page >= run >> 32 && page < (uint32_t)run)
+            return (uint32_t)run;
+    }
+    return page + 1;
+}
+
+/* ---- In the faulting thread ---- */
+
+static void fault_serve(size_t page)
+{
+    struct stock_claim claim;
+    enum stock_answer answer = stock_claim(&pagers.stock, page, run_end(page), &claim);
+    size_t length;
+
+    if (answer == STOCK_BUSY)
+        sched_yield();
+    if (answer != STOCK_READ)
+        return;
+    if (own_buffer == NULL)
+        own_buffer = pagers.buffers +
+                     atomic_fetch_add(&pagers.taken, 1) % BUFFERS * STOCK_RUN * (size_t)BOUND_PAGE;
+    length = claim.count * BOUND_PAGE;
+    if (pread(pagers.stock.file, own_buffer, length, (off_t)(claim.page * BOUND_PAGE)) !=
+        (ssize_t)length)
+        stock_fail(-EIO);
+    stock_put(&pagers.stock, &claim, own_buffer);
+}
+
+static void sigbus_handle(int signal, siginfo_t *info, void *context)
+{
+    size_t page = (size_t)((char *)info->si_addr - pagers.stock.range.base) / BOUND_PAGE;
+    int saved = errno;
+
+    (void)signal;
+    (void)context;
+    if (page >= pagers.stock.range.pages)
+        stock_fail(-EFAULT);
+    fault_serve(page);
+    errno = saved;
+}
+
+/* ---- In a handler thread ---- */
+
+/* What another is at, and what is there by now, is looked at again. */
+static bool fault_take(size_t page, unsigned slot, struct handler_read *read)
+{
+    struct stock_claim *claim = &pagers.claims[slot];
+
+    if (stock_claim(&pagers.stock, page, run_end(page), claim) != STOCK_READ) {
+        range_wake(&pagers.stock.range, page);
+        return false;
+    }
+    *read = (struct handler_read){.page = claim->page, .count = claim->count};
+    return true;
+}
+
+static void fault_answer(unsigned slot, const char *content)
+{
+    stock_put(&pagers.stock, &pagers.claims[slot], content);
+}
+
+/* ---- Cells ---- */
+
+static int touch(struct bound *b, enum bound_cell cell, uint64_t most, double seconds,
+                 struct workload_result *result)
+{
+    const struct workload_run run = {.workload = workload_find(bound_cell_names[cell]),
+                                     .base = pagers.stock.range.base,
+                                     .pages = pagers.stock.range.pages,
+                                     .budget_pages = pagers.stock.most,
+                                     .generations = pagers.stock.generations,
+                                     .threads = BOUND_CELL_THREADS,
+                                     .seconds = seconds,
+                                     .most = most,
+                                     .runs = pagers.runs,
+                                     .seed = 2 * b->round + (most > 0)};
+    int error = workload_run(&run, result);
+
+    for (unsigned i = 0; i < BOUND_CELL_THREADS; i++)
+        atomic_store(&pagers.runs[i], 0);
+    b->wrong = b->wrong || result->wrong > 0;
+    return error;
+}
+
+static int cell_measure(struct bound *b, enum bound_cell cell, struct bound_speed *speed)
+{
+    const struct workload *workload = workload_find(bound_cell_names[cell]);
+    uint64_t in, out, in_before, out_before;
+    struct workload_result result;
+    double cpu;
+    int error = 0;
+
+    stock_protect(&pagers.stock, workload->pattern == FILL || workload->write_percent > 0);
+    if (workload->warm > 0)
+        error = touch(b, cell, (uint64_t)(workload->warm * (double)pagers.stock.most), WARM_UP_MOST,
+                      &result);
+    stock_moved(&pagers.stock, &in_before, &out_before);
+    cpu = cpu_now();
+    if (error == 0)
+        error = touch(b, cell, 0, b->options.seconds, &result);
+    if (error < 0)
+        return error;
+    stock_moved(&pagers.stock, &in, &out);
+    in += out - in_before - out_before;
+    speed->rate.rounds[b->round] = (double)result.touches / result.seconds;
+    speed->cpu.rounds[b->round] = in > 0 ? (cpu_now() - cpu) / (double)in : NAN;
+    speed->p99.rounds[b->round] = result.p99;
+    speed->p999.rounds[b->round] = result.p999;
+    return 0;
+}
+
+static int cells_measure(struct bound *b, enum bound_trap trap)
+{
+    int error = 0;
+
+    for (size_t i = 0; i < BOUND_WRITER_CELLS && error == 0; i++) {
+        enum bound_cell cell = bound_writer_cells[i];
+
+        error = cell_measure(b, cell, &b->writers[trap][cell]);
+        if (error == 0 && cell == CELL_run32 && trap == BOUND_SIGBUS)
+            error = bound_prefault(b, &pagers.stock);
+    }
+    return error;
+}
+
+static int trap_measure(struct bound *b, enum bound_trap trap)
+{
+    struct sigaction action = {.sa_sigaction = sigbus_handle, .sa_flags = SA_SIGINFO}, before;
+    const struct handler_job job = {.range = &pagers.stock.range,
+                                    .file = b->content,
+                                    .most = STOCK_RUN,
+                                    .polls = trap == BOUND_POLL,
+                                    .take = fault_take,
+                                    .answer = fault_answer,
+                                    .fail = stock_fail};
+    struct handler *handler = NULL;
+    int error = stock_open(&pagers.stock, b, trap == BOUND_SIGBUS);
+
+    if (error < 0)
+        return error;
+    sigaction(SIGBUS, &action, &before);
+    if (trap != BOUND_SIGBUS)
+        error = handler_start(&handler, &job);
+    if (error == 0)
+        error = cells_measure(b, trap);
+    if (handler != NULL)
+        handler_stop(handler);
+    sigaction(SIGBUS, &before, NULL);
+    stock_close(&pagers.stock);
+    return error;
+}
+
+int bound_cells(struct bound *b)
+{
+    size_t size = BUFFERS * STOCK_RUN * (size_t)BOUND_PAGE;
+    int error;
+
+    pagers.buffers = buffer_make(size);
+    error = pagers.buffers == NULL ? -ENOMEM : 0;
+    for (enum bound_trap trap = 0; trap < BOUND_TRAPS && error == 0 && bound_interrupted == 0;
+         trap++)
+        error = trap_measure(b, trap);
+    if (error < 0)
+        fprintf(stderr, "bound: the cells could not be measured: %s\n", strerror(-error));
+    buffer_free(pagers.buffers, size);
+    return error;
+}
