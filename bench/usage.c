@@ -306,10 +306,11 @@ static void managed_read(const struct memory *memory, struct usage *usage)
     usage->pages_in = c.pages_read;
     usage->pages_out = c.pages_written;
     /* The writer copies what it writes; the mapper copy what comes in, is rescued or is trimmed. */
-    usage->bytes_copied = c.pages_written;
+    usage->bytes_copied = c.pages_written - c.pages_written_large - c.pages_read_large;
     if (memory->copies)
         usage->bytes_copied += c.pages_read + rescued + c.pages_rescued_ahead + c.pages_trimmed +
-                               c.pages_trim_undone - c.pages_trimmed_at_once;
+                               c.pages_trim_undone - c.pages_trimmed_at_once -
+                               c.pages_trimmed_large;
     usage->bytes_copied *= VMSM_PAGE_SIZE;
 }
 

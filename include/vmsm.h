@@ -85,7 +85,9 @@ struct vmsm; /* a manager; opaque */
     X(fault_wait_ns, COUNT, "time that faults waited for frames, ns")                              \
     X(pages_first_touch, COUNT, "pages mapped full of zeroes, mapped-ahead ones included")         \
     X(pages_read, COUNT, "pages read from the pagefile, read-ahead included")                      \
+    X(pages_read_large, COUNT, "of those, by whole sections, into huge pages")                     \
     X(pages_written, COUNT, "pages written to the pagefile")                                       \
+    X(pages_written_large, COUNT, "of those, by whole sections, out of huge pages")                \
     X(pages_trimmed, COUNT, "pages taken from under their address")                                \
     X(pages_trimmed_clean, COUNT, "of those, equal to their slot: straight to standby")            \
     X(pages_trimmed_zero, COUNT, "of those, all zero: given back without a slot")                  \
@@ -93,6 +95,9 @@ struct vmsm; /* a manager; opaque */
       "of the clean ones, protected since they were read: dropped without a look")                 \
     X(pages_trimmed_joined, COUNT,                                                                 \
       "of those, modified only because changed neighbours are: they equal their slot")             \
+    X(pages_trimmed_large, COUNT, "of those, by whole sections, as huge pages")                    \
+    X(pages_large, COUNT, "pages mapped as parts of huge pages")                                   \
+    X(large_splits, COUNT, "huge pages split into small ones")                                     \
     X(pages_trim_undone, COUNT, "trims given up, the page being in use or pinned")                 \
     X(pages_repurposed, COUNT, "standby frames taken for another use")                             \
     X(pages_zeroed, COUNT, "frames zeroed ahead of need")                                          \

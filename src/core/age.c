@@ -153,6 +153,7 @@ bool age_step(struct machine *m)
 
     if (!age_due(m))
         return false;
+    large_fit(m);
     pass.lively = lively_threshold(m);
     m->trimmer.passes++;
     sync_rwlock_read(&m->sync, &m->regions_lock, SYNC_REGIONS);

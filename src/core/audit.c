@@ -115,6 +115,9 @@ static void audit_section(struct machine *m, struct audit *a, const struct regio
     if (valid != counted)
         wrong(a, "%d pages of the section at %p are valid, but %d are counted", valid,
               (void *)(table->base + n * SECTION_PAGES * PAGE_SIZE), counted);
+    if (atomic_load(&table->sections[n].large) && valid < (int32_t)SECTION_PAGES)
+        wrong(a, "only %d pages of the large section at %p are valid", valid,
+              (void *)(table->base + n * SECTION_PAGES * PAGE_SIZE));
     for (size_t i = n * SECTION_PAGES; i < (n + 1) * SECTION_PAGES; i++) {
         bool first = guarded > 0 && (pte_load(&table->ptes[i]) & PTE_PROTECTED);
 
@@ -191,7 +194,7 @@ static void audit_rights(struct machine *m, struct audit *a)
     int64_t cached = (int64_t)(a->by_state[FRAME_STANDBY] + a->by_state[FRAME_MODIFIED]);
     int64_t lent = (int64_t)atomic_load(&m->lent.buffers);
     int64_t expected = m->mapper->has_cache
-                           ? (int64_t)m->active_max + lent_frames(m) - active
+                           ? (int64_t)m->active_max + lent_frames(m) - large_kept(m) - active
                            : (int64_t)(a->by_state[FRAME_FREE] + a->by_state[FRAME_ZERO]);
 
     if (available != expected)
@@ -250,7 +253,7 @@ void machine_stop(struct machine *m)
         uint32_t key = sync_event_prepare(&m->sync, &m->writer.idle);
 
         sync_rwlock_write(&m->sync, &m->gate, SYNC_GATE);
-        if (m->writer.in_flight == 0) {
+        if (m->writer.in_flight == 0 && atomic_load(&m->large.pending) == 0) {
             sync_event_cancel(&m->writer.idle);
             return;
         }

@@ -20,6 +20,7 @@
 #include "mapper/mapper.h"
 #include "store/store.h"
 
+struct large;
 struct machine;
 struct pagetable;
 
@@ -46,9 +47,10 @@ enum fault_result {
 struct fault {
     struct fault *next; /* the list of its queue that it is on: free, or read */
     struct pagetable *table;
-    uintptr_t va;    /* first page of the run */
-    unsigned count;  /* pages of the run, all BUSY by us */
-    unsigned wanted; /* index of the page that was asked for; RUN_MAX: none (prefault, ahead) */
+    struct large *large; /* all of a section is read, as it says; NULL: the run below */
+    uintptr_t va;        /* first page of the run */
+    unsigned count;      /* pages of the run, all BUSY by us */
+    unsigned wanted;     /* index of the page that was asked for; RUN_MAX: none (prefault, ahead) */
     unsigned flags;
     uint32_t thread;
     unsigned pending; /* reads not yet reaped */
@@ -85,6 +87,7 @@ struct fault_queue {
     struct fault_list read, read_ahead;
     unsigned in_flight;       /* faults begun and not finished, */
     unsigned ahead;           /* and of those, read-ahead */
+    bool serves;              /* its thread serves on: what others wait for may be read on */
     bool gate_held;           /* the machine's gate is held shared while anything is in flight */
     struct fault_queue *next; /* in the machine's pool */
 };

@@ -57,6 +57,9 @@ unsigned rescue_ahead(struct machine *m, struct region *region, uintptr_t va, ui
  * logged. */
 void fault_fail_page(struct machine *m, uintptr_t va);
 
+/* fault_read.c: the fault's pieces are to be read. */
+void fault_add_reads(struct machine *m, struct fault_queue *queue, struct fault *f);
+
 /* fault_read.c: likewise. FAULT_PENDING: fault_reap() goes on when the reads come back. */
 enum fault_result fault_read_begin(struct machine *m, struct fault_queue *queue,
                                    struct region *region, uintptr_t va, uint64_t word,
@@ -76,8 +79,16 @@ unsigned read_ahead(struct machine *m, struct fault_queue *queue, struct region 
 void plan_window(struct machine *m, const struct region *region, uintptr_t va, uint32_t thread,
                  bool touching, struct stream_plan *plan);
 
+/* Is the stream one that goes by sections, where these may be large? */
+bool goes_by_sections(const struct stream_plan *plan);
+
+/* Of so many pages of the plan, those from va to the end of its section, if the next one may be large. */
+unsigned within_section(const struct machine *m, const struct region *region, uintptr_t va,
+                        const struct stream_plan *plan, unsigned pages);
+
 /* Of the window's pages, how many lie side by side and may be one run? */
-unsigned plan_run(const struct stream_plan *plan);
+unsigned plan_run(const struct machine *m, const struct region *region, uintptr_t va,
+                  const struct stream_plan *plan);
 
 /*
  * va and `covered` pages in all of the window have been dealt with; deal with the others, as far
@@ -85,5 +96,9 @@ unsigned plan_run(const struct stream_plan *plan);
  */
 void window_read(struct machine *m, struct fault_queue *queue, struct region *region, uintptr_t va,
                  uint32_t thread, const struct stream_plan *plan, unsigned covered);
+
+/* The thread has waited at va for what was read ahead of it: the next section is due, if its stream
+ * goes that far. Nothing is held. */
+void window_go_on(struct machine *m, struct fault_queue *queue, uintptr_t va, uint32_t thread);
 
 #endif

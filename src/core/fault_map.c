@@ -1,4 +1,6 @@
 /* Faults that need no I/O, first touch and rescue, and what all kinds of faults share. */
+#include <stdlib.h>
+
 #include "core/check.h"
 #include "core/fault_internal.h"
 #include "core/machine.h"
@@ -165,8 +167,10 @@ static unsigned touch_ahead(struct machine *m, struct region *region, uintptr_t 
 
     while (covered < plan->window) {
         uintptr_t next = va + covered * (uintptr_t)plan->stride * PAGE_SIZE, first;
-        unsigned left = plan->window - covered, pages, done;
+        unsigned left = within_section(m, region, next, plan, plan->window - covered), pages, done;
 
+        if (goes_by_sections(plan) && large_begins(m, region, next, plan->stride))
+            break; /* if possible, all of it at once */
         if (next < region->start || next >= region->end ||
             pte_load(pagetable_pte(region->table, next)) != PTE_UNTOUCHED)
             break;
@@ -182,6 +186,24 @@ static unsigned touch_ahead(struct machine *m, struct region *region, uintptr_t 
     return covered - before;
 }
 
+/* Map all of the section of va at once, if it may be. */
+static enum large_result touch_large(struct machine *m, struct region *region, uintptr_t va,
+                                     uint32_t thread, const struct stream_plan *plan,
+                                     uint64_t started)
+{
+    unsigned before = (unsigned)(pagetable_index(region->table, va) % SECTION_PAGES);
+    unsigned pages = plan->stride > 0 ? SECTION_PAGES - before : before + 1;
+    enum large_result result = large_touch(m, region, va, started);
+
+    if (result != LARGE_DONE)
+        return result;
+    if (plan->of_stream)
+        stream_covered(m, va, thread, pages, va + pages * (uintptr_t)plan->stride * PAGE_SIZE);
+    count(m, COUNTER_faults_first_touch, 1);
+    fault_timed(m, FAULT_KIND_FIRST_TOUCH, started);
+    return LARGE_DONE;
+}
+
 enum fault_result fault_touch(struct machine *m, struct region *region, uintptr_t va, uint64_t word,
                               uint32_t thread, uint64_t started)
 {
@@ -191,7 +213,14 @@ enum fault_result fault_touch(struct machine *m, struct region *region, uintptr_
     uintptr_t first;
 
     plan_window(m, region, va, thread, true, &plan);
-    result = own_untouched(m, region, va, word, plan.stride, plan_run(&plan), &first, &pages);
+    if (!(word & PTE_BAD) && goes_by_sections(&plan)) {
+        enum large_result large = touch_large(m, region, va, thread, &plan, started);
+
+        if (large != LARGE_NOT)
+            return large == LARGE_DONE ? FAULT_DONE : FAULT_NO_FRAME;
+    }
+    result = own_untouched(m, region, va, word, plan.stride, plan_run(m, region, va, &plan), &first,
+                           &pages);
     if (result != FAULT_DONE)
         return result;
     if (word & PTE_BAD)

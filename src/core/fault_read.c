@@ -47,7 +47,7 @@ static void send_reads(struct machine *m, struct fault_queue *queue)
     count(m, COUNTER_read_submits, 1);
 }
 
-static void add_reads(struct machine *m, struct fault_queue *queue, struct fault *f)
+void fault_add_reads(struct machine *m, struct fault_queue *queue, struct fault *f)
 {
     f->pending = f->pieces;
     for (unsigned i = 0; i < f->pieces; i++) {
@@ -151,7 +151,7 @@ static enum fault_result read_run(struct machine *m, struct fault_queue *queue, 
         check_always(add_piece(f, i, false, &iovs));
     }
     queue->in_flight++;
-    add_reads(m, queue, f);
+    fault_add_reads(m, queue, f);
     return FAULT_PENDING;
 }
 
@@ -164,7 +164,18 @@ enum fault_result fault_read_begin(struct machine *m, struct fault_queue *queue,
     unsigned rights;
 
     plan_window(m, region, va, thread, false, &plan);
-    rights = frame_reserve(m, plan_run(&plan));
+    if (goes_by_sections(&plan) && large_begins(m, region, va, plan.stride) && !(word & PTE_BAD)) {
+        enum large_result result = large_read_begin(m, queue, region, va, flags, thread, started);
+
+        if (result == LARGE_SOON)
+            return FAULT_NO_FRAME;
+        if (result == LARGE_DONE) {
+            send_reads(m, queue); /* before memory is sought for more */
+            window_read(m, queue, region, va, thread, &plan, SECTION_PAGES);
+            return FAULT_PENDING;
+        }
+    }
+    rights = frame_reserve(m, plan_run(m, region, va, &plan));
     if (rights == 0)
         return FAULT_NO_FRAME;
     if (!pte_try_busy(&m->sync, pagetable_pte(region->table, va), word)) {
@@ -260,7 +271,7 @@ static bool retry_broken(struct machine *m, struct fault_queue *queue, struct fa
     if (f->pieces == 0)
         return false;
     count(m, COUNTER_read_retries, f->pieces);
-    add_reads(m, queue, f);
+    fault_add_reads(m, queue, f);
     return true;
 }
 
@@ -461,13 +472,20 @@ unsigned fault_reap(struct machine *m, struct fault_queue *queue, bool wait, uns
         f = list_take(queue);
         if (f == NULL && (finished > 0 || !wait))
             break;
-        if (f == NULL || !fault_read_finish(m, queue, f, &failures))
+        if (f == NULL)
+            continue;
+        if (f->large != NULL)
+            large_read_finish(m, queue, f);
+        else if (!fault_read_finish(m, queue, f, &failures))
             continue;
         pages += f->count;
         fault_put(queue, f);
         queue->in_flight--;
         finished++;
     }
+    if (finished > 0)
+        send_reads(m,
+                   queue); /* what has been begun by these: the caller may sleep until it is back */
     if (failed != NULL)
         *failed += failures;
     return finished;

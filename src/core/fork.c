@@ -91,6 +91,8 @@ int machine_fork_prepare(struct machine *m, struct store *copy)
         return error_set(-ENOTSUP, "fork: with encrypt=on or dirty=protect a child cannot have its "
                                    "parent's memory");
     machine_stop(m);
+    large_split_all(m);
+    large_give_up(m, LARGE_MAX);
     slot_release_deferred(m);
     error = copy_slots(m, copy);
     if (error == 0) {
@@ -119,7 +121,7 @@ static void forget_others(struct machine *m)
     m->gate = m->regions_lock = (struct sync_rwlock){0};
     m->reclaim_lock = m->pool_lock = (struct sync_mutex){0};
     m->pagefile.lock = m->pagefile.commit_lock = (struct sync_mutex){0};
-    m->trim_behind.lock = m->slot_ring.lock = (struct sync_mutex){0};
+    m->trim_behind.lock = m->slot_ring.lock = m->large.lock = (struct sync_mutex){0};
     m->frames_event = m->stage_event = m->queues_event = m->writer.idle = (struct sync_event){0};
     atomic_store(&m->gate_closing, 0);
     atomic_store(&m->waiting, 0);

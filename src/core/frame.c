@@ -90,7 +90,9 @@ unsigned frame_reserve(struct machine *m, unsigned want)
 
     if (got == 0 && !m->mapper->has_cache && refill_standby(m, RUN_MAX) > 0)
         got = take_rights(m, &m->available, want);
-    if (atomic_load_explicit(&m->available, memory_order_relaxed) < low && frames_at_hand(m) < low)
+    if (got == 0 && large_kept(m) > 0 && large_give_up(m, 1) > 0)
+        got = take_rights(m, &m->available, want);
+    if (atomic_load_explicit(&m->available, memory_order_relaxed) < low && frames_soon(m) < low)
         worker_kick(&m->trim_worker);
     return got;
 }
@@ -182,9 +184,15 @@ int frame_wait(struct machine *m)
 
         sync_event_wait(&m->sync, &m->stage_event, key, STAGE_WAIT_NS);
     }
+    if (large_wait(m)) {
+        atomic_fetch_sub(&m->waiting, 1);
+        return 0;
+    }
     while (atomic_load(&m->available) <= 0 && !atomic_load(&m->stopping)) {
         uint32_t key;
 
+        if (large_kept(m) > 0)
+            break; /* a fault that finds no frame gives it up */
         error = out_of_patience(m, since);
         if (error != 0)
             break;
@@ -194,7 +202,7 @@ int frame_wait(struct machine *m)
         }
         key = sync_event_prepare(&m->sync, &m->frames_event);
         machine_balance(m, NULL);
-        if (atomic_load(&m->available) > 0)
+        if (atomic_load(&m->available) > 0 || large_kept(m) > 0)
             sync_event_cancel(&m->frames_event);
         else
             sync_event_wait(&m->sync, &m->frames_event, key, WAIT_SLICE_NS);
@@ -229,10 +237,9 @@ void frame_take(struct machine *m, unsigned count, uint32_t *frames, bool zeroed
     atomic_fetch_add_explicit(&m->consumed, count, memory_order_relaxed);
 }
 
-void frame_free(struct machine *m, unsigned count, const uint32_t *frames, bool active)
+/* They belong to no page from now on. */
+static void frames_detach(struct machine *m, unsigned count, const uint32_t *frames)
 {
-    if (count == 0)
-        return;
     for (unsigned i = 0; i < count; i++) {
         struct frame *frame = &m->frames[frames[i]];
 
@@ -246,6 +253,20 @@ void frame_free(struct machine *m, unsigned count, const uint32_t *frames, bool 
         check_always(frame->state == FRAME_TRANSIT);
         sync_mutex_unlock(&m->sync, &frame->lock, SYNC_FRAME);
     }
+}
+
+void frame_free_without_rights(struct machine *m, unsigned count, const uint32_t *frames)
+{
+    frames_detach(m, count, frames);
+    atomic_fetch_sub(&m->active, count);
+    framelist_push(m, LIST_FREE, FRAME_FREE, count, frames);
+}
+
+void frame_free(struct machine *m, unsigned count, const uint32_t *frames, bool active)
+{
+    if (count == 0)
+        return;
+    frames_detach(m, count, frames);
     if (active)
         atomic_fetch_sub(&m->active, count);
     if (m->mapper->has_cache && !active) {

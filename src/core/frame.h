@@ -145,6 +145,8 @@ void frame_take(struct machine *m, unsigned count, uint32_t *frames, bool zeroed
  * rights go back with them; their slots have been dealt with.
  */
 void frame_free(struct machine *m, unsigned count, const uint32_t *frames, bool active);
+/* The same for ACTIVE ones, but the rights become the caller's. */
+void frame_free_without_rights(struct machine *m, unsigned count, const uint32_t *frames);
 /* Frames cease to be Active by a trim that keeps their content: rights go back (cache only). */
 void frame_deactivated(struct machine *m, unsigned count);
 /* A trimmed frame becomes Active by a rescue; with a cache its right has been reserved. */

@@ -88,7 +88,7 @@ static void kick_other(struct worker *worker, const struct worker *self)
 
 void machine_balance(struct machine *m, const struct worker *self)
 {
-    if (frames_at_hand(m) < atomic_load(&m->low))
+    if (frames_soon(m) < atomic_load(&m->low))
         kick_other(&m->trim_worker, self);
     if (refill_needed(m)) {
         if (atomic_load_explicit(&m->refill_worker.running, memory_order_relaxed))
@@ -189,6 +189,14 @@ static uint32_t batch_share(const struct machine *m, uint64_t pages)
     return at_most(share, (uint32_t)m->tunables.write_batch);
 }
 
+/* May sections be large pages? One is to be a small part of what there is. */
+static bool large_possible(const struct machine *m)
+{
+    uint64_t share = m->tunables.large_share;
+
+    return share > 0 && m->tunables.batching && m->active_max / share >= SECTION_PAGES;
+}
+
 /* Divide the budget: staging and the writer's buffer come off first, the rest is frames. */
 static int divide_budget(struct machine *m, bool cached, struct mapper_options *mo)
 {
@@ -215,6 +223,7 @@ static int divide_budget(struct machine *m, bool cached, struct mapper_options *
     mo->buffers = m->buffer_count;
     mo->active = m->active_max;
     mo->stage = m->stage_pages;
+    mo->larges = large_possible(m) ? LARGE_MAX : 0;
     mo->sigbus = m->tunables.trap == TRAP_SIGBUS;
     m->user_only = mo->sigbus || !m->tunables.kernel_faults;
     mo->user_only = m->user_only;
@@ -345,6 +354,8 @@ int machine_create(const struct machine_options *options, struct machine **out)
     if (error == 0)
         error = lend_init(m);
     if (error == 0)
+        error = large_init(m);
+    if (error == 0)
         error = pagefile_init(m, options->store);
     if (error == 0)
         error = trim_init(m);
@@ -387,6 +398,7 @@ void machine_destroy(struct machine *m)
     writer_fini(m);
     trim_fini(m);
     pagefile_fini(m);
+    large_fini(m);
     if (m->mapper != NULL)
         m->mapper->ops->close(m->mapper);
     lend_fini(m);
@@ -404,7 +416,8 @@ void machine_destroy(struct machine *m)
 /* What is neither frames, nor buffers for what pages contain. regions_lock held shared. */
 static void metadata_count(struct machine *m, struct vmsm_counters *now)
 {
-    uint64_t fixed = table_bytes(m, m, sizeof(*m)) + trim_bytes(m) + writer_bytes(m);
+    uint64_t fixed =
+        table_bytes(m, m, sizeof(*m)) + trim_bytes(m) + writer_bytes(m) + large_bytes(m);
 
     fixed += table_bytes(m, m->counters, sizeof(*m->counters));
     fixed += table_bytes(m, m->frames, (m->frame_count + LIST_COUNT) * sizeof(struct frame));

@@ -54,6 +54,7 @@
 #include "core/framelist.h"
 #include "core/freestack.h"
 #include "core/hash.h"
+#include "core/large.h"
 #include "core/pagefile.h"
 #include "core/platform.h"
 #include "core/region.h"
@@ -195,6 +196,7 @@ struct machine {
     struct fault_queue *pool_free;           /* (q) */
     unsigned pool_count;                     /* (c) */
 
+    struct larges large;                                                             /* (o) */
     struct trimmer trimmer;                                                          /* (o) */
     struct writer writer;                                                            /* (o) */
     struct worker trim_worker, age_worker, write_worker, refill_worker, zero_worker; /* (o) */
@@ -276,6 +278,12 @@ static inline int64_t frames_at_hand(struct machine *m)
     int64_t have = atomic_load(&m->available);
 
     return m->mapper->has_cache ? have : have + standby_count(m);
+}
+
+/* With what is kept for sections, and when what is on its way out has left. */
+static inline int64_t frames_soon(struct machine *m)
+{
+    return frames_at_hand(m) + large_leaving(m) + large_kept(m);
 }
 
 /* Bytes of a table that are populated. NULL is allowed. */

@@ -213,6 +213,8 @@ static int try_pin(struct machine *m, uintptr_t va)
             uint32_t pins = atomic_load(&frame->pins);
 
             error = 0;
+            /* One page must not keep 511 others in memory. */
+            large_split(m, region->table, pagetable_index(region->table, va) / SECTION_PAGES);
             if (pins == UINT16_MAX) {
                 error = error_set(-EOVERFLOW, "pin: %p is pinned 65535 times", (void *)va);
             } else {

@@ -318,8 +318,13 @@ static void keep_refused(struct pagetable *table, struct discard *d)
 
 static void discard_drop(struct machine *m, struct pagetable *table, struct discard *d)
 {
-    int error = m->mapper->ops->drop(m->mapper, d->valid, d->valid_va, d->active, d->status);
+    size_t n = pagetable_index(table, d->va[0]) / SECTION_PAGES;
+    int error;
 
+    if (d->valid < SECTION_PAGES)
+        large_split(m, table, n);
+    large_forget(table, n);
+    error = m->mapper->ops->drop(m->mapper, d->valid, d->valid_va, d->active, d->status);
     count(m, COUNTER_tlb_flushes, 1);
     if (error == 0 || d->force)
         return;

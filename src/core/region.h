@@ -41,6 +41,9 @@ struct section {
     _Atomic int32_t clean; /* pages trimmed unchanged, less what is to be charged for writes (a) */
     _Atomic uint8_t protect; /* dirty=auto: map pages from the pagefile protected; becomes 1 only */
                              /* under `trimming` (a) */
+    _Atomic bool large; /* all pages are valid, and one huge page: large.h; changed by who has them
+                              * BUSY (a) */
+    _Atomic bool mistrusted; /* a read of all of it failed: never again at once (a) */
     _Atomic uint8_t advice;  /* enum vmsm_advice + 1, or 0: as the table's (a) */
 };
 

@@ -101,6 +101,20 @@ static int32_t continues(const struct stream *s, uintptr_t va)
     return pages >= 0 && pages <= (intptr_t)GAP_PAGES ? s->stride : 0;
 }
 
+/* What a scan has left behind is done with. */
+static void pass_behind(struct stream *s, struct stream_plan *plan)
+{
+    bool forward = s->stride == 1;
+
+    if (abs(s->stride) != 1 || s->length < BEHIND_AFTER || s->last == s->behind ||
+        forward != (s->last > s->behind))
+        return;
+    plan->trim_from = forward ? s->behind : s->last + PAGE_SIZE;
+    plan->trim_pages =
+        (uint32_t)((forward ? s->last - s->behind : s->behind - s->last) >> PAGE_SHIFT);
+    s->behind = s->last;
+}
+
 /* The stream goes on at va: what was mapped ahead has been used, what is far behind is done with.
  */
 static void advance(struct stream_set *set, struct stream *s, int32_t stride, unsigned most,
@@ -121,16 +135,12 @@ static void advance(struct stream_set *set, struct stream *s, int32_t stride, un
     window = 2u * s->window < s->length ? 2u * s->window : s->length;
     if (s->stride == 0)
         s->behind = s->last;
-    if (stride == 1 && s->length >= BEHIND_AFTER && s->last > s->behind) {
-        plan->trim_from = s->behind;
-        plan->trim_pages = (uint32_t)((s->last - s->behind) >> PAGE_SHIFT);
-        s->behind = s->last;
-    }
+    s->stride = stride;
+    pass_behind(s, plan);
     if (window < SECOND_WINDOW)
         window = SECOND_WINDOW;
     if (abs(stride) > 1 && window > STEPS_MAX)
         window = STEPS_MAX;
-    s->stride = stride;
     plan->stride = stride;
     plan->window = window < most ? window : most;
 }
@@ -247,6 +257,7 @@ void stream_plan(struct machine *m, uintptr_t va, uint32_t thread, bool touching
             s = begin(set, va, thread, touching, most, plan);
     }
     plan->of_stream = true;
+    plan->length = s->length;
     s->last = va;
     s->next = va + (uintptr_t)plan->stride * PAGE_SIZE;
     s->window = 1;
@@ -270,6 +281,65 @@ void stream_covered(struct machine *m, uintptr_t va, uint32_t thread, unsigned p
         s->window = (uint16_t)pages;
         s->length += pages;
         s->next = next;
+    }
+    sync_mutex_unlock(&m->sync, &set->lock, SYNC_STREAMS);
+}
+
+/* Pages from the stream's last fault to va, if va is in its window; or 0. */
+static uint32_t passed(const struct stream *s, uintptr_t va)
+{
+    uintptr_t pages = s->stride == 1 ? va - s->last : s->last - va;
+
+    pages >>= PAGE_SHIFT;
+    return abs(s->stride) == 1 && pages < s->window ? (uint32_t)pages : 0;
+}
+
+bool stream_passes(struct machine *m, uintptr_t va, uint32_t thread, struct stream_plan *plan)
+{
+    struct stream_set *set = set_of(&m->streams, thread);
+    bool found = false;
+
+    *plan = (struct stream_plan){0};
+    if (!sync_mutex_trylock(&m->sync, &set->lock, SYNC_STREAMS))
+        return false;
+    for (unsigned i = 0; i < STREAMS_PER_SET && !found; i++) {
+        struct stream *s = &set->streams[i];
+        uint32_t pages = s->last != 0 && s->thread == thread && !s->touching ? passed(s, va) : 0;
+
+        if (pages == 0)
+            continue;
+        plan->window = s->planned;
+        plan->length = s->length;
+        plan->stride = s->stride;
+        plan->next = s->next;
+        plan->passed_from = s->last + (uintptr_t)s->stride * PAGE_SIZE;
+        plan->passed_pages = pages - 1;
+        pass_behind(s, plan);
+        s->last = va;
+        s->window = (uint16_t)(s->window - pages);
+        plan->left = s->window;
+        s->used = ++set->tick;
+        found = true;
+    }
+    sync_mutex_unlock(&m->sync, &set->lock, SYNC_STREAMS);
+    return found;
+}
+
+void stream_longer(struct machine *m, uintptr_t next, uint32_t thread, unsigned pages)
+{
+    struct stream_set *set = set_of(&m->streams, thread);
+
+    if (!sync_mutex_trylock(&m->sync, &set->lock, SYNC_STREAMS))
+        return;
+    for (unsigned i = 0; i < STREAMS_PER_SET; i++) {
+        struct stream *s = &set->streams[i];
+
+        if (s->last == 0 || s->thread != thread || s->touching || s->next != next ||
+            s->window + pages > UINT16_MAX)
+            continue;
+        s->window = (uint16_t)(s->window + pages);
+        s->length += pages;
+        s->next += (uintptr_t)s->stride * pages * PAGE_SIZE;
     }
     sync_mutex_unlock(&m->sync, &set->lock, SYNC_STREAMS);
 }

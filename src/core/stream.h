@@ -50,7 +50,7 @@ enum stream_opening {
 struct stream {
     uintptr_t last;   /* (s) page that faulted last; 0: unused */
     uintptr_t next;   /* (s) page that would continue it */
-    uintptr_t behind; /* (s) sequential: first page not yet offered to trim-behind */
+    uintptr_t behind; /* (s) sequential: page up to which trim-behind has been offered all */
     uint32_t thread;  /* (s) */
     uint32_t used;    /* (s) tick of the last use */
     uint32_t length;  /* (s) pages that its windows have covered so far */
@@ -87,12 +87,15 @@ struct streams {
 /* What a fault should map: va and the next ones, `stride` pages apart, `window` in all. */
 struct stream_plan {
     uint32_t window;
+    uint32_t length;     /* pages that the stream's windows have covered before */
     int32_t stride;      /* not 0 */
     bool of_stream;      /* one goes on, or begins, with va: stream_covered() is wanted */
     uintptr_t trim_from; /* trim-behind: pages [trim_from, trim_from + trim_pages) are done with */
     uint32_t trim_pages;
     uintptr_t passed_from; /* passed_pages pages from here on, `stride` apart, were mapped ahead, */
     uint32_t passed_pages; /* and have been used */
+    uintptr_t next;        /* stream_passes(): where its window ends, */
+    uint32_t left;         /* and how many pages from here */
 };
 
 struct machine;
@@ -112,5 +115,12 @@ void stream_plan(struct machine *m, uintptr_t va, uint32_t thread, bool touching
  */
 void stream_covered(struct machine *m, uintptr_t va, uint32_t thread, unsigned pages,
                     uintptr_t next);
+
+/*
+ * Has the thread's stream come to va, inside its window? Then what is behind it has been used: the plan
+ * says so, and where the window ends. stream_longer() makes it so many pages longer.
+ */
+bool stream_passes(struct machine *m, uintptr_t va, uint32_t thread, struct stream_plan *plan);
+void stream_longer(struct machine *m, uintptr_t next, uint32_t thread, unsigned pages);
 
 #endif

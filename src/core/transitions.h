@@ -15,7 +15,7 @@
 
 /* clang-format off */
 #define PTE_TRANSITIONS(X)                                                                         \
-    X(TOUCH,              UNTOUCHED,  VALID,      "own_untouched > touch_run",                     \
+    X(TOUCH,              UNTOUCHED,  VALID,      "own_untouched > touch_run; own > touch_section",  \
       "first touch, map-ahead")                                                                    \
     X(TOUCH_FAILED,       UNTOUCHED,  UNTOUCHED,  "own_untouched > touch_run",                     \
       "the system had no page: the fault is tried again")                                          \
@@ -24,7 +24,7 @@
     X(RESCUE_FAILED,      TRANSITION, TRANSITION, "rescue > rescue_undo",                          \
       "the system had no page: the fault is tried again")                                          \
     X(READ,               PAGEFILE,   VALID,                                                       \
-      "fault_read_begin, read_ahead, fault_begin_run > read_map",                                  \
+      "fault_read_begin, read_ahead, fault_begin_run > read_map; own > large_read_finish",         \
       "hard fault, read-ahead, prefault")                                                          \
     X(READ_GIVEN_UP,      PAGEFILE,   PAGEFILE,                                                    \
       "fault_read_begin, read_ahead, fault_begin_run > give_up_pages",                             \
@@ -59,7 +59,7 @@
     X(TRIM_ZERO,          VALID,      UNTOUCHED,  "trim_collect > trim_release",                   \
       "trimmed, all zero")                                                                         \
     X(TRIM_AT_ONCE,       VALID,      PAGEFILE,   "trim_collect > trim_release",                   \
-      "trimmed, and still PROTECTED: its slot has the content")                                    \
+      "trimmed, and still PROTECTED: its slot has the content; or own > leave: a large section")   \
     X(TRIM_UNDONE,        VALID,      VALID,      "trim_collect > trim_release",                   \
       "wanted meanwhile, or a device uses it")                                                     \
     X(REPURPOSE,          TRANSITION, PAGEFILE,   "refill_claim > repurpose",                      \

@@ -33,8 +33,9 @@
 #include "core/error.h"
 #include "core/machine.h"
 
-#define JOIN_LEAST 8u /* neighbours that are likely to be wanted together again */
-#define JOIN_PAGES 4u /* pages that cost as much to write, in a run, as a request more to read */
+#define JOIN_LEAST 8u    /* neighbours that are likely to be wanted together again */
+#define LARGE_WORTH 384u /* victims for whose sake a large section is trimmed as a whole */
+#define JOIN_PAGES 4u    /* pages that cost as much to write, in a run, as a request more to read */
 
 /* In this order: from TRIM_CLEAN on, a page goes to a list (join_runs()). TRIM_DROP is of trims at
  * once only. */
@@ -81,7 +82,7 @@ static bool is_victim(uint64_t word, unsigned min_age)
 
 /* Pages [low, high) of a table that are in the section and the region. */
 struct span {
-    const struct pagetable *table;
+    struct pagetable *table;
     struct section *section;
     size_t low, high;
 };
@@ -134,6 +135,17 @@ static void trim_collect(struct machine *m, const struct span *span, unsigned mi
         v->frames[v->count] = pte_number(word);
         v->count++;
     }
+}
+
+/* The victims are to leave alone. While one page is BUSY by us the section does not become large; if it
+ * is and cannot be split now, there are no victims. */
+static void split_for(struct machine *m, const struct span *span, struct trim_victims *v)
+{
+    if (v->count == 0 || large_split(m, span->table, span->low / SECTION_PAGES))
+        return;
+    for (unsigned i = 0; i < v->count; i++)
+        pte_release(m, v->pte[i], v->va[i], v->word[i]);
+    v->count = 0;
 }
 
 /* What becomes of victim i, now that its content is in its buffer? */
@@ -501,6 +513,7 @@ static unsigned trim_at_once(struct machine *m, const struct span *span, unsigne
     if (atomic_load(&span->section->guarded) == 0)
         return 0;
     trim_collect(m, span, min_age, limit, true, v);
+    split_for(m, span, v);
     for (unsigned i = 0; i < v->count; i++) {
         v->slots[i] = m->frames[v->frames[i]].slot;
         check_always(v->slots[i] != 0);
@@ -566,6 +579,7 @@ static unsigned trim_span(struct machine *m, const struct span *span, unsigned m
 
     SYNC_ASSERT_HELD(SYNC_REGIONS);
     trim_collect(m, span, min_age, room, false, v);
+    split_for(m, span, v);
     cache_unreserve(m, room - v->count);
     if (v->count == 0)
         return 0;
@@ -596,15 +610,46 @@ static bool cache_has_room(struct machine *m)
     return !m->mapper->has_cache || atomic_load(&m->cache_room) > 0;
 }
 
+/* What becomes of a large section of which so many pages may be victims. */
+enum large_verdict { LARGE_STAYS, LARGE_GOES, LARGE_IS_SMALL };
+
+/* All of a large section goes, if most of it is old enough, or else its pages leave one by one. It stays
+ * where others are on their way, and if a stream has left only a part of it. */
+static enum large_verdict trim_large(struct machine *m, const struct span *span, size_t n,
+                                     unsigned min_age, bool passed)
+{
+    bool whole = span->high - span->low == SECTION_PAGES;
+
+    if (!atomic_load(&span->section->large))
+        return LARGE_IS_SMALL;
+    if (large_trims_full(m) || (passed && !whole))
+        return LARGE_STAYS;
+    if (whole && has_victims(span, min_age, LARGE_WORTH) && large_trim(m, span->table, n))
+        return LARGE_GOES;
+    return LARGE_IS_SMALL;
+}
+
+static unsigned trim_small(struct machine *m, const struct span *span, size_t n, unsigned min_age,
+                           unsigned limit)
+{
+    unsigned gone = trim_at_once(m, span, min_age, limit);
+
+    if (gone == limit)
+        return gone;
+    protect_settle(m, span->table, n);
+    return gone + trim_span(m, span, min_age, limit - gone);
+}
+
 /* Trim one section (the part of it in [from, to)) if it has at least `worth` victims. */
 static unsigned trim_section(struct machine *m, const struct region *region, size_t n,
                              uintptr_t from, uintptr_t to, unsigned min_age, unsigned worth,
-                             unsigned limit)
+                             unsigned limit, bool passed)
 {
     struct pagetable *table = region->table;
     struct span span = {.table = table, .section = &table->sections[n]};
     uint32_t idle = 0;
-    unsigned gone;
+    enum large_verdict large;
+    unsigned gone = 0;
 
     span.low = n * SECTION_PAGES;
     span.high = span.low + SECTION_PAGES;
@@ -612,7 +657,8 @@ static unsigned trim_section(struct machine *m, const struct region *region, siz
         span.low = pagetable_index(table, from);
     if (span.high > pagetable_index(table, to))
         span.high = pagetable_index(table, to);
-    if (!cache_has_room(m) && atomic_load(&span.section->guarded) == 0)
+    if (!cache_has_room(m) && atomic_load(&span.section->guarded) == 0 &&
+        !atomic_load(&span.section->large))
         return 0;
     if (!has_victims(&span, min_age, worth))
         return 0;
@@ -621,11 +667,11 @@ static unsigned trim_section(struct machine *m, const struct region *region, siz
         return 0;
     if (!m->tunables.fine_locks)
         sync_mutex_lock(&m->sync, &span.section->lock, SYNC_SECTION);
-    gone = trim_at_once(m, &span, min_age, limit);
-    if (gone < limit) {
-        protect_settle(m, table, n);
-        gone += trim_span(m, &span, min_age, limit - gone);
-    }
+    large = trim_large(m, &span, n, min_age, passed);
+    if (large == LARGE_GOES)
+        gone = SECTION_PAGES;
+    else if (large == LARGE_IS_SMALL)
+        gone = trim_small(m, &span, n, min_age, limit);
     if (!m->tunables.fine_locks)
         sync_mutex_unlock(&m->sync, &span.section->lock, SYNC_SECTION);
     atomic_store(&span.section->trimming, 0);
@@ -680,7 +726,7 @@ static unsigned trim_offered(struct machine *m, unsigned want)
     struct trim_behind *ring = &m->trim_behind;
     unsigned gone = 0;
 
-    while (gone < want && may_go_on(m)) {
+    while (gone < want && may_go_on(m) && !large_trims_full(m)) {
         const struct region *region;
         uintptr_t va = 0, end = 0;
         unsigned min_age = 0;
@@ -702,7 +748,8 @@ static unsigned trim_offered(struct machine *m, unsigned want)
             size_t last = pagetable_index(region->table, to - 1) / SECTION_PAGES;
 
             for (; pagetable_next_section(region->table, &n, last + 1); n++)
-                gone += trim_section(m, region, n, va, to, min_age, 1, section_limit(m, want));
+                gone += trim_section(m, region, n, va, to, min_age, 1, section_limit(m, want),
+                                     min_age == 0);
         }
     }
     return gone;
@@ -727,7 +774,7 @@ static unsigned trim_lap(struct machine *m, unsigned want, unsigned min_age, uns
             n = pagetable_index(table, hand) / SECTION_PAGES;
         while (pagetable_next_section(table, &n, end)) {
             gone += trim_section(m, region, n, region->start, region->end, min_age, worth,
-                                 section_limit(m, want));
+                                 section_limit(m, want), false);
             n++;
             m->trimmer.hand = table->base + n * SECTION_PAGES * PAGE_SIZE;
             if (gone >= want || !may_go_on(m))

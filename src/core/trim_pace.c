@@ -28,12 +28,15 @@ static void set_marks(struct machine *m, uint64_t step_ns)
     low = clamp((int64_t)(3 * t->rate * (t->step_ns / 1000) / 1000000), least, most);
     atomic_store(&m->low, (int32_t)low);
     /* The faster they go, the more are trimmed together: what is consumed in some 4 ms. */
-    atomic_store(&m->high, (int32_t)(low + clamp((int64_t)(t->rate / 256), least, SECTION_PAGES)));
+    /* Where sections leave whole, a little more than that is asked for brings 512 pages: what is not
+     * asked for is not taken from those in use. */
+    most = large_wanted(m) ? least : SECTION_PAGES;
+    atomic_store(&m->high, (int32_t)(low + clamp((int64_t)(t->rate / 256), least, most)));
 }
 
 unsigned trim_need(struct machine *m)
 {
-    int64_t have = frames_at_hand(m), high = atomic_load(&m->high);
+    int64_t have = frames_soon(m), high = atomic_load(&m->high);
 
     return have < high ? (unsigned)(high - have) : 0;
 }

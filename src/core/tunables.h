@@ -63,6 +63,9 @@
       "mapper copy: most percent of memory for trimmed pages; what is idle is lent")               \
     X(read_window, COUNT, "512", 1, 512, "longest read-ahead, pages; 1: none")                     \
     X(touch_window, COUNT, "512", 1, 512, "longest map-ahead of first touches, pages; 1: none")    \
+    X(large_share, COUNT, "16", 0, 1048576,                                                        \
+      "mapper copy: what is used in a row goes by huge pages of 2 MiB, if memory is at least so "  \
+      "many of them; 0: never")                                                                    \
     X(trim_batch, COUNT, "512", 1, 512, "most pages trimmed together")                             \
     X(write_batch, COUNT, "256", 1, 512, "most pages written together")                            \
     X(write_depth, COUNT, "2", 1, 8, "batches of writes in flight")                                \

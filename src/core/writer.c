@@ -34,6 +34,7 @@ struct write_item {
 };
 
 struct write_batch {
+    struct large *large; /* a section that is written from its own buffer; NULL: the items are */
     unsigned count;
     unsigned pending; /* writes not yet reaped; 0: the batch is free */
     unsigned pieces;
@@ -246,6 +247,22 @@ static void send(struct machine *m, struct write_batch *b)
     m->pagefile.store->ops->submit(m->writer.queue, ios, b->pieces);
 }
 
+/* A run of up to `want` slots, if need be of those that valid pages own beside their frames. */
+static unsigned take_run(struct machine *m, unsigned want, uint32_t *first)
+{
+    unsigned run = pagefile_take(m, want, first);
+
+    if (run == 0) {
+        slot_release_deferred(m);
+        run = pagefile_take(m, want, first);
+    }
+    if (run == 0 && pagefile_reclaim(m, want) > 0) {
+        slot_release_deferred(m);
+        run = pagefile_take(m, want, first);
+    }
+    return run;
+}
+
 /* Give each item a slot, neighbours neighbouring ones. Returns how many got one. */
 static unsigned take_slots(struct machine *m, struct write_batch *b)
 {
@@ -253,16 +270,8 @@ static unsigned take_slots(struct machine *m, struct write_batch *b)
 
     while (got < b->count) {
         uint32_t first;
-        unsigned run = pagefile_take(m, b->count - got, &first);
+        unsigned run = take_run(m, b->count - got, &first);
 
-        if (run == 0) {
-            slot_release_deferred(m);
-            run = pagefile_take(m, b->count - got, &first);
-        }
-        if (run == 0 && pagefile_reclaim(m, b->count - got) > 0) {
-            slot_release_deferred(m);
-            run = pagefile_take(m, b->count - got, &first);
-        }
         if (run == 0)
             break;
         for (unsigned i = 0; i < run; i++)
@@ -304,7 +313,66 @@ static bool write_begin(struct machine *m, struct write_batch *b)
     return true;
 }
 
+/* Give the large section a slot for each page; false: there are too few, or they are in too many places. */
+static void write_begin_large(struct machine *m, struct write_batch *b, struct large *l)
+{
+    unsigned got = 0;
+
+    while (got < SECTION_PAGES) {
+        uint32_t first;
+        unsigned run = take_run(m, SECTION_PAGES - got, &first);
+
+        if (run == 0)
+            break;
+        for (unsigned i = 0; i < run; i++)
+            l->slots[got + i] = first + i;
+        got += run;
+    }
+    b->pieces = got == SECTION_PAGES ? large_pieces(m, l, true, b, b->ios, b->iovs) : 0;
+    if (b->pieces == 0) {
+        for (unsigned i = 0; i < got; i++)
+            slot_release(m, l->slots[i]);
+        large_write_end(m, l, false);
+        return;
+    }
+    large_write_begin(m, l);
+    b->large = l;
+    m->writer.in_flight++;
+    count(m, COUNTER_write_batches, 1);
+    send(m, b);
+}
+
 /* ---- ending a batch ---- */
+
+/* The section goes back under its address, if it could not all be written: its pages are tried again
+ * one by one. */
+static void write_finish_large(struct machine *m, struct write_batch *b)
+{
+    struct large *l = b->large;
+    bool written = true;
+
+    for (unsigned p = 0; p < b->pieces; p++) {
+        const struct store_io *io = &b->ios[p];
+
+        if (io->result == 0) {
+            pagefile_note_written(m, io->slot, io->count);
+            continue;
+        }
+        if (io->result == -ENOSPC)
+            pagefile_note_full(m);
+        written = false;
+    }
+    for (unsigned i = 0; i < SECTION_PAGES && !written; i++)
+        slot_release(m, l->slots[i]);
+    b->large = NULL;
+    large_write_end(m, l, written);
+    if (!written)
+        return;
+    note_success(m);
+    count(m, COUNTER_pages_written, SECTION_PAGES);
+    count(m, COUNTER_pages_written_large, SECTION_PAGES);
+    batch_stats_add(&m->counters->writes, SECTION_PAGES);
+}
 
 /* Items of pieces that failed, or of those that did not, go to `id`. Gives back slots of rescued
  * ones. */
@@ -399,14 +467,18 @@ static bool write_finish(struct machine *m, struct write_batch *b)
 {
     unsigned written = 0;
 
-    if (sort_out_failures(m, b))
-        return false;
-    for (int p = 0; p < STANDBY_PRIORITIES; p++)
-        written += return_items(m, b, LIST_STANDBY + (unsigned)p, false, p);
-    return_items(m, b, LIST_MODIFIED, true, -1);
-    count(m, COUNTER_pages_written, written);
-    batch_stats_add(&m->counters->writes, b->count);
-    b->count = 0;
+    if (b->large != NULL) {
+        write_finish_large(m, b);
+    } else {
+        if (sort_out_failures(m, b))
+            return false;
+        for (int p = 0; p < STANDBY_PRIORITIES; p++)
+            written += return_items(m, b, LIST_STANDBY + (unsigned)p, false, p);
+        return_items(m, b, LIST_MODIFIED, true, -1);
+        count(m, COUNTER_pages_written, written);
+        batch_stats_add(&m->counters->writes, b->count);
+        b->count = 0;
+    }
     if (--m->writer.in_flight == 0)
         sync_event_signal(&m->sync, &m->writer.idle);
     return true;
@@ -429,10 +501,36 @@ static bool reap(struct machine *m, bool wait)
     return ended;
 }
 
+static struct write_batch *free_batch(struct machine *m)
+{
+    for (unsigned i = 0; i < m->tunables.write_depth; i++) {
+        if (m->writer.batches[i].pending == 0)
+            return &m->writer.batches[i];
+    }
+    return NULL;
+}
+
+/* Write a section that waits for it, if one does and there is a batch for it. */
+static bool write_large(struct machine *m)
+{
+    struct write_batch *b = free_batch(m);
+    struct large *l = b != NULL ? large_to_write(m) : NULL;
+
+    if (l == NULL)
+        return false;
+    write_begin_large(m, b, l);
+    return true;
+}
+
 void writer_drain(struct machine *m)
 {
-    while (m->writer.in_flight > 0)
+    while (write_large(m))
+        continue;
+    while (m->writer.in_flight > 0) {
         reap(m, true);
+        while (write_large(m))
+            continue;
+    }
 }
 
 /* ---- when ---- */
@@ -451,25 +549,27 @@ bool writer_needed(struct machine *m)
 {
     uint32_t modified = list_count(m, LIST_MODIFIED);
 
+    if (large_waits(m))
+        return true;
     if (modified == 0 || (atomic_load(&m->writer.failing_since) != 0 &&
                           sync_now(&m->sync) - atomic_load(&m->writer.tried_at) < RETRY_NS))
         return false;
     return modified >= m->writer.batch_pages || pressed(m);
 }
 
-static struct write_batch *free_batch(struct machine *m)
-{
-    for (unsigned i = 0; i < m->tunables.write_depth; i++) {
-        if (m->writer.batches[i].pending == 0)
-            return &m->writer.batches[i];
-    }
-    return NULL;
-}
-
 bool writer_step(struct machine *m)
 {
-    struct write_batch *b = free_batch(m);
-    unsigned before = m->writer.in_flight;
+    struct write_batch *b;
+    unsigned before;
+
+    /* Its pages are BUSY: it goes first. */
+    if (write_large(m)) {
+        reap(m, false);
+        machine_balance(m, &m->write_worker);
+        return true;
+    }
+    b = free_batch(m);
+    before = m->writer.in_flight;
 
     /* Who wants the gate waits for faults that are inside, and those may wait for a write. */
     if (b != NULL && writer_needed(m) &&

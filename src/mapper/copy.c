@@ -15,11 +15,13 @@
 #include "core/bitmap.h"
 #include "core/error.h"
 #include "core/platform.h"
+#include "mapper/huge.h"
 #include "mapper/uffd.h"
 
 struct copy_mapper {
     struct mapper mapper;
     struct uffd uffd;
+    struct huge_buffers huge;
     struct bitmap stage_map; /* pages of staging that are taken */
     char *stage;
     uint32_t buffers, stage_pages;
@@ -280,6 +282,36 @@ static void copy_zero(struct mapper *mapper, uint32_t frame)
     (void)frame;
 }
 
+static int copy_large_fill(struct mapper *mapper, unsigned buffer)
+{
+    return huge_fill(&copy_of(mapper)->huge, buffer);
+}
+
+static void *copy_large_content(struct mapper *mapper, unsigned buffer)
+{
+    return huge_content(&copy_of(mapper)->huge, buffer);
+}
+
+static void copy_large_empty(struct mapper *mapper, unsigned buffer)
+{
+    huge_empty(&copy_of(mapper)->huge, buffer);
+}
+
+static bool copy_large_map(struct mapper *mapper, uintptr_t va, unsigned buffer, unsigned *done)
+{
+    return huge_map(&copy_of(mapper)->huge, va, buffer, done);
+}
+
+static int copy_large_take(struct mapper *mapper, uintptr_t va, unsigned buffer)
+{
+    return huge_take(&copy_of(mapper)->huge, va, buffer);
+}
+
+static bool copy_large_split(struct mapper *mapper, uintptr_t va)
+{
+    return huge_split(&copy_of(mapper)->huge, va);
+}
+
 static int open_memory(void)
 {
     return open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
@@ -294,6 +326,8 @@ static int copy_fork_prepare(struct mapper *mapper, bool inherited)
         error = platform_linux.inherit(mapper->buffers, copy->buffers * PAGE_SIZE, inherited);
     if (error == 0)
         error = platform_linux.inherit(copy->stage, copy->stage_pages * PAGE_SIZE, inherited);
+    if (error == 0)
+        error = huge_inherit(&copy->huge, inherited);
     return error;
 }
 
@@ -304,6 +338,8 @@ static int copy_fork_child(struct mapper *mapper)
 
     copy->memory_fd = open_memory(); /* the old one is the parent's memory */
     mapper->fd = copy->uffd.fd;
+    if (error == 0)
+        error = huge_reopen(&copy->huge);
     return error;
 }
 
@@ -320,6 +356,7 @@ static void copy_close(struct mapper *mapper)
         platform_linux.release(copy->mapper.buffers, copy->buffers * PAGE_SIZE);
     if (copy->stage != NULL)
         platform_linux.release(copy->stage, copy->stage_pages * PAGE_SIZE);
+    huge_close(&copy->huge);
     bitmap_fini(&copy->stage_map);
     if (copy->memory_fd >= 0)
         close(copy->memory_fd);
@@ -347,6 +384,12 @@ static const struct mapper_ops copy_ops = {
     .restore = copy_restore,
     .wake = copy_wake,
     .zero = copy_zero,
+    .large_fill = copy_large_fill,
+    .large_content = copy_large_content,
+    .large_empty = copy_large_empty,
+    .large_map = copy_large_map,
+    .large_take = copy_large_take,
+    .large_split = copy_large_split,
     .fork_prepare = copy_fork_prepare,
     .fork_child = copy_fork_child,
     .region_adopt = copy_region_adopt,
@@ -372,7 +415,7 @@ int mapper_copy_open(struct sync *sync, const struct mapper_options *options,
     if (copy == NULL)
         return error_set(-ENOMEM, "no memory for the mapper copy");
     error = uffd_open(&copy->uffd, sync, options, UFFD_FEATURE_PAGEFAULT_FLAG_WP,
-                      UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_POISON);
+                      UFFD_FEATURE_THREAD_ID | UFFD_FEATURE_POISON | UFFD_FEATURE_MOVE);
     if (error != 0) {
         platform_linux.release(copy, sizeof(*copy));
         return error;
@@ -387,6 +430,12 @@ int mapper_copy_open(struct sync *sync, const struct mapper_options *options,
     copy->stage_pages = options->stage;
     copy->vm_read = probe_vm_read();
     copy->memory_fd = open_memory();
+    error = huge_open(&copy->huge, &copy->uffd, options->larges);
+    if (error != 0) {
+        copy_close(&copy->mapper);
+        return error;
+    }
+    copy->mapper.larges = copy->huge.count;
     copy->mapper.buffers = cache_memory(copy->buffers * PAGE_SIZE);
     copy->stage = platform_linux.buffer(copy->stage_pages * PAGE_SIZE);
     if (copy->mapper.buffers == NULL || copy->stage == NULL ||

@@ -26,6 +26,8 @@
 #define PAGE_SHIFT 12
 #define RUN_MAX 64u        /* most pages mapped, or read, at once */
 #define SECTION_PAGES 512u /* most pages trimmed at once */
+#define LARGE_SIZE (SECTION_PAGES * PAGE_SIZE)
+#define LARGE_MAX 16u /* large buffers, at most */
 
 enum mapper_flags {
     MAP_PROTECTED = 1 /* the first write faults; not with mapper move */
@@ -109,6 +111,26 @@ struct mapper_ops {
     /* Fill a frame's buffer with zeroes (mappers whose free frames are real). */
     void (*zero)(struct mapper *mapper, uint32_t frame);
 
+    /*
+     * Sections as large pages; NULL where mapper.larges is 0. A large buffer is memory for a
+     * section, empty while it has no owner. What it holds, its owner has frames for.
+     */
+    /* Fill an empty one with zeroes. 1: it took so long that small pages would have done better, unless it
+     * is used often; -ENOMEM: the system has no huge page now. */
+    int (*large_fill)(struct mapper *mapper, unsigned buffer);
+    void *(*large_content)(struct mapper *mapper, unsigned buffer);
+    /* Its memory goes back to the system. */
+    void (*large_empty)(struct mapper *mapper, unsigned buffer);
+    /* Put its content under the section at va, of which nothing is mapped, and wake. *done says how
+     * many pages are mapped, as of map(); if it is all, the buffer is empty. True: as a large page. */
+    bool (*large_map)(struct mapper *mapper, uintptr_t va, unsigned buffer, unsigned *done);
+    /* Unmap all pages of a section at once: an empty buffer has them then. 0, or a negative errno, and
+     * all are where they were. */
+    int (*large_take)(struct mapper *mapper, uintptr_t va, unsigned buffer);
+    /* Make small pages of a large one, so that memory of some can be given back; any number of
+     * threads at a time. False: it cannot be now (a device uses it). */
+    bool (*large_split)(struct mapper *mapper, uintptr_t va);
+
     /* For fork(); NULL where pages cannot be inherited (core/fork.h). Buffers and staging are to be in
      * a child, or not to be. */
     int (*fork_prepare)(struct mapper *mapper, bool inherited);
@@ -127,6 +149,7 @@ struct mapper {
     bool real_frames;       /* free frames have memory: the zeroer has work */
     bool protects;          /* MAP_PROTECTED works */
     int fd;                 /* userfaultfd, or -1 */
+    unsigned larges;        /* large buffers; 0: sections cannot be large pages */
     _Atomic uint32_t taker; /* the thread that is in take(); 0: none, or it never faults there */
     _Atomic uint32_t restoring; /* handlers that restore a page for it: take() waits for them */
     char *buffers;              /* buffer n is at buffers + n * 4096 */
@@ -142,6 +165,7 @@ struct mapper_options {
     uint32_t buffers; /* cache: buffers wanted (ignored without one) */
     uint32_t active;  /* most frames that are Active while nothing is lent */
     uint32_t stage;   /* cache: pages of staging */
+    unsigned larges;  /* cache: large buffers wanted */
     bool sigbus;      /* faults come as SIGBUS to the faulting thread */
     bool user_only;   /* faults of user code will do; so they do for sigbus */
     bool memory_lock;

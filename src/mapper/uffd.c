@@ -186,13 +186,29 @@ int uffd_watch(struct uffd *uffd, uintptr_t base, size_t length, bool protect)
     return error_set(-errno, "userfaultfd cannot watch %zu MiB: %s", length >> 20, strerror(errno));
 }
 
+void *uffd_map_aligned(size_t length)
+{
+    size_t extra = length >= LARGE_SIZE ? LARGE_SIZE : 0, front;
+    char *base = mmap(NULL, length + extra, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+    if (base == MAP_FAILED)
+        return NULL;
+    if (extra == 0)
+        return base;
+    front = (LARGE_SIZE - (uintptr_t)base % LARGE_SIZE) % LARGE_SIZE;
+    if (front > 0)
+        munmap(base, front);
+    munmap(base + front + length, extra - front);
+    return base + front;
+}
+
 int uffd_region_open(struct uffd *uffd, size_t length, bool protect, uintptr_t *base)
 {
-    void *memory = mmap(NULL, length, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *memory = uffd_map_aligned(length);
     int error;
 
-    if (memory == MAP_FAILED)
+    if (memory == NULL)
         return error_set(-ENOMEM,
                          "no address space for %zu MiB (is `ulimit -v` set, or "
                          "vm.overcommit_memory 2?)",

@@ -73,6 +73,9 @@ int uffd_may_reopen(const struct uffd *uffd);
 /* Watch a range that is mapped. */
 int uffd_watch(struct uffd *uffd, uintptr_t base, size_t length, bool protect);
 
+/* Address space for anonymous memory, aligned for huge pages if it is long enough; or NULL. */
+void *uffd_map_aligned(size_t length);
+
 /* Anonymous memory at its full length, registered for missing faults and, where wanted, write
  * protection. */
 int uffd_region_open(struct uffd *uffd, size_t length, bool protect, uintptr_t *base);

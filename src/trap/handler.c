@@ -70,6 +70,7 @@ void handler_run(struct handler *h)
 {
     struct machine *m = h->m;
 
+    h->queue.serves = true;
     for (;;) {
         bool closing = atomic_load(&m->gate_closing) != 0;
         bool stuck;
@@ -95,6 +96,7 @@ void handler_run(struct handler *h)
         }
         if (fault_queue_read(&h->queue))
             continue;
+        check_debug(h->queue.unsent_count == 0);
         fault_queue_leave(m, &h->queue);
         if (h->source->sleep(h) && h->queue.in_flight == 0)
             return;
