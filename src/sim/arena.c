@@ -10,9 +10,9 @@
 #define SMALL_BASE ((void *)UINT64_C(0x200000000000))
 #define SMALL_SIZE (UINT64_C(256) << 20)
 #define LARGE_BASE ((void *)UINT64_C(0x210000000000))
-#define LARGE_SIZE (UINT64_C(256) << 20)
+#define LARGE_SIZE (UINT64_C(384) << 20)
 #define LARGE_FROM (UINT64_C(1) << 20) /* bytes: tables that are mostly never touched */
-#define LARGE_MOST (UINT64_C(20) << 20)
+#define LARGE_MOST (UINT64_C(80) << 20)
 #define ALIGNMENT 64u
 #define RELEASED 0xdb
 

@@ -8,6 +8,7 @@
 
 #define MS UINT64_C(1000000)
 #define SECOND UINT64_C(1000000000)
+#define LARGE_WORLD_EVERY 100u
 
 static bool chance(struct random *r, unsigned percent)
 {
@@ -109,6 +110,50 @@ static void draw_faults(struct random *r, struct world_config *c)
     d->full_ns = ONE_OF(r, 5 * MS, SECOND, 60 * SECOND);
 }
 
+/* A world with large pages: it takes far more pages than others, so it is a rare one, and a step of it
+ * is not checked as often. */
+static void draw_large(struct random *r, struct world_config *c)
+{
+    struct tunables *t = &c->tunables;
+    struct mmu_faults *m = &c->mmu;
+    bool faulty = c->disk.read_error_every || c->disk.write_error_every || c->disk.full_every ||
+                  chance(r, 40);
+    uint64_t frames = ONE_OF(r, 1400, 1400, 2500, 2500, 4800, 8400);
+
+    c->large = true;
+    c->users = (unsigned)ONE_OF(r, 1, 1, 2, 4);
+    c->drop_max = (unsigned)ONE_OF(r, 12, 100, WORLD_DROP_MAX);
+    c->zero_every = (unsigned)ONE_OF(r, 8, 2000, 100000);
+    c->write_percent = (unsigned)ONE_OF(r, 10, 50, 100);
+    c->calm = chance(r, 40);
+    c->scan_percent = c->calm ? 97 : (unsigned)ONE_OF(r, 30, 80, 95);
+    c->pages = (unsigned)(frames * ONE_OF(r, 2, 3, 3) / 2 / SECTION_PAGES) * SECTION_PAGES;
+    c->pages -= chance(r, 25) ? 100 : 0;
+    c->operations = (unsigned)ONE_OF(r, 8, 16, 32, 64) / c->users + 2;
+    c->accesses_max = 4 * frames + 10000;
+    c->step_ns = ONE_OF(r, 50, 200);
+    c->steps_expected = 200000;
+    c->check_every = c->pages / 4 + 1;
+    /* Who seeks slots looks at all frames: a pagefile that is always full has no end with many. */
+    c->disk_slots =
+        c->pages + (frames > 2500 ? ONE_OF(r, 600, 2000, 4000) : ONE_OF(r, 4, 200, 500));
+    c->disk_slots = c->disk_fixed ? c->disk_slots : 1;
+    t->mapper = MAPPER_COPY;
+    t->batching = true;
+    t->large_share = ONE_OF(r, 1, 1, 2);
+    t->memory = frames * PAGE_SIZE;
+    t->cache = ONE_OF(r, 5, 12, 30);
+    t->read_window = t->touch_window = 512;
+    t->write_batch = ONE_OF(r, 16, 256);
+    t->trim_batch = ONE_OF(r, 64, 512);
+    if (!faulty)
+        return;
+    m->large_fill_every = chance(r, 30) ? (unsigned)ONE_OF(r, 2, 5) : 0;
+    m->large_map_every = chance(r, 50) ? (unsigned)ONE_OF(r, 2, 5, 20) : 0;
+    m->large_take_every = chance(r, 50) ? (unsigned)ONE_OF(r, 2, 5, 20) : 0;
+    m->large_split_every = chance(r, 30) ? (unsigned)ONE_OF(r, 2, 10) : 0;
+}
+
 void world_configure(uint64_t seed, struct world_config *c)
 {
     struct random r = {seed};
@@ -136,6 +181,12 @@ void world_configure(uint64_t seed, struct world_config *c)
     c->pool_queues = (unsigned)ONE_OF(&r, 1, 2, 6);
     /* Nothing is lost by it: in good worlds too. */
     c->mmu.lend_every = chance(&r, 10) ? (unsigned)ONE_OF(&r, 1, 3, 30) : 0;
+    c->check_every = 1;
+    c->accesses_max = UINT64_MAX;
+    c->drop_max = 12;
+    c->zero_every = 8;
+    if (seed % LARGE_WORLD_EVERY == LARGE_WORLD_EVERY - 1)
+        draw_large(&r, c);
 }
 
 void world_describe(const struct world_config *c, char *text, size_t size)
@@ -148,15 +199,16 @@ void world_describe(const struct world_config *c, char *text, size_t size)
                   c->disk.rot_every || c->disk.lost_every || c->disk.misplaced_every ||
                   c->disk.bad_every || c->disk.full_every;
 
-    snprintf(
-        text, size, "%s/%u mapper %s trap %s stage %s%s%s pages %u memory %lluK users %u disk %s",
-        policies[c->policy], c->switch_every, mappers[t->mapper],
-        t->mapper == MAPPER_SOFT ? "none"
-        : c->sigbus              ? "sigbus"
-                                 : "thread",
-        stages[t->stage], t->workers ? "" : " no workers",
-        t->dirty == DIRTY_PROTECT ? " dirty=protect"
-        : t->dirty == DIRTY_HASH  ? " dirty=hash"
-                                  : "",
-        c->pages, (unsigned long long)(t->memory / 1024), c->users, faulty ? "faulty" : "good");
+    snprintf(text, size,
+             "%s/%u mapper %s trap %s stage %s%s%s%s pages %u memory %lluK users %u disk %s",
+             policies[c->policy], c->switch_every, mappers[t->mapper],
+             t->mapper == MAPPER_SOFT ? "none"
+             : c->sigbus              ? "sigbus"
+                                      : "thread",
+             stages[t->stage], t->workers ? "" : " no workers",
+             t->dirty == DIRTY_PROTECT ? " dirty=protect"
+             : t->dirty == DIRTY_HASH  ? " dirty=hash"
+                                       : "",
+             c->large ? " large" : "", c->pages, (unsigned long long)(t->memory / 1024), c->users,
+             faulty ? "faulty" : "good");
 }

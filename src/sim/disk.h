@@ -14,7 +14,7 @@
 #include "sim/schedule.h"
 #include "store/store.h"
 
-#define DISK_SLOTS_MAX 4096u
+#define DISK_SLOTS_MAX 18432u
 #define DISK_REQUESTS 1024u
 
 /* Chances are "one in so many requests (or slots)"; 0: never. */

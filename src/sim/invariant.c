@@ -13,7 +13,7 @@
 struct invariants {
     struct world *w;
     uint64_t round;
-    uint64_t frame_seen[4096];          /* round in which a page named the frame */
+    uint64_t frame_seen[16384];         /* round in which a page named the frame */
     uint64_t slot_seen[DISK_SLOTS_MAX]; /* round in which somebody owned the slot */
     const char *broken;
 };
@@ -135,6 +135,20 @@ static void check_page(struct invariants *v, pte_t *pte, uintptr_t va, bool thor
         check_content(v, va, disk_content(v->w->disk, pte_number(word)));
 }
 
+/* All pages of a large section are valid, or somebody is busy with them. */
+static void check_large(struct invariants *v, const struct region *region)
+{
+    const struct pagetable *table = region->table;
+
+    for (size_t i = 0; i < table->pages; i++) {
+        if (!atomic_load(&table->sections[i / SECTION_PAGES].large))
+            i += SECTION_PAGES - 1;
+        else
+            require(v, pte_load(&table->ptes[i]) & (PTE_VALID | PTE_BUSY),
+                    "a page of a large section is not valid");
+    }
+}
+
 /* As many pages as are PROTECTED are counted, at least. */
 static void check_guarded(struct invariants *v, const struct region *region)
 {
@@ -195,6 +209,19 @@ static void check_sleepers(struct invariants *v)
     }
 }
 
+const char *invariants_check_budget(struct invariants *v)
+{
+    struct machine *m = v->w->machine;
+    const struct mmu *mmu = mmu_of(m);
+    int64_t rights = (int64_t)m->active_max + lent_frames(m);
+
+    v->broken = NULL;
+    if (m->mapper->has_cache && m->frames != NULL)
+        require(v, (int64_t)mmu->present + mmu->held + atomic_load(&m->available) <= rights,
+                "a right is given back before the memory that it stands for");
+    return v->broken;
+}
+
 const char *invariants_check(struct invariants *v, bool thorough)
 {
     struct machine *m = v->w->machine;
@@ -208,6 +235,7 @@ const char *invariants_check(struct invariants *v, bool thorough)
 
         for (uintptr_t va = region->start; va < region->end; va += PAGE_SIZE)
             check_page(v, pagetable_pte(region->table, va), va, thorough);
+        check_large(v, region);
         if (thorough)
             check_guarded(v, region);
     }

@@ -59,11 +59,18 @@ static void require(struct mmu *mmu, bool condition, const char *what)
 
 /* ---- memory under addresses ---- */
 
+/* Is no more resident than the budget allows? */
+static bool within_budget(const struct mmu *mmu)
+{
+    return mmu->present + mmu->held <= mmu->present_max + mmu->vacant_count + mmu->lent;
+}
+
 static char *page_new(struct mmu *mmu)
 {
-    require(mmu, mmu->present < mmu->present_max + mmu->vacant_count + mmu->lent,
-            "more pages are resident than the budget allows");
-    return mmu->memory + mmu->free[mmu->present++] * PAGE_SIZE;
+    char *memory = mmu->memory + mmu->free[mmu->present++] * PAGE_SIZE;
+
+    require(mmu, within_budget(mmu), "more pages are resident than the budget allows");
+    return memory;
 }
 
 static void page_free(struct mmu *mmu, struct mmu_page *page)
@@ -72,6 +79,11 @@ static void page_free(struct mmu *mmu, struct mmu_page *page)
     mmu->free[--mmu->present] = (uint32_t)((size_t)(page->memory - mmu->memory) / PAGE_SIZE);
     page->memory = NULL;
     page->read_only = false;
+}
+
+static uint8_t *section_of(struct mmu *mmu, uintptr_t va)
+{
+    return &mmu->sections[(va - MMU_BASE) / LARGE_SIZE];
 }
 
 static void page_wake(struct mmu *mmu, struct mmu_page *page)
@@ -84,10 +96,11 @@ static int mmu_region_open(struct mapper *mapper, size_t length, uintptr_t *base
 {
     struct mmu *mmu = mmu_in(mapper);
     size_t pages = length / PAGE_SIZE, run = 0;
+    size_t aligned = length >= LARGE_SIZE ? SECTION_PAGES : 1;
 
     yield(mmu);
     for (size_t n = 0; n < MMU_PAGES; n++) {
-        run = mmu->pages[n].mapped ? 0 : run + 1;
+        run = mmu->pages[n].mapped || (run == 0 && n % aligned != 0) ? 0 : run + 1;
         if (run < pages)
             continue;
         *base = MMU_BASE + (n + 1 - pages) * PAGE_SIZE;
@@ -192,8 +205,7 @@ static void mmu_stage_give(struct mapper *mapper, struct mapper_stage *stage)
     if (stage->count > 0 && mmu->kind == MAPPER_COPY &&
         mmu->stage_taken[stage->first] == STAGE_LENT) {
         mmu->lent -= stage->count;
-        require(mmu, mmu->present <= mmu->present_max + mmu->vacant_count + mmu->lent,
-                "staging comes back, but its frames are Active");
+        require(mmu, within_budget(mmu), "staging comes back, but its frames are Active");
     }
     for (uint32_t i = 0; i < stage->count; i++) {
         require(mmu, mmu->stage_taken[stage->first + i], "staging is given back twice");
@@ -352,14 +364,29 @@ static void mmu_take(struct mapper *mapper, unsigned count, const uintptr_t *va,
         if (mmu->kind == MAPPER_COPY && mmu->vacant[buffers[i]]) {
             mmu->vacant[buffers[i]] = false;
             mmu->vacant_count--;
-            require(mmu, mmu->present <= mmu->present_max + mmu->vacant_count + mmu->lent,
-                    "the cache grows, but its frames are Active");
+            require(mmu, within_budget(mmu), "the cache grows, but its frames are Active");
         }
         memcpy(mapper_buffer(mapper, buffers[i]), page->memory, PAGE_SIZE);
         if (mmu->kind == MAPPER_MOVE) {
             mmu->clean[buffers[i]] = 0;
             page_free(mmu, page);
         }
+    }
+}
+
+/* Pages are about to be dropped: none may be a part of a large page, or its memory would stay. */
+static void check_whole(struct mmu *mmu, unsigned count, const uintptr_t *va)
+{
+    for (unsigned i = 0; i < count; i++) {
+        uint8_t *section = section_of(mmu, va[i]);
+        uintptr_t start = va[i] & ~(LARGE_SIZE - 1);
+
+        if (*section == MMU_LARGE)
+            require(mmu,
+                    va[i] == start && count - i >= SECTION_PAGES &&
+                        va[i + SECTION_PAGES - 1] == start + LARGE_SIZE - PAGE_SIZE,
+                    "a part of a large page is dropped: its memory would stay");
+        *section = MMU_SMALL;
     }
 }
 
@@ -370,6 +397,7 @@ static int mmu_drop(struct mapper *mapper, unsigned count, const uintptr_t *va,
 
     (void)frames;
     memset(status, 0, count * sizeof(*status));
+    check_whole(mmu, count, va);
     for (unsigned i = 0; i < count && mmu->kind != MAPPER_SOFT; i++) {
         yield(mmu);
         require(mmu, mmu_page(mmu, va[i])->memory != NULL, "a page is dropped that is not there");
@@ -398,11 +426,174 @@ static void mmu_unfail(struct mapper *mapper, uintptr_t va)
     mmu_page(mmu, va)->failed = false;
 }
 
+/* ---- large pages ---- */
+
+static void large_release(struct mmu *mmu, unsigned buffer)
+{
+    mmu->filled[buffer] = false;
+    memset(mmu->larges[buffer], FOREIGN, LARGE_SIZE);
+}
+
+static int mmu_large_fill(struct mapper *mapper, unsigned buffer)
+{
+    struct mmu *mmu = mmu_in(mapper);
+
+    yield(mmu);
+    require(mmu, !mmu->filled[buffer], "a large buffer is filled that has memory");
+    if (happens(mmu, mmu->faults.large_fill_every))
+        return -ENOMEM;
+    mmu->filled[buffer] = true;
+    mmu->held += SECTION_PAGES;
+    require(mmu, within_budget(mmu), "a large buffer is filled without frames for it");
+    memset(mmu->larges[buffer], 0, LARGE_SIZE);
+    return 0;
+}
+
+static void *mmu_large_content(struct mapper *mapper, unsigned buffer)
+{
+    struct mmu *mmu = mmu_in(mapper);
+
+    require(mmu, mmu->filled[buffer], "a large buffer is used that has no memory");
+    return mmu->larges[buffer];
+}
+
+static void mmu_large_empty(struct mapper *mapper, unsigned buffer)
+{
+    struct mmu *mmu = mmu_in(mapper);
+
+    yield(mmu);
+    if (!mmu->filled[buffer])
+        return;
+    /* What was mapped page by page has taken its memory along. */
+    mmu->held -= SECTION_PAGES - mmu->gone[buffer];
+    mmu->gone[buffer] = 0;
+    large_release(mmu, buffer);
+}
+
+/* Page i of a section moves from the buffer to its address, or back. */
+static void large_put(struct mmu *mmu, uintptr_t va, unsigned buffer, unsigned i)
+{
+    mmu->held--;
+    put_page(mmu, va + i * PAGE_SIZE, mmu->larges[buffer] + i * PAGE_SIZE, false);
+    memset(mmu->larges[buffer] + i * PAGE_SIZE, FOREIGN, PAGE_SIZE);
+}
+
+static void large_get(struct mmu *mmu, uintptr_t va, unsigned buffer, unsigned i)
+{
+    struct mmu_page *page = mmu_page(mmu, va + i * PAGE_SIZE);
+
+    require(mmu, page->memory != NULL, "a large page is taken of which a part is not there");
+    memcpy(mmu->larges[buffer] + i * PAGE_SIZE, page->memory, PAGE_SIZE);
+    page_free(mmu, page);
+    mmu->held++;
+}
+
+/* Where the kernel has no huge page for it, or no page at all: by runs of small ones. */
+static void map_small(struct mmu *mmu, uintptr_t va, unsigned buffer, unsigned *done)
+{
+    unsigned most = SECTION_PAGES;
+
+    if (random_once_in(&mmu->random, 2))
+        most = (unsigned)random_below(&mmu->random, SECTION_PAGES);
+    while (*done < most) {
+        unsigned run = (unsigned)random_between(&mmu->random, 1, SECTION_PAGES / 4);
+
+        for (; run > 0 && *done < most; run--, ++*done)
+            large_put(mmu, va, buffer, *done);
+        yield(mmu);
+    }
+    mmu->gone[buffer] = (uint16_t)*done;
+}
+
+static bool mmu_large_map(struct mapper *mapper, uintptr_t va, unsigned buffer, unsigned *done)
+{
+    struct mmu *mmu = mmu_in(mapper);
+
+    yield(mmu);
+    require(mmu, va % LARGE_SIZE == 0, "a large page is mapped at an address that cannot be");
+    require(mmu, mmu->filled[buffer] && mmu->gone[buffer] == 0,
+            "a large buffer is mapped that is not full");
+    *done = 0;
+    *section_of(mmu, va) = MMU_SMALL;
+    if (happens(mmu, mmu->faults.large_map_every)) {
+        map_small(mmu, va, buffer, done);
+        if (*done < SECTION_PAGES)
+            return false;
+    } else {
+        for (; *done < SECTION_PAGES; ++*done)
+            large_put(mmu, va, buffer, *done);
+        *section_of(mmu, va) = MMU_LARGE;
+    }
+    mmu->gone[buffer] = 0;
+    large_release(mmu, buffer);
+    yield(mmu);
+    return *section_of(mmu, va) == MMU_LARGE;
+}
+
+static bool in_use(struct mmu *mmu, uintptr_t va)
+{
+    for (unsigned i = 0; i < SECTION_PAGES; i++) {
+        if (mmu_page(mmu, va + i * PAGE_SIZE)->in_use)
+            return true;
+    }
+    return false;
+}
+
+/* Some pages have been taken when it turns out that others cannot be: they go back. */
+static int take_half(struct mmu *mmu, uintptr_t va, unsigned buffer)
+{
+    unsigned taken = (unsigned)random_below(&mmu->random, SECTION_PAGES);
+
+    *section_of(mmu, va) = MMU_SMALL; /* the kernel has split it, to take some */
+    for (unsigned i = 0; i < taken; i++)
+        large_get(mmu, va, buffer, i);
+    yield(mmu);
+    for (unsigned i = 0; i < taken; i++) {
+        large_put(mmu, va, buffer, i);
+        if (i % RUN_MAX == RUN_MAX - 1)
+            yield(mmu);
+    }
+    memset(mmu->larges[buffer], FOREIGN, LARGE_SIZE);
+    return random_once_in(&mmu->random, 2) ? -EBUSY : -ENOENT;
+}
+
+static int mmu_large_take(struct mapper *mapper, uintptr_t va, unsigned buffer)
+{
+    struct mmu *mmu = mmu_in(mapper);
+
+    yield(mmu);
+    require(mmu, !mmu->filled[buffer], "a large page is taken into a buffer that has memory");
+    if (in_use(mmu, va) || happens(mmu, mmu->faults.large_take_every))
+        return take_half(mmu, va, buffer);
+    for (unsigned i = 0; i < SECTION_PAGES; i++)
+        large_get(mmu, va, buffer, i);
+    mmu->filled[buffer] = true;
+    *section_of(mmu, va) = MMU_SMALL;
+    yield(mmu);
+    return 0;
+}
+
+static bool mmu_large_split(struct mapper *mapper, uintptr_t va)
+{
+    struct mmu *mmu = mmu_in(mapper);
+    bool refused;
+
+    yield(mmu);
+    refused = in_use(mmu, va) || happens(mmu, mmu->faults.large_split_every);
+    if (*section_of(mmu, va) == MMU_SMALL)
+        return true;
+    *section_of(mmu, va) = refused ? MMU_UNSPLIT : MMU_SMALL;
+    return !refused;
+}
+
 static void mmu_close(struct mapper *mapper)
 {
     struct mmu *mmu = mmu_in(mapper);
 
     require(mmu, mmu->present == 0, "a page is left when the mapper is closed");
+    require(mmu, mmu->held == 0, "a large buffer is left full when the mapper is closed");
+    for (unsigned i = 0; i < mapper->larges; i++)
+        platform_sim.release(mmu->larges[i], LARGE_SIZE);
     platform_sim.release(mmu->memory, (size_t)mmu->pages_max * PAGE_SIZE);
     platform_sim.release(mmu->free, mmu->pages_max * sizeof(*mmu->free));
     platform_sim.release(mmu->vacant, mmu->buffers);
@@ -434,6 +625,12 @@ static const struct mapper_ops mmu_ops = {
     .unfail = mmu_unfail,
     .wake = mmu_wake,
     .zero = mmu_zero,
+    .large_fill = mmu_large_fill,
+    .large_content = mmu_large_content,
+    .large_empty = mmu_large_empty,
+    .large_map = mmu_large_map,
+    .large_take = mmu_large_take,
+    .large_split = mmu_large_split,
     .close = mmu_close,
 };
 
@@ -467,6 +664,7 @@ int mmu_open(struct sync *sync, const struct mapper_options *options, struct map
                                   .in_place = prepared.kind != MAPPER_SOFT,
                                   .real_frames = !cached,
                                   .protects = prepared.kind != MAPPER_MOVE,
+                                  .larges = cached ? options->larges : 0,
                                   .fd = -1};
     mmu->mapper.buffers = platform_sim.reserve((size_t)mmu->buffers * PAGE_SIZE);
     /* What is lent may be present too. */
@@ -481,6 +679,8 @@ int mmu_open(struct sync *sync, const struct mapper_options *options, struct map
         mmu->stage = platform_sim.reserve((size_t)mmu->stage_pages * PAGE_SIZE);
         mmu->stage_taken = platform_sim.reserve(mmu->stage_pages);
     }
+    for (unsigned i = 0; i < mmu->mapper.larges; i++)
+        mmu->larges[i] = platform_sim.reserve(LARGE_SIZE);
     *mapper = &mmu->mapper;
     return 0;
 }

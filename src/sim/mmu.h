@@ -8,6 +8,10 @@
  *   move   map() and take() move the page itself; take() may find it in use by a device (EBUSY).
  *   soft   nothing is mapped; accesses go through core/access.c.
  *
+ * Large pages, as src/mapper/huge.c (copy only): a section is moved to and from a large buffer in
+ * one step, as the kernel moves a huge page, or by small pages where the kernel would. Of a large
+ * page nothing may be dropped but all of it: the kernel would keep its memory.
+ *
  * A thread whose access cannot go on posts a fault and sleeps on its page (trap thread), or
  * resolves it itself (trap sigbus). As in the kernel, posting and falling asleep are one step:
  * what wakes the page afterwards wakes the thread. mmu_sleeper_lost() finds one whom nobody will
@@ -23,17 +27,21 @@
 #include "trap/handler.h"
 
 #define MMU_BASE ((uintptr_t)UINT64_C(0x220000000000))
-#define MMU_PAGES 2048u /* of the window in which regions lie */
-#define MMU_FAULTS 64u  /* faults posted and not yet taken, at most */
+#define MMU_PAGES 20480u /* of the window in which regions lie */
+#define MMU_FAULTS 64u   /* faults posted and not yet taken, at most */
 
 /* One in so many pages (or calls); 0: never. */
 struct mmu_faults {
-    unsigned no_memory_every; /* map: -ENOMEM after some of the pages */
-    unsigned busy_every;      /* take (move): -EBUSY */
-    unsigned protect_every;   /* protect: fails half-way */
-    unsigned split_every;     /* a part of a region is not unmapped: -ENOMEM */
-    unsigned stage_every;     /* staging gives fewer pages than asked for */
-    unsigned lend_every;      /* the memory of staging, or of buffers, is not taken back */
+    unsigned no_memory_every;   /* map: -ENOMEM after some of the pages */
+    unsigned busy_every;        /* take (move): -EBUSY */
+    unsigned protect_every;     /* protect: fails half-way */
+    unsigned split_every;       /* a part of a region is not unmapped: -ENOMEM */
+    unsigned stage_every;       /* staging gives fewer pages than asked for */
+    unsigned lend_every;        /* the memory of staging, or of buffers, is not taken back */
+    unsigned large_fill_every;  /* there is no huge page: -ENOMEM */
+    unsigned large_map_every;   /* it goes by small pages, all of them or not */
+    unsigned large_take_every;  /* it ends half-way, and all goes back */
+    unsigned large_split_every; /* a device uses it: it stays one page */
 };
 
 struct mmu_page {
@@ -44,6 +52,13 @@ struct mmu_page {
     bool in_use;            /* a device holds it: EBUSY for take() */
     unsigned waking;        /* wakes of it that are under way */
     _Atomic uint32_t wakes; /* counts wakes of the page */
+};
+
+/* A section of the window: what of its memory can be given back? */
+enum mmu_section {
+    MMU_SMALL,
+    MMU_LARGE,  /* all or nothing */
+    MMU_UNSPLIT /* all or nothing, and the core knows that it could not be split */
 };
 
 /* A thread asleep in a fault. */
@@ -72,7 +87,12 @@ struct mmu {
     bool *vacant;                /* of each buffer: it has no memory (copy) */
     uint32_t vacant_count, lent; /* buffers that have none, pages of staging that are lent */
     uint8_t *clean;              /* of each frame (move, soft): its buffer is all zero */
-    uint64_t made;               /* faults of the mapper's own */
+    uint8_t sections[MMU_PAGES / SECTION_PAGES]; /* enum mmu_section */
+    char *larges[LARGE_MAX];                     /* large buffers: LARGE_SIZE bytes each, */
+    bool filled[LARGE_MAX];                      /* those that have memory, */
+    uint16_t gone[LARGE_MAX];                    /* pages of it that have been mapped one by one, */
+    uint32_t held;                               /* pages that they hold */
+    uint64_t made;                               /* faults of the mapper's own */
 
     struct pending_fault posted[MMU_FAULTS];
     unsigned posted_first, posted_count;

@@ -62,9 +62,9 @@ bool world_page_is(struct world *w, uintptr_t va, const char *memory)
 }
 
 /* Change a page as programs do: a few words, or all of it, sometimes to zero. */
-static void scribble(struct random *r, char *memory)
+static void scribble(const struct world *w, struct random *r, char *memory)
 {
-    uint64_t value = random_once_in(r, 8) ? 0 : random_next(r);
+    uint64_t value = random_once_in(r, w->config->zero_every) ? 0 : random_next(r);
 
     if (random_once_in(r, 4)) {
         memset(memory, (int)(value & 0xff), PAGE_SIZE);
@@ -84,7 +84,7 @@ static void touch(struct world *w, struct random *r, uintptr_t va, bool write, c
     page->failed = false;
     if (!write)
         return;
-    scribble(r, memory);
+    scribble(w, r, memory);
     memcpy(page->content, memory, PAGE_SIZE);
     page->written = true;
 }
@@ -134,7 +134,7 @@ static enum mmu_result soft_access(struct user *u, uintptr_t va, bool write)
     page->failed = false;
     if (!write)
         goto out;
-    scribble(&u->random, memory);
+    scribble(w, &u->random, memory);
     drops = page->drops;
     open = page->dropping > 0;
     result = soft_result(access_page(w->machine, va, memory, PAGE_SIZE, true, u->number));
@@ -231,15 +231,12 @@ static void do_run(struct user *u)
     }
 }
 
-static void do_decommit(struct user *u)
+static void decommit(struct user *u, uintptr_t va, unsigned pages)
 {
     struct world *w = u->w;
-    unsigned pages, epochs[64];
-    uintptr_t va;
+    unsigned epochs[WORLD_DROP_MAX];
     int error;
 
-    if (!pick_range(u, 12, &va, &pages))
-        return;
     for (unsigned i = 0; i < pages; i++) {
         struct world_page *page = world_page(w, va + i * PAGE_SIZE);
 
@@ -269,6 +266,15 @@ static void do_decommit(struct user *u)
         fail(w, "decommit failed");
 }
 
+static void do_decommit(struct user *u)
+{
+    uintptr_t va;
+    unsigned pages;
+
+    if (pick_range(u, u->w->config->drop_max, &va, &pages))
+        decommit(u, va, pages);
+}
+
 static void do_advise(struct user *u)
 {
     static const enum vmsm_advice advice[] = {VMSM_NORMAL, VMSM_RANDOM, VMSM_SEQUENTIAL,
@@ -296,6 +302,70 @@ static void do_prefault(struct user *u)
     machine_prefault(u->w->machine, ranges, count);
 }
 
+static void scan(struct user *u, uintptr_t va, unsigned pages, bool backward)
+{
+    bool write = random_below(&u->random, 100) < u->w->config->write_percent;
+    unsigned rare = random_once_in(&u->random, 2) ? 0 : 50;
+
+    for (unsigned i = 0; i < pages; i++) {
+        unsigned at = backward ? pages - 1 - i : i;
+
+        if (access_one(u, va + at * PAGE_SIZE, write != random_once_in(&u->random, rare)) != MMU_OK)
+            return;
+    }
+}
+
+/* All of a region, or some sections. */
+static bool pick_scan(struct user *u, uintptr_t *va, unsigned *pages)
+{
+    struct world *w = u->w;
+    unsigned before;
+
+    if (!pick_range(u, 8 * SECTION_PAGES, va, pages))
+        return false;
+    if (w->config->calm || random_once_in(&u->random, 2)) {
+        const struct world_extent *extent = &w->extents[random_below(&u->random, w->extent_count)];
+
+        *va = extent->base;
+        *pages = extent->pages;
+        return true;
+    }
+    before = (unsigned)(*va % LARGE_SIZE / PAGE_SIZE);
+    if (world_page(w, *va - before * PAGE_SIZE)->live && random_below(&u->random, 8) > 0) {
+        *va -= before * PAGE_SIZE;
+        *pages += before;
+    }
+    return true;
+}
+
+/* Go through many pages in a row, sometimes anew. */
+static void do_scan(struct user *u)
+{
+    bool calm = u->w->config->calm, backward = random_once_in(&u->random, calm ? 0 : 4);
+    unsigned pages;
+    uintptr_t va;
+
+    if (!pick_scan(u, &va, &pages))
+        return;
+    machine_advise(u->w->machine, va, pages * PAGE_SIZE,
+                   random_once_in(&u->random, 8) ? VMSM_SEQUENTIAL : VMSM_NORMAL);
+    if (random_once_in(&u->random, calm ? 0 : 6))
+        decommit(u, va, pages < WORLD_DROP_MAX ? pages : WORLD_DROP_MAX);
+    if (random_once_in(&u->random, 2)) /* the trimmer gets on */
+        schedule_sleep(&u->w->schedule, SECOND / 50);
+    scan(u, va, pages, backward);
+}
+
+/* Users begin with sections of their own. */
+static void first_scan(struct user *u)
+{
+    const struct world_config *c = u->w->config;
+    unsigned first = c->pages / SECTION_PAGES * (u->number - 1) / c->users * SECTION_PAGES;
+    uintptr_t base = u->w->extents[0].base;
+
+    scan(u, base + first * PAGE_SIZE, c->pages / c->users, false);
+}
+
 /* A device writes to pinned pages whenever it likes. */
 static void device_writes(struct user *u, uintptr_t va, unsigned pages)
 {
@@ -310,7 +380,7 @@ static void device_writes(struct user *u, uintptr_t va, unsigned pages)
             fail(w, "a pinned page is not there");
         if (!world_page_is(w, va + i * PAGE_SIZE, memory->memory))
             fail(w, "a device found wrong data");
-        scribble(&u->random, memory->memory);
+        scribble(w, &u->random, memory->memory);
         memcpy(page->content, memory->memory, PAGE_SIZE);
         page->written = true;
     }
@@ -357,6 +427,8 @@ static int map_extent(struct world *w, unsigned pages, bool overcommit)
         page->maybe_zero = page->failed = page->unknown = false;
         page->live = true;
         page->epoch++;
+        if (w->pages_used <= page - w->pages)
+            w->pages_used = (unsigned)(page - w->pages) + 1;
     }
     w->overcommitted |= overcommit && error == 0;
     if (error == 0)
@@ -410,8 +482,8 @@ static void do_unmap(struct user *u)
     unsigned pages;
     int error;
 
-    if (w->extent_count + 2 > WORLD_EXTENTS_MAX || !pick_range(u, 40, &va, &pages) ||
-        any_pinned(w, va, pages))
+    if (w->extent_count + 2 > WORLD_EXTENTS_MAX ||
+        !pick_range(u, 3 * w->config->drop_max + 4, &va, &pages) || any_pinned(w, va, pages))
         return;
     cut_extent(w, va, pages);
     for (unsigned i = 0; i < pages; i++) {
@@ -449,7 +521,9 @@ static void do_something(struct user *u)
     unsigned dice = (unsigned)random_below(&u->random, 100);
 
     u->w->operations++;
-    if (dice < 66)
+    if (u->w->config->large && random_below(&u->random, 100) < u->w->config->scan_percent)
+        do_scan(u);
+    else if (dice < 66)
         do_run(u);
     else if (dice < 72)
         do_decommit(u);
@@ -472,8 +546,11 @@ static void do_something(struct user *u)
 static void user_main(void *argument)
 {
     struct user *u = argument;
+    const struct world_config *c = u->w->config;
 
-    for (unsigned i = 0; i < u->w->config->operations; i++)
+    if (c->large)
+        first_scan(u);
+    for (unsigned i = 0; i < c->operations && u->w->accesses < c->accesses_max; i++)
         do_something(u);
 }
 
@@ -637,6 +714,7 @@ static void world_main(void *argument)
 static void observe(void *observer, struct sync_thread *current, enum sync_point point)
 {
     struct world *w = observer;
+    unsigned every = w->config->check_every;
     const char *broken;
 
     if (w->machine == NULL)
@@ -645,7 +723,9 @@ static void observe(void *observer, struct sync_thread *current, enum sync_point
         trace_step(w->trace, current, point);
     if (w->invariants == NULL)
         return;
-    broken = invariants_check(w->invariants, w->schedule.steps % 64 == 0);
+    broken = invariants_check_budget(w->invariants);
+    if (broken == NULL && w->schedule.steps % every == 0)
+        broken = invariants_check(w->invariants, w->schedule.steps / every % 64 == 0);
     if (broken != NULL)
         fail(w, broken);
 }
@@ -654,20 +734,21 @@ int world_run(const struct world_config *c, void *trace_file, struct world_stats
               const char **why)
 {
     static struct world_page pages[MMU_PAGES];
+    static unsigned pages_used; /* by the run before */
     struct world *w = calloc(1, sizeof(*w));
     struct random random = {c->seed ^ UINT64_C(0x5eed)};
     int error;
 
     check_always(w != NULL);
     arena_reset();
-    memset(pages, 0, sizeof(pages));
+    memset(pages, 0, pages_used * sizeof(*pages));
     w->config = c;
     w->pages = pages;
     schedule_init(&w->schedule, c->policy, random_next(&random), c->steps_expected);
     w->schedule.switch_every = c->switch_every;
     w->schedule.spurious_every = c->spurious_every;
     w->schedule.step_ns = c->step_ns;
-    w->schedule.steps_max = 4000000;
+    w->schedule.steps_max = c->large ? 20000000 : 4000000;
     w->schedule.observe = observe;
     w->schedule.observer = w;
     w->random = random_fork(&random);
@@ -689,6 +770,7 @@ int world_run(const struct world_config *c, void *trace_file, struct world_stats
         trace_free(w->trace);
     if (w->invariants != NULL)
         invariants_free(w->invariants);
+    pages_used = w->pages_used;
     free(w);
     return error;
 }

@@ -23,6 +23,7 @@
 #define WORLD_USERS_MAX 6u
 #define WORLD_HANDLERS_MAX 3u
 #define WORLD_EXTENTS_MAX 24u
+#define WORLD_DROP_MAX 1200u
 
 struct world_config {
     uint64_t seed;
@@ -37,8 +38,15 @@ struct world_config {
     struct disk_faults disk;
     struct mmu_faults mmu;
     unsigned users, handlers, pages, operations; /* operations of each user */
+    uint64_t accesses_max;                       /* of all users: then their operations end */
     unsigned run_max, write_percent;
-    unsigned pool_queues; /* fault queues of threads without their own */
+    unsigned pool_queues;  /* fault queues of threads without their own */
+    bool large;            /* memory is large enough for large pages, and gone through in rows, */
+    bool calm;             /* all of a region, always forward, */
+    unsigned scan_percent; /* by so many of the operations */
+    unsigned drop_max;     /* pages decommitted, or unmapped, at once */
+    unsigned zero_every;   /* one write in so many writes zeroes */
+    unsigned check_every;  /* steps from one check of the invariants to the next */
 };
 
 struct world_page {
@@ -71,7 +79,8 @@ struct world {
     struct machine *machine;
     struct disk *disk;
     struct random random;     /* of the driver */
-    struct world_page *pages; /* MMU_PAGES of them */
+    struct world_page *pages; /* MMU_PAGES of them, */
+    unsigned pages_used;      /* of which those from here on are as new */
     struct world_extent extents[WORLD_EXTENTS_MAX];
     unsigned extent_count;
     _Atomic uint32_t page_free; /* soft: counts ends of accesses */
@@ -102,6 +111,8 @@ struct invariants *invariants_new(struct world *w);
 void invariants_free(struct invariants *v);
 /* NULL, or what is broken. thorough: contents, too. */
 const char *invariants_check(struct invariants *v, bool thorough);
+/* The same, of what can be looked at after every step of a large world too. */
+const char *invariants_check_budget(struct invariants *v);
 
 /* trace.c: every transition, readable. */
 struct trace *trace_new(struct world *w, void *file);
