@@ -39,7 +39,7 @@ static const struct feature features[] = {
     {"  exact address", PROBE_FEATURE_EXACT_ADDRESS, "5.18", "exact addresses in traces",
      FINDING_LIMITED},
     {"  poison", PROBE_FEATURE_POISON, "6.6", "SIGBUS for a lost page alone", FINDING_LIMITED},
-    {"  move", PROBE_FEATURE_MOVE, "6.8", "mapper move", FINDING_LIMITED},
+    {"  move", PROBE_FEATURE_MOVE, "6.8", "mapper move, large pages", FINDING_LIMITED},
 };
 
 static int device_open(void)

@@ -120,7 +120,7 @@ void large_fit(struct machine *m)
         large_give_up(m, LARGE_MAX);
 }
 
-/* Nothing for a section now; but soon? Whether or not who asks was asked long ago. */
+/* There is no memory for a section now. Will there be soon, and is the fault not too old to wait? */
 static enum large_result soon(struct machine *m, uint64_t started)
 {
     if (!m->tunables.workers || large_leaving(m) == 0 || sync_now(&m->sync) - started > SOON_NS)
@@ -699,35 +699,31 @@ static bool judge(struct machine *m, struct large *l)
 static void hand_over(struct machine *m, struct large *l)
 {
     sync_mutex_lock(&m->sync, &m->large.lock, SYNC_HANDOVER);
-    m->large.to_write[m->large.to_write_count++] = l;
+    m->large.to_write[atomic_load(&m->large.to_write_count)] = l;
+    atomic_fetch_add(&m->large.to_write_count, 1);
     sync_mutex_unlock(&m->sync, &m->large.lock, SYNC_HANDOVER);
     worker_kick(&m->write_worker);
 }
 
-bool large_waits(struct machine *m)
+bool large_waits(const struct machine *m)
 {
-    bool waits;
-
-    if (m->large.count == 0)
-        return false;
-    sync_mutex_lock(&m->sync, &m->large.lock, SYNC_HANDOVER);
-    waits = m->large.to_write_count > 0;
-    sync_mutex_unlock(&m->sync, &m->large.lock, SYNC_HANDOVER);
-    return waits;
+    return atomic_load(&m->large.to_write_count) > 0;
 }
 
 struct large *large_to_write(struct machine *m)
 {
     struct large *l = NULL;
 
-    if (m->large.count == 0)
+    if (!large_waits(m))
         return NULL;
     sync_mutex_lock(&m->sync, &m->large.lock, SYNC_HANDOVER);
-    if (m->large.to_write_count > 0) {
+    if (large_waits(m)) {
+        unsigned left = atomic_load(&m->large.to_write_count) - 1;
+
         l = m->large.to_write[0];
-        m->large.to_write_count--;
-        for (unsigned i = 0; i < m->large.to_write_count; i++)
+        for (unsigned i = 0; i < left; i++)
             m->large.to_write[i] = m->large.to_write[i + 1];
+        atomic_store(&m->large.to_write_count, left);
     }
     sync_mutex_unlock(&m->sync, &m->large.lock, SYNC_HANDOVER);
     return l;

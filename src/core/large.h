@@ -60,7 +60,7 @@ struct larges {
     _Atomic uint32_t pending; /* (a) sections that have been moved away and not left yet */
     struct sync_mutex lock;   /* class HANDOVER */
     struct large *to_write[LARGE_MAX]; /* (h) from the trimmer to the writer, */
-    unsigned to_write_count;           /* (h) the first first */
+    _Atomic unsigned to_write_count;   /* the first first; changed under (h), read by anybody */
 };
 
 struct machine;
@@ -118,7 +118,7 @@ unsigned large_leaving(const struct machine *m);
 
 /* For the writer. The next section that waits to be written, or NULL. */
 struct large *large_to_write(struct machine *m);
-bool large_waits(struct machine *m);
+bool large_waits(const struct machine *m);
 /* Requests for its pages, at most FAULT_PIECES, which write l->slots from its buffer, or read them into
  * it. Returns how many, or 0: the slots are in too many places. */
 unsigned large_pieces(struct machine *m, const struct large *l, bool write, void *owner,
