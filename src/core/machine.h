@@ -17,6 +17,8 @@
  *                                cache_room + 1                / available + 1
  *   a run read ahead             ahead_room - n while it is read, besides its frames
  *   n buffers lent, taken back   available +- n, cache_room -+ n / (lend.c)
+ *   a section leaves and is kept, is taken or given up
+ *                                nothing: its n rights are kept with it, are used or available + n
  *   staging lent, taken back     available +- n, ahead_room -+ n/2 / (lend.c)
  *
  * Workers sleep on their event until machine_balance(), called where a level has changed, finds

@@ -610,7 +610,7 @@ static bool cache_has_room(struct machine *m)
     return !m->mapper->has_cache || atomic_load(&m->cache_room) > 0;
 }
 
-/* What becomes of a large section of which so many pages may be victims. */
+/* What becomes of a section that may be large? */
 enum large_verdict { LARGE_STAYS, LARGE_GOES, LARGE_IS_SMALL };
 
 /* All of a large section goes, if most of it is old enough, or else its pages leave one by one. It stays

@@ -313,7 +313,8 @@ static bool write_begin(struct machine *m, struct write_batch *b)
     return true;
 }
 
-/* Give the large section a slot for each page; false: there are too few, or they are in too many places. */
+/* Give the large section a slot for each page, and write it; it is put back if there are too few, or if
+ * they are in too many places. */
 static void write_begin_large(struct machine *m, struct write_batch *b, struct large *l)
 {
     unsigned got = 0;
