@@ -300,12 +300,28 @@ static int steps_expect(const char *what, uint64_t meant, uint64_t got)
     return -EAGAIN;
 }
 
+/* The cache takes back what it has lent, as if it were about to be full: all that is trimmed finds room
+ * at once. */
+static void cache_recall(struct machine *m, unsigned pages)
+{
+    int64_t room = -1;
+
+    while (atomic_load(&m->cache_room) < (int64_t)pages && atomic_load(&m->cache_room) > room) {
+        room = atomic_load(&m->cache_room);
+        atomic_fetch_add(&m->writing, m->buffer_count);
+        lend_fit(m);
+        atomic_fetch_sub(&m->writing, m->buffer_count);
+    }
+}
+
 static int step_trim(struct steps *s)
 {
     struct machine *m = s->manager.m;
     unsigned gone;
     struct clocks from;
 
+    if (m->mapper->has_cache)
+        cache_recall(m, s->cell->sample);
     if (machine_advise(m, s->sample.base, s->cell->virtual_size / 2, VMSM_DONTNEED) != 0)
         return -EINVAL;
     sync_mutex_lock(&m->sync, &m->reclaim_lock, SYNC_RECLAIM);
