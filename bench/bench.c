@@ -24,6 +24,7 @@
 #include "plan.h"
 #include "report.h"
 #include "results.h"
+#include "scratch.h"
 
 #define PATH_SIZE 512
 #define MIB 1048576.0
@@ -36,7 +37,7 @@ struct runner {
     struct plan plan;
     struct results results;
     struct peer *peer;
-    char file[PATH_SIZE];
+    char pagefile[PATH_SIZE], mapped[PATH_SIZE];
     int disk_file;                        /* for fio, or -1 */
     enum memory_kind kinds[MEMORY_KINDS]; /* those that are measured */
     unsigned kind_count;
@@ -181,7 +182,7 @@ static bool process_measure(struct runner *r, size_t group, enum memory_kind kin
     const struct child_setup setup = {.options = o,
                                       .kind = kind,
                                       .share = g->share,
-                                      .file = r->file,
+                                      .file = kind == MAPPED ? r->mapped : r->pagefile,
                                       .peer = r->peer,
                                       .explain = r->done == r->results.disk_count,
                                       .interrupted = &interrupted};
@@ -202,7 +203,6 @@ static bool process_measure(struct runner *r, size_t group, enum memory_kind kin
     if (peak > r->results.peak[kind])
         r->results.peak[kind] = peak;
     status = child_end(&child);
-    unlink(r->file);
     if (!child.killed)
         status_note(r, status);
     return child.killed;
@@ -330,6 +330,45 @@ static int kinds_choose(struct runner *r)
     return STATUS_FAILED;
 }
 
+static int file_make(char *path, const struct options *o, const char *suffix, uint64_t size)
+{
+    int error;
+
+    snprintf(path, PATH_SIZE, "%s/vmsm-bench-%d%s.pages", o->dir, (int)getpid(), suffix);
+    error = scratch_make(path, size);
+    if (error == 0)
+        return STATUS_OK;
+    fprintf(stderr, "bench: cannot make the file %s (%.0f MiB): %s\n", path, (double)size / MIB,
+            strerror(-error));
+    path[0] = '\0';
+    return STATUS_FAILED;
+}
+
+/* The peers' own are made, and removed, by them. */
+static int files_make(struct runner *r)
+{
+    bool managed = false, mapped = false;
+    int status = STATUS_OK;
+
+    for (unsigned k = 0; k < r->kind_count; k++) {
+        managed = managed || memory_kind_managed(r->kinds[k]);
+        mapped = mapped || r->kinds[k] == MAPPED;
+    }
+    if (managed)
+        status = file_make(r->pagefile, r->options, "", r->options->region / 2 * 3);
+    if (mapped && status == STATUS_OK)
+        status = file_make(r->mapped, r->options, "-mapped", r->options->region);
+    return status;
+}
+
+static void files_remove(const struct runner *r)
+{
+    if (r->pagefile[0] != '\0')
+        unlink(r->pagefile);
+    if (r->mapped[0] != '\0')
+        unlink(r->mapped);
+}
+
 static void peers_close(struct runner *r)
 {
     if (r->peer == NULL)
@@ -372,12 +411,13 @@ static int runner_open(struct runner *r, const struct options *o)
 
     r->options = o;
     r->begin = time(NULL);
-    snprintf(r->file, sizeof(r->file), "%s/vmsm-bench-%d.pages", o->dir, (int)getpid());
     if (plan_make(&r->plan, o) < 0)
         return STATUS_USAGE;
     if (results_open(&r->results, o, &r->plan) < 0)
         return STATUS_FAILED;
     status = kinds_choose(r);
+    if (status == STATUS_OK)
+        status = files_make(r);
     disks_plan(r);
     total_count(r);
     return status;
@@ -405,7 +445,7 @@ int main(int argc, char **argv)
     if (r.disk_file >= 0)
         close(r.disk_file);
     peers_close(&r);
-    unlink(r.file);
+    files_remove(&r);
     r.results.interrupted = interrupted != 0;
     if (r.kind_count > 0 && report_all(&r.results) < 0)
         status_note(&r, STATUS_FAILED);

@@ -17,8 +17,8 @@ static int managed_open(struct memory *memory, const struct memory_options *opti
     char *conf = NULL;
     int error;
 
-    if (asprintf(&conf, "memory:%zuK,pagefile:%s,pagefile_size:%zuK%s%s", options->budget >> 10,
-                 options->file, options->length / 2048 * 3, options->settings,
+    if (asprintf(&conf, "memory:%zuK,pagefile:%s,pagefile_force:on%s%s", options->budget >> 10,
+                 options->file, options->settings,
                  memory->kind == MANAGED_SIGBUS ? ",trap:sigbus" : "") < 0)
         return -ENOMEM;
     error = vmsm_create(&memory->vmsm, conf);
@@ -55,23 +55,17 @@ static int mapped_open(struct memory *memory, const char *file)
 {
     int error;
 
-    memory->fd = open(file, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+    memory->fd = open(file, O_RDWR | O_CLOEXEC);
     if (memory->fd < 0) {
-        error = errno;
-        fprintf(stderr, "%s: cannot make the file %s: %s\n", program_invocation_short_name, file,
-                strerror(error));
-        return -error;
+        error = -errno;
+        fprintf(stderr, "%s: cannot open the file %s: %s\n", program_invocation_short_name, file,
+                strerror(-error));
+        return error;
     }
-    unlink(file);
-    error = posix_fallocate(memory->fd, 0, (off_t)memory->length);
-    if (error != 0)
-        fprintf(stderr, "%s: cannot fill the file %s (%zu bytes): %s\n",
-                program_invocation_short_name, file, memory->length, strerror(error));
-    else
-        error = -region_map(memory, MAP_SHARED, memory->fd);
+    error = region_map(memory, MAP_SHARED, memory->fd);
     if (error != 0)
         close(memory->fd);
-    return -error;
+    return error;
 }
 
 int memory_open(struct memory *memory, enum memory_kind kind, const struct memory_options *options)
@@ -105,8 +99,13 @@ int memory_close(struct memory *memory)
     } else {
         munmap(memory->base, memory->length);
     }
-    if (memory->fd >= 0)
+    if (memory->fd >= 0) {
+        /* The next process begins with nothing of it in the page cache. */
+        if (fdatasync(memory->fd) < 0)
+            error = -errno;
+        posix_fadvise(memory->fd, 0, 0, POSIX_FADV_DONTNEED);
         close(memory->fd);
+    }
     *memory = (struct memory){.fd = -1};
     return error;
 }

@@ -11,9 +11,7 @@
  * The child of a peer has entered its control group before it calls memory_open() (peer.h). No kind
  * is given advice, about huge pages or anything else: each is as the system has it.
  *
- * Both files are preallocated and never read before they are written: what is not timed for one is
- * not timed for the other. The mapped file loses its name as soon as it is open, and the manager
- * removes its pagefile, so that only a pagefile can be left behind, by SIGKILL.
+ * All files have been made, and written, before (scratch.h).
  */
 #ifndef VMSM_BENCH_MEMORY_H
 #define VMSM_BENCH_MEMORY_H
@@ -42,9 +40,9 @@ struct memory {
 };
 
 struct memory_options {
-    size_t length;        /* bytes of the region, a multiple of the page */
-    size_t budget;        /* bytes of physical memory; the peers' is the limit of their group */
-    const char *file;     /* pagefile, or the mapped file, which must not exist */
+    size_t length;    /* bytes of the region, a multiple of the page */
+    size_t budget;    /* bytes of physical memory; the peers' is the limit of their group */
+    const char *file; /* pagefile, or the mapped file; it is there, as large as will be needed */
     const char *settings; /* for vmsm_create(), ",name:value…", or "" */
 };
 

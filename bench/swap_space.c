@@ -1,17 +1,14 @@
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/fs.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/ioctl.h>
 #include <sys/swap.h>
 #include <unistd.h>
 
+#include "scratch.h"
 #include "swap_space.h"
 
 #define PAGE 4096
-#define FILL_BYTES ((size_t)1 << 20)
 #define OFF_TRIES 100
 #define LABEL "vmsm-bench"
 #define LABEL_SIZE 16
@@ -52,47 +49,6 @@ bool swap_is_ours(const char *path)
     return got == (ssize_t)sizeof(label) && memcmp(label, LABEL, sizeof(LABEL)) == 0;
 }
 
-/* For file systems whose preallocated extents are no place for swap. */
-static int file_write_zeroes(const char *path, uint64_t size)
-{
-    char *zeroes = calloc(1, FILL_BYTES);
-    int fd = open(path, O_WRONLY | O_CLOEXEC | O_NOFOLLOW), error = 0;
-
-    if (fd < 0 || zeroes == NULL)
-        error = fd < 0 ? -errno : -ENOMEM;
-    for (uint64_t done = 0; done < size && error == 0;) {
-        uint64_t left = size - done;
-        ssize_t n = pwrite(fd, zeroes, left < FILL_BYTES ? (size_t)left : FILL_BYTES, (off_t)done);
-
-        if (n <= 0)
-            error = n < 0 ? -errno : -EIO;
-        else
-            done += (uint64_t)n;
-    }
-    if (fd >= 0)
-        close(fd);
-    free(zeroes);
-    return error;
-}
-
-static int file_allocate(const char *path, uint64_t size)
-{
-    int fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600), flags = 0, error;
-
-    if (fd < 0)
-        return -errno;
-    /* Btrfs swaps only to files that it does not copy on write; others may refuse the flag. */
-    if (ioctl(fd, FS_IOC_GETFLAGS, &flags) == 0) {
-        flags |= FS_NOCOW_FL;
-        ioctl(fd, FS_IOC_SETFLAGS, &flags);
-    }
-    error = -posix_fallocate(fd, 0, (off_t)size);
-    close(fd);
-    if (error != 0)
-        unlink(path);
-    return error;
-}
-
 static int swap_try(const char *path)
 {
     int error = swap_on(path);
@@ -102,7 +58,7 @@ static int swap_try(const char *path)
 
 int swap_file_make(const char *path, uint64_t size, struct why *why)
 {
-    int error = file_allocate(path, size);
+    int error = scratch_make(path, size);
 
     if (error != 0)
         return why_set(why, error, "cannot make the swap file %s (%.0f MiB): %s", path,
@@ -110,13 +66,6 @@ int swap_file_make(const char *path, uint64_t size, struct why *why)
     error = swap_format(path, size);
     if (error == 0)
         error = swap_try(path);
-    if (error == -EINVAL) {
-        error = file_write_zeroes(path, size);
-        if (error == 0)
-            error = swap_format(path, size);
-        if (error == 0)
-            error = swap_try(path);
-    }
     if (error == 0)
         return 0;
     unlink(path);

@@ -14,8 +14,8 @@ int swap_format(const char *path, uint64_t size);
 /* Does it have our label? */
 bool swap_is_ours(const char *path);
 
-/* A swap file, by fallocate(), or written if the file system wants that. It must not exist. It has
- * been tried: 0, or a negative errno and why, and there is none. */
+/* A swap file. It must not exist. It has been tried: 0, or a negative errno and why, and there is
+ * none. */
 int swap_file_make(const char *path, uint64_t size, struct why *why);
 
 /* With the highest priority, so that no other swap space serves while there is room. 0, or a
