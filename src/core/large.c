@@ -583,6 +583,21 @@ unsigned large_leaving(const struct machine *m)
     return atomic_load(&m->large.pending) * SECTION_PAGES;
 }
 
+uint64_t large_ahead(const struct machine *m, uint64_t rate)
+{
+    uint64_t leave_us = atomic_load_explicit(&m->large.leave_ns, memory_order_relaxed) / 1000;
+
+    return large_wanted(m) ? rate * leave_us / 1000000 : 0;
+}
+
+/* A section has left, after so long. (If trimmer and writer do this at once, one is forgotten.) */
+static void note_leave(struct machine *m, uint64_t ns)
+{
+    uint64_t average = atomic_load_explicit(&m->large.leave_ns, memory_order_relaxed);
+
+    atomic_store_explicit(&m->large.leave_ns, (average * 3 + ns) / 4, memory_order_relaxed);
+}
+
 /* Pages of a section are about to leave: they count by their age no more. */
 static void note_ages(struct machine *m, const struct large *l)
 {
@@ -738,6 +753,7 @@ bool large_trim(struct machine *m, struct pagetable *table, size_t n)
         return false;
     l->table = table;
     l->va = va;
+    l->began = sync_now(&m->sync);
     if (!own(m, table, va, PTE_VALID))
         goto not_owned;
     for (unsigned i = 0; i < SECTION_PAGES; i++) {
@@ -758,6 +774,7 @@ bool large_trim(struct machine *m, struct pagetable *table, size_t n)
         worker_pause(m);
         if (!changed) {
             count(m, COUNTER_pages_trimmed_clean, SECTION_PAGES);
+            note_leave(m, 0);
             leave(m, l);
         } else {
             hand_over(m, l);
@@ -792,5 +809,6 @@ void large_write_end(struct machine *m, struct large *l, bool written)
         if (frame->slot != 0)
             slot_release(m, frame->slot);
     }
+    note_leave(m, sync_now(&m->sync) - l->began);
     leave(m, l);
 }

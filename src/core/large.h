@@ -36,6 +36,7 @@
 struct large {
     struct pagetable *table;
     uintptr_t va;    /* the section's */
+    uint64_t began;  /* ns: when its trim did */
     unsigned wanted; /* page of it that was asked for, or SECTION_PAGES */
     uint32_t frames[SECTION_PAGES];
     uint32_t slots[SECTION_PAGES]; /* that it is read from, or written to */
@@ -56,9 +57,10 @@ struct larges {
         fill_at; /* (a) ns: there was no huge page, or it took long; not tried before */
     _Atomic uint64_t touch_at; /* (a) ns: the same for first touches */
     _Atomic uint64_t
-        write_at;             /* (a) ns: a write failed, or found no slots; not tried before then */
-    _Atomic uint32_t pending; /* (a) sections that have been moved away and not left yet */
-    struct sync_mutex lock;   /* class HANDOVER */
+        write_at; /* (a) ns: a write failed, or found no slots; not tried before then */
+    _Atomic uint64_t leave_ns; /* (a) ns: from trim to end, moving average; without a write, 0 */
+    _Atomic uint32_t pending;  /* (a) sections that have been moved away and not left yet */
+    struct sync_mutex lock;    /* class HANDOVER */
     struct large *to_write[LARGE_MAX]; /* (h) from the trimmer to the writer, */
     _Atomic unsigned to_write_count;   /* the first first; changed under (h), read by anybody */
 };
@@ -115,6 +117,9 @@ bool large_begins(const struct machine *m, const struct region *region, uintptr_
                   int32_t stride);
 /* Pages that are on their way out so. */
 unsigned large_leaving(const struct machine *m);
+/* Where sections are wanted, how many pages are to be on their way out, at `rate` pages a second, for
+ * nobody to wait for one. */
+uint64_t large_ahead(const struct machine *m, uint64_t rate);
 
 /* For the writer. The next section that waits to be written, or NULL. */
 struct large *large_to_write(struct machine *m);

@@ -9,7 +9,8 @@ static int64_t clamp(int64_t value, int64_t low, int64_t high)
     return value < low ? low : value > high ? high : value;
 }
 
-/* The marks follow what is consumed in the time that a trim step takes. */
+/* The marks follow what is consumed in the time that a trim step takes, and for sections in the time
+ * that these take to leave. */
 static void set_marks(struct machine *m, uint64_t step_ns)
 {
     struct trimmer *t = &m->trimmer;
@@ -25,7 +26,8 @@ static void set_marks(struct machine *m, uint64_t step_ns)
         t->rate_at = now;
         t->rate_consumed = consumed;
     }
-    low = clamp((int64_t)(3 * t->rate * (t->step_ns / 1000) / 1000000), least, most);
+    low = (int64_t)(3 * t->rate * (t->step_ns / 1000) / 1000000 + large_ahead(m, t->rate));
+    low = clamp(low, least, most);
     atomic_store(&m->low, (int32_t)low);
     /* The faster they go, the more are trimmed together: what is consumed in some 4 ms. */
     /* Where sections leave whole, a little more than that is asked for brings 512 pages: what is not
