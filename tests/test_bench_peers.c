@@ -17,6 +17,7 @@
 #include "../bench/memory.h"
 #include "../bench/peer.h"
 #include "../bench/record.h"
+#include "../bench/scratch.h"
 #include "../bench/usage.h"
 #include "sanitizer.h"
 #include "tap.h"
@@ -149,11 +150,12 @@ static int workload_main(struct peer *peer, enum memory_kind kind, int report_to
     char file[sizeof(dir) + 16], byte;
 
     snprintf(file, sizeof(file), "%s/file", dir);
-    if (peer_enter(peer) != 0 ||
+    if (peer_enter(peer) != 0 || scratch_make(file, LENGTH) != 0 ||
         memory_open(&memory, kind,
                     &(struct memory_options){
                         .length = LENGTH, .budget = BUDGET, .file = file, .settings = ""}) != 0)
         return 2;
+    unlink(file);
     if (usage_open(&source, &memory, dir) != 0)
         return 2;
     usage_read(source, &from);
