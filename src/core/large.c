@@ -13,8 +13,9 @@
 #define FILL_PAUSE 1u                     /* it took long to get one: for so many times as long, */
 #define FILL_PAUSE_TOUCH 64u      /* or where small pages do nearly as well: for first touches */
 #define SOON_NS UINT64_C(4000000) /* so long a fault waits for a section before it goes by pages */
-#define IDLE_PASSES 4u            /* of ageing without a section: none are expected any more */
-#define KEEP_SHARE 32u            /* one part of memory in so many is kept for sections to come */
+#define FILLING_NS UINT64_C(20000000) /* after a first touch, memory is being filled for so long */
+#define IDLE_PASSES 4u                /* of ageing without a section: none are expected any more */
+#define KEEP_SHARE 32u /* one part of memory in so many is kept for sections to come */
 #define WRITE_AGAIN_NS UINT64_C(1000000000)
 #define TRIMS_MAX 4u /* sections that are on their way out at a time */
 
@@ -362,6 +363,7 @@ enum large_result large_touch(struct machine *m, struct region *region, uintptr_
 
     if (!fits(m, region, start) || !seems_untouched(table, start))
         return LARGE_NOT;
+    atomic_store_explicit(&m->large.touched_at, started, memory_order_relaxed);
     l = large_get_filled(m, true);
     if (l == NULL)
         return soon(m, started);
@@ -583,11 +585,14 @@ unsigned large_leaving(const struct machine *m)
     return atomic_load(&m->large.pending) * SECTION_PAGES;
 }
 
-uint64_t large_ahead(const struct machine *m, uint64_t rate)
+uint64_t large_ahead(struct machine *m, uint64_t rate)
 {
     uint64_t leave_us = atomic_load_explicit(&m->large.leave_ns, memory_order_relaxed) / 1000;
+    uint64_t touched_at = atomic_load_explicit(&m->large.touched_at, memory_order_relaxed);
 
-    return large_wanted(m) ? rate * leave_us / 1000000 : 0;
+    if (touched_at == 0 || sync_now(&m->sync) - touched_at > FILLING_NS)
+        return 0;
+    return rate * leave_us / 1000000;
 }
 
 /* A section has left, after so long. (If trimmer and writer do this at once, one is forgotten.) */

@@ -58,9 +58,10 @@ struct larges {
     _Atomic uint64_t touch_at; /* (a) ns: the same for first touches */
     _Atomic uint64_t
         write_at; /* (a) ns: a write failed, or found no slots; not tried before then */
-    _Atomic uint64_t leave_ns; /* (a) ns: from trim to end, moving average; without a write, 0 */
-    _Atomic uint32_t pending;  /* (a) sections that have been moved away and not left yet */
-    struct sync_mutex lock;    /* class HANDOVER */
+    _Atomic uint64_t leave_ns;   /* (a) ns: from trim to end, moving average; without a write, 0 */
+    _Atomic uint64_t touched_at; /* (a) ns: the last first touch of a section that might be large */
+    _Atomic uint32_t pending;    /* (a) sections that have been moved away and not left yet */
+    struct sync_mutex lock;      /* class HANDOVER */
     struct large *to_write[LARGE_MAX]; /* (h) from the trimmer to the writer, */
     _Atomic unsigned to_write_count;   /* the first first; changed under (h), read by anybody */
 };
@@ -117,9 +118,9 @@ bool large_begins(const struct machine *m, const struct region *region, uintptr_
                   int32_t stride);
 /* Pages that are on their way out so. */
 unsigned large_leaving(const struct machine *m);
-/* Where sections are wanted, how many pages are to be on their way out, at `rate` pages a second, for
- * nobody to wait for one. */
-uint64_t large_ahead(const struct machine *m, uint64_t rate);
+/* While memory is filled by sections, how many pages are to be on their way out, at `rate` pages a
+ * second, for nobody to wait for them. Readers would wait for what is written in advance. */
+uint64_t large_ahead(struct machine *m, uint64_t rate);
 
 /* For the writer. The next section that waits to be written, or NULL. */
 struct large *large_to_write(struct machine *m);
