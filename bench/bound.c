@@ -162,6 +162,8 @@ static void samples_clear(struct bound *b)
     for (unsigned c = 0; c < BOUND_CELL_COUNT; c++) {
         for (enum bound_trap trap = 0; trap < BOUND_TRAPS; trap++)
             speed_clear(&b->writers[trap][c]);
+        for (unsigned i = 0; i < BOUND_WINDOWS; i++)
+            speed_clear(&b->guessers[i][c]);
         speed_clear(&b->swap[c]);
     }
     for (enum bound_prefault how = 0; how < BOUND_PREFAULTS; how++)

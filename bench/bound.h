@@ -124,6 +124,15 @@ enum bound_prefault { PREFAULT_PLAIN, PREFAULT_FIXED, BOUND_PREFAULTS };
 #define BOUND_WRITER_CELLS 4
 extern const enum bound_cell bound_writer_cells[BOUND_WRITER_CELLS];
 
+/* How many pages a pager brings that does not know how long the run is: with the first page that it
+ * sees of one, and each time that the run goes on behind those. */
+struct bound_window {
+    unsigned first, next;
+};
+
+#define BOUND_WINDOWS 5
+extern const struct bound_window bound_windows[BOUND_WINDOWS];
+
 /* Hits, as a part of the touches, with so much memory as the share is. */
 struct bound_policy {
     struct sample hit; /* seconds of a thread for a touch where all of it is in memory */
@@ -158,8 +167,9 @@ struct bound {
     struct sample figures[BOUND_FIGURE_COUNT];
     int content; /* as large, O_DIRECT: of the pagers that write */
     struct bound_speed pagers[BOUND_TRAPS][BOUND_CROWDS];
-    struct bound_speed writers[BOUND_TRAPS][BOUND_CELL_COUNT]; /* but few of the cells */
-    struct bound_speed prefaults[BOUND_PREFAULTS];             /* rate: pages read */
+    struct bound_speed writers[BOUND_TRAPS][BOUND_CELL_COUNT];    /* but few of the cells */
+    struct bound_speed guessers[BOUND_WINDOWS][BOUND_CELL_COUNT]; /* by SIGBUS; only runs */
+    struct bound_speed prefaults[BOUND_PREFAULTS];                /* rate: pages read */
     struct bound_speed swap_rand[BOUND_CROWDS], swap[BOUND_CELL_COUNT];
     struct bound_policy policies[BOUND_POLICY_CELLS];
     bool wrong; /* a page held something else */

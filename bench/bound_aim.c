@@ -151,6 +151,16 @@ static const struct bound_speed *writer_best(const struct bound *b, enum bound_c
     return rate_of(polls) > rate_of(sleeps) ? polls : sleeps;
 }
 
+const struct bound_speed *bound_guesser_best(const struct bound *b, enum bound_cell cell)
+{
+    const struct bound_speed *best = &b->guessers[0][cell];
+
+    for (unsigned i = 1; i < BOUND_WINDOWS; i++)
+        if (rate_of(&b->guessers[i][cell]) > rate_of(best))
+            best = &b->guessers[i][cell];
+    return best;
+}
+
 /* What a small pager has reached, to swap. */
 static size_t pager_aims(struct aim *aims, const char *what, const struct bound_speed *pager,
                          const struct bound_speed *swap, double ratio)
@@ -239,6 +249,11 @@ size_t bound_aims(const struct bound *b, struct aim *aims)
                             bound_ratio_wanted(bound_cell_names[cell], BOUND_CELL_THREADS));
         snprintf(what, sizeof(what), "%s, pager by thread", bound_cell_names[cell]);
         count += pager_aims(aims + count, what, writer_best(b, cell), &b->swap[cell],
+                            bound_ratio_wanted(bound_cell_names[cell], BOUND_CELL_THREADS));
+        if (cell == CELL_fill)
+            continue;
+        snprintf(what, sizeof(what), "%s, length not known", bound_cell_names[cell]);
+        count += pager_aims(aims + count, what, bound_guesser_best(b, cell), &b->swap[cell],
                             bound_ratio_wanted(bound_cell_names[cell], BOUND_CELL_THREADS));
     }
     aims[count++] = (struct aim){

@@ -2,7 +2,8 @@
  * The smallest pagers in cells of bench: its workloads touch the memory and verify what they read.
  * A fault knows what no pager can: how long the run is that the thread has begun (with a fill, that
  * it goes on), so that each run is one read and, as far as pages are missing side by side, one
- * mapping.
+ * mapping. The same by SIGBUS without that: it brings a first window, and others when the run goes
+ * on.
  */
 #include <errno.h>
 #include <math.h>
@@ -23,8 +24,13 @@
 const enum bound_cell bound_writer_cells[BOUND_WRITER_CELLS] = {CELL_fill, CELL_run32,
                                                                 CELL_run32w10, CELL_run32w50};
 
+const struct bound_window bound_windows[BOUND_WINDOWS] = {
+    {4, 4}, {8, 8}, {16, 16}, {24, 8}, {32, 32}};
+
 static struct pagers {
     struct stock stock;
+    const struct bound_window
+        *window; /* NULL: it is known how long runs are. Nobody touches then */
     _Atomic uint64_t runs[BOUND_CELL_THREADS]; /* that are touched: first page << 32 | end */
     char *buffers;                             /* of STOCK_RUN pages, for faulting threads */
     _Atomic unsigned taken;                    /* of them */
@@ -33,6 +39,7 @@ static struct pagers {
 
 /* Where a thread reads into, in its signal handler; the threads of a cell are new ones. */
 static __thread char *own_buffer;
+static __thread size_t own_page, own_end; /* its last window */
 
 /* The end of the run that the page is in. */
 static size_t run_end(size_t page)
@@ -48,11 +55,20 @@ static size_t run_end(size_t page)
 
 /* ---- In the faulting thread ---- */
 
+static size_t window_end(size_t page, const struct bound_window *window)
+{
+    bool goes_on = page > own_page && page <= own_end;
+
+    own_page = page;
+    own_end = page + (goes_on ? window->next : window->first);
+    return own_end;
+}
+
 static void fault_serve(size_t page)
 {
+    size_t end = pagers.window == NULL ? run_end(page) : window_end(page, pagers.window), length;
     struct stock_claim claim;
-    enum stock_answer answer = stock_claim(&pagers.stock, page, run_end(page), &claim);
-    size_t length;
+    enum stock_answer answer = stock_claim(&pagers.stock, page, end, &claim);
 
     if (answer == STOCK_BUSY)
         sched_yield();
@@ -151,6 +167,19 @@ static int cell_measure(struct bound *b, enum bound_cell cell, struct bound_spee
     return 0;
 }
 
+/* A cell of runs by who does not know how long they are. */
+static int guessers_measure(struct bound *b, enum bound_cell cell)
+{
+    int error = 0;
+
+    for (unsigned i = 0; i < BOUND_WINDOWS && error == 0; i++) {
+        pagers.window = &bound_windows[i];
+        error = cell_measure(b, cell, &b->guessers[i][cell]);
+    }
+    pagers.window = NULL;
+    return error;
+}
+
 static int cells_measure(struct bound *b, enum bound_trap trap)
 {
     int error = 0;
@@ -159,6 +188,8 @@ static int cells_measure(struct bound *b, enum bound_trap trap)
         enum bound_cell cell = bound_writer_cells[i];
 
         error = cell_measure(b, cell, &b->writers[trap][cell]);
+        if (error == 0 && cell != CELL_fill && trap == BOUND_SIGBUS)
+            error = guessers_measure(b, cell);
         if (error == 0 && cell == CELL_run32 && trap == BOUND_SIGBUS)
             error = bound_prefault(b, &pagers.stock);
     }

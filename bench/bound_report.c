@@ -67,6 +67,15 @@ static void writers_print(const struct bound *b)
             snprintf(who, sizeof(who), "%s, %s", bound_cell_names[c], trap_names[trap]);
             speed_print(who, BOUND_CELL_THREADS, &b->writers[trap][c]);
         }
+    printf("by SIGBUS, not knowing how long runs are: pages brought with the first, and then\n");
+    for (unsigned c = 0; c < BOUND_CELL_COUNT; c++)
+        for (unsigned i = 0; i < BOUND_WINDOWS; i++) {
+            char who[64];
+
+            snprintf(who, sizeof(who), "%s, %u + %u", bound_cell_names[c], bound_windows[i].first,
+                     bound_windows[i].next);
+            speed_print(who, BOUND_CELL_THREADS, &b->guessers[i][c]);
+        }
     for (enum bound_prefault how = 0; how < BOUND_PREFAULTS; how++) {
         struct sample_summary rate = sample_summarize(&b->prefaults[how].rate);
 
@@ -253,6 +262,18 @@ static json_t *cells_json(const struct bound_speed *speeds, unsigned rounds)
     return object;
 }
 
+static json_t *guessers_json(const struct bound *b)
+{
+    json_t *object = json_object();
+    char key[32];
+
+    for (unsigned i = 0; i < BOUND_WINDOWS; i++) {
+        snprintf(key, sizeof(key), "%u+%u", bound_windows[i].first, bound_windows[i].next);
+        json_object_set_new(object, key, cells_json(b->guessers[i], b->round));
+    }
+    return object;
+}
+
 static json_t *prefaults_json(const struct bound *b)
 {
     json_t *object = json_object();
@@ -309,6 +330,7 @@ int bound_write(const struct bound *b)
     json_object_set_new(root, "swap", speeds_json(b->swap_rand, b->round));
     json_object_set_new(root, "swap_cells", cells_json(b->swap, b->round));
     json_object_set_new(root, "pager_cells", writers);
+    json_object_set_new(root, "pager_windows", guessers_json(b));
     json_object_set_new(root, "prefault", prefaults_json(b));
     json_object_set_new(root, "eviction", policies_json(b));
     json_object_set_new(root, "aims", list);

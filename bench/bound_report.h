@@ -20,6 +20,8 @@ const char *bound_verdict(const struct aim *aim);
 double bound_median(const struct bound *b, enum bound_figure figure);
 /* Of the three pagers with so many threads, the quickest. */
 const struct bound_speed *bound_pager_best(const struct bound *b, unsigned crowd);
+/* Of those that do not know how long the cell's runs are, the one with the quickest windows. */
+const struct bound_speed *bound_guesser_best(const struct bound *b, enum bound_cell cell);
 /* Part of the pages that are in memory. */
 double bound_resident(const struct bound *b);
 /* What bench aims at, at the share that its aims are for. */
