@@ -115,6 +115,30 @@ static void log_order(void)
     bitmap_fini(&map);
 }
 
+/* Bits for what is to stay together: of the next run that is long enough, or else the longest. */
+static void together(void)
+{
+    struct bitmap map;
+    uint64_t first;
+
+    bitmap_init(&map, &platform_linux, &hooks, BITS, BITS);
+    fill(&map);
+    is(bitmap_take_near(&map, UINT64_MAX, 8, &first), 0, "together: a full map has nothing");
+    bitmap_release(&map, 10, 3);
+    bitmap_release(&map, 40, 8);
+    bitmap_release(&map, 2000, 20);
+    is(bitmap_take_near(&map, UINT64_MAX, 8, &first), 8, "all that is asked for");
+    is(first, 40, "where there is room for it");
+    is(bitmap_take_near(&map, UINT64_MAX, 8, &first), 8, "then");
+    is(first, 2000, "the next such place");
+    is(bitmap_take_near(&map, UINT64_MAX, 16, &first), 12, "or else the longest run");
+    is(first, 2008, "wherever it is");
+    bitmap_release(&map, 2000, 20);
+    is(bitmap_take_near(&map, 1000, 8, &first), 3, "but below an end");
+    is(first, 10, "and from the beginning again");
+    bitmap_fini(&map);
+}
+
 static void release_twice(void *argument)
 {
     struct bitmap *map = argument;
@@ -227,6 +251,7 @@ int main(void)
     limits();
     fragments();
     log_order();
+    together();
     misuse();
     outrun();
     contention();

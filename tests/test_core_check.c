@@ -127,7 +127,7 @@ static void slot_damage(struct scene *s)
     uint32_t slot, paged = pte_number(word_at(&s->f, s->base, 4));
     uint32_t kept = frame_at(&s->f, s->base, 0)->slot;
 
-    pagefile_take(s->f.m, 1, &slot);
+    pagefile_take(s->f.m, 1, false, &slot);
     found(s, "a leaked slot", "slots are taken");
     bitmap_release(&pf->slots, slot, 1);
     mended(s, "it");

@@ -371,7 +371,7 @@ static void no_slots(void)
     large_up(&f, "dirty:hash,pagefile_size:16M");
     base = written(&f);
     ok(trim_section_at(&f, base, 1), "a section is trimmed");
-    while (runs < 64 && (counts[runs] = pagefile_take(f.m, SECTION_PAGES, &first)) > 0)
+    while (runs < 64 && (counts[runs] = pagefile_take(f.m, SECTION_PAGES, false, &first)) > 0)
         slots[runs++] = first;
     pthread_create(&stopper, NULL, stop_and_go, f.m);
     while (atomic_load(&f.m->gate_closing) == 0)

@@ -65,9 +65,9 @@ static void slots(void)
     set_up(&f, "pagefile_size:1M");
     m = f.m;
     limit = pagefile_commit_limit(m);
-    is(pagefile_take(m, 16, &first), 16, "sixteen slots are taken");
+    is(pagefile_take(m, 16, false, &first), 16, "sixteen slots are taken");
     ok(first != 0, "slot 0 is not among them");
-    is(pagefile_take(m, 16, &second), 16, "sixteen more");
+    is(pagefile_take(m, 16, false, &second), 16, "sixteen more");
     is(second, first + 16, "next to the others");
     for (uint32_t i = 0; i < 16; i++)
         pagefile_release(m, second + i);
@@ -79,7 +79,7 @@ static void slots(void)
     is(m->pagefile.slots.used, 1 + 16, "slots released for later are still taken");
     slot_release_deferred(m);
     is(m->pagefile.slots.used, 1 + 1, "then all but the bad one are free");
-    for (unsigned got; (got = pagefile_take(m, 64, &second)) > 0;) {
+    for (unsigned got; (got = pagefile_take(m, 64, false, &second)) > 0;) {
         if (first >= second && first < second + got)
             ok(false, "the bad slot is given again");
         for (unsigned i = 0; i < got; i++)
@@ -174,7 +174,7 @@ static void fragments(void)
     set_up(&f, "pagefile_size:1M,write_batch:8,write_depth:1,touch_window:1");
     m = f.m;
     base = map_pages(&f, 32);
-    while ((got = pagefile_take(m, 64, &first)) > 0) {
+    while ((got = pagefile_take(m, 64, false, &first)) > 0) {
         for (unsigned i = 0; i < got; i++)
             slots_taken[n++] = first + i;
     }

@@ -111,7 +111,7 @@ static void slots(const char *conf, bool deferred)
 
     set_up(&f, conf);
     while (taken < SLOT_RING + 100) {
-        unsigned got = pagefile_take(f.m, 200, &first);
+        unsigned got = pagefile_take(f.m, 200, false, &first);
 
         for (unsigned i = 0; i < got; i++)
             slot_release(f.m, first + i);

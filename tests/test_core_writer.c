@@ -48,6 +48,35 @@ static void sorted(void)
     tear_down(&f);
 }
 
+/* Where free slots are scattered, neighbours go where there is room for all of them. */
+static void together(void)
+{
+    static const size_t order[16] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+    struct fixture f;
+    uintptr_t base;
+    uint32_t slot;
+    bool all = true;
+
+    set_up(&f, "pagefile_size:1M,write_batch:16,write_depth:1,touch_window:1,read_window:1");
+    base = map_pages(&f, 16);
+    while (pagefile_take(f.m, 64, false, &slot) > 0)
+        continue;
+    for (slot = 3; slot < 100; slot += 3)
+        pagefile_release(f.m, slot);
+    for (slot = 200; slot < 216; slot++)
+        pagefile_release(f.m, slot);
+    modify(&f, base, order, 16);
+    ok(writer_step(f.m), "sixteen neighbours are written");
+    writer_drain(f.m);
+    for (size_t p = 0; p < 16; p++)
+        all = all && where(&f, base, p) == 's' && frame_at(&f, base, p)->slot == 200 + p;
+    ok(all, "where they lie side by side");
+    for (slot = 1; slot < 256; slot++)
+        if ((slot < 200 || slot >= 216) && (slot % 3 != 0 || slot >= 100))
+            pagefile_release(f.m, slot);
+    tear_down(&f);
+}
+
 static void in_flight(void)
 {
     struct fixture f;
@@ -172,7 +201,7 @@ static void no_slots(const char *stage, const char *workers)
              workers);
     set_up(&f, conf);
     base = map_pages(&f, 600);
-    while (n < 1024 && pagefile_take(f.m, 1, &first) == 1)
+    while (n < 1024 && pagefile_take(f.m, 1, false, &first) == 1)
         taken[n++] = first;
     while (written < 600 && put(&f, base, written, 1) == FAULT_DONE)
         written++;
@@ -234,6 +263,7 @@ static void full_disk(const char *stage)
 int main(void)
 {
     sorted();
+    together();
     in_flight();
     for (size_t i = 0; i < STAGES; i++) {
         bad_slot(stages[i]);

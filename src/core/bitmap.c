@@ -6,6 +6,7 @@
 
 #define WORD_BITS 64u
 #define LOG_SEARCH_BLOCKS 4096u /* among so many the freest is looked for */
+#define NEAR_BITS 16384u        /* among so many a run is looked for that is long enough */
 
 static uint64_t blocks_of(uint64_t bits)
 {
@@ -202,6 +203,34 @@ unsigned bitmap_take_run(struct bitmap *map, unsigned want, uint64_t *first)
             cursor = 0;
         if (!search(map, cursor, limit, want, &best, &length))
             search(map, 0, cursor, want, &best, &length);
+        if (length == 0)
+            return 0;
+        got = take_exact(map, best, length);
+        atomic_store_explicit(&map->cursor, best + got, memory_order_relaxed);
+        if (got > 0) {
+            *first = best;
+            return got;
+        }
+    }
+}
+
+unsigned bitmap_take_near(struct bitmap *map, uint64_t end, unsigned want, uint64_t *first)
+{
+    for (;;) {
+        uint64_t limit = atomic_load(&map->limit), best = 0, to;
+        uint64_t bit = atomic_load_explicit(&map->cursor, memory_order_relaxed);
+        unsigned length = 0, got;
+
+        if (limit > end)
+            limit = end;
+        if (bit >= limit)
+            bit = 0;
+        to = limit - bit < NEAR_BITS ? limit : bit + NEAR_BITS;
+        if (!search(map, bit, to, want, &best, &length) && to - bit < NEAR_BITS) {
+            uint64_t rest = NEAR_BITS - (to - bit);
+
+            search(map, 0, rest < bit ? rest : bit, want, &best, &length);
+        }
         if (length == 0)
             return 0;
         got = take_exact(map, best, length);

@@ -3,12 +3,13 @@
  * slots of the pagefile, pages of staging. A set bit is taken. Memory comes from the platform,
  * zero-filled, and costs only what is touched.
  *
- * There are two ways to take a run, each from a cursor that moves on, so that what is taken
+ * There are three ways to take a run, each from a cursor that moves on, so that what is taken
  * together lies together. Staging is small, and wants the longest run there is: it is searched for.
  * The pagefile is a log: whatever is free in one block of 1024 bits is taken, in order, and then
  * the freest block is next. So no bit is looked at twice before those of a whole block are used
  * up, and free space grows in the other blocks meanwhile, where it will be found in longer runs.
- * Each block has a count of its taken bits, for that choice.
+ * Each block has a count of its taken bits, for that choice. What is to stay together would be torn
+ * by that: for it the first run that is long enough is taken, among some that follow.
  */
 #ifndef VMSM_CORE_BITMAP_H
 #define VMSM_CORE_BITMAP_H
@@ -55,6 +56,11 @@ unsigned bitmap_take_run(struct bitmap *map, unsigned want, uint64_t *first);
  * block with the most free ones when it is full. As above, but often shorter than could be had.
  */
 unsigned bitmap_take_log(struct bitmap *map, uint64_t end, unsigned want, uint64_t *first);
+/*
+ * Take the next run of `want` bits below `end`, or the longest of those near by; 0: there are none
+ * near by.
+ */
+unsigned bitmap_take_near(struct bitmap *map, uint64_t end, unsigned want, uint64_t *first);
 /* Take this very bit; false if it was taken. */
 bool bitmap_take_bit(struct bitmap *map, uint64_t bit);
 void bitmap_release(struct bitmap *map, uint64_t first, unsigned count);

@@ -171,7 +171,7 @@ void pagefile_uncommit(struct machine *m, uint64_t pages)
     sync_mutex_unlock(&m->sync, &pf->commit_lock, SYNC_COMMIT);
 }
 
-unsigned pagefile_take(struct machine *m, unsigned want, uint32_t *first)
+unsigned pagefile_take(struct machine *m, unsigned want, bool together, uint32_t *first)
 {
     struct pagefile *pf = &m->pagefile;
     bool coarse = !m->tunables.fine_locks;
@@ -180,7 +180,10 @@ unsigned pagefile_take(struct machine *m, unsigned want, uint32_t *first)
 
     if (coarse)
         sync_mutex_lock(&m->sync, &pf->lock, SYNC_PAGEFILE);
-    if (pf->disk_full)
+    if (together)
+        got =
+            bitmap_take_near(&pf->slots, pf->disk_full ? pf->written_end : UINT64_MAX, want, &bit);
+    if (got == 0 && pf->disk_full)
         got = bitmap_take_log(&pf->slots, pf->written_end, want, &bit);
     if (got == 0)
         got = bitmap_take_log(&pf->slots, UINT64_MAX, want, &bit);

@@ -57,9 +57,9 @@ int pagefile_commit(struct machine *m, uint64_t pages);
 void pagefile_uncommit(struct machine *m, uint64_t pages);
 uint64_t pagefile_commit_limit(const struct machine *m);
 
-/* Take a run of at most want slots; 0 when there are none. While the disk is full, those first that
- * may have blocks. For the writer. */
-unsigned pagefile_take(struct machine *m, unsigned want, uint32_t *first);
+/* Take a run of at most want slots; 0 when there are none. Together: it is worth looking for one that
+ * is as long. While the disk is full, those first that may have blocks. For the writer. */
+unsigned pagefile_take(struct machine *m, unsigned want, bool together, uint32_t *first);
 void pagefile_release(struct machine *m, uint32_t slot);
 /* Slots have been written, or the disk had no room for one. */
 void pagefile_note_written(struct machine *m, uint64_t first, unsigned count);

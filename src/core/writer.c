@@ -23,6 +23,7 @@
 
 #define RETRY_NS UINT64_C(100000000)
 #define BATCH_MAX 512u
+#define TOGETHER_LEAST 4u /* neighbours for which slots side by side are looked for */
 
 struct write_item {
     uintptr_t va; /* for sorting */
@@ -248,19 +249,29 @@ static void send(struct machine *m, struct write_batch *b)
 }
 
 /* A run of up to `want` slots, if need be of those that valid pages own beside their frames. */
-static unsigned take_run(struct machine *m, unsigned want, uint32_t *first)
+static unsigned take_run(struct machine *m, unsigned want, bool together, uint32_t *first)
 {
-    unsigned run = pagefile_take(m, want, first);
+    unsigned run = pagefile_take(m, want, together, first);
 
     if (run == 0) {
         slot_release_deferred(m);
-        run = pagefile_take(m, want, first);
+        run = pagefile_take(m, want, together, first);
     }
     if (run == 0 && pagefile_reclaim(m, want) > 0) {
         slot_release_deferred(m);
-        run = pagefile_take(m, want, first);
+        run = pagefile_take(m, want, together, first);
     }
     return run;
+}
+
+/* Pages from item i on that lie side by side, as far as one request may read them back. */
+static unsigned neighbours(const struct write_batch *b, unsigned i)
+{
+    unsigned n = 1;
+
+    while (n < RUN_MAX && i + n < b->count && b->items[i + n].va == b->items[i].va + n * PAGE_SIZE)
+        n++;
+    return n;
 }
 
 /* Give each item a slot, neighbours neighbouring ones. Returns how many got one. */
@@ -269,9 +280,13 @@ static unsigned take_slots(struct machine *m, struct write_batch *b)
     unsigned got = 0;
 
     while (got < b->count) {
+        unsigned want = neighbours(b, got), run;
+        bool together = want >= TOGETHER_LEAST;
         uint32_t first;
-        unsigned run = take_run(m, b->count - got, &first);
 
+        while (!together && got + want < b->count && neighbours(b, got + want) < TOGETHER_LEAST)
+            want++;
+        run = take_run(m, want, together, &first);
         if (run == 0)
             break;
         for (unsigned i = 0; i < run; i++)
@@ -321,7 +336,7 @@ static void write_begin_large(struct machine *m, struct write_batch *b, struct l
 
     while (got < SECTION_PAGES) {
         uint32_t first;
-        unsigned run = take_run(m, SECTION_PAGES - got, &first);
+        unsigned run = take_run(m, SECTION_PAGES - got, false, &first);
 
         if (run == 0)
             break;
