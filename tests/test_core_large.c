@@ -531,9 +531,47 @@ static void forked(void)
     large_down(&f);
 }
 
+/* How many are to be on their way out if so many are consumed a second, right after a first touch? */
+static uint64_t ahead_after_touch(struct fixture *f, uint64_t rate)
+{
+    uint64_t ahead = 0;
+
+    /* It is so for some milliseconds only, which may pass between two lines. */
+    for (unsigned i = 0; i < 1000 && ahead == 0; i++) {
+        atomic_store(&f->m->large.touched_at, sync_now(&f->m->sync));
+        ahead = large_ahead(f->m, rate);
+    }
+    return ahead;
+}
+
+static void in_advance(void)
+{
+    struct fixture f;
+    uintptr_t base;
+    uint64_t average;
+
+    large_up(&f, "dirty:hash,workers:off");
+    atomic_store(&f.m->large.leave_ns, 2000000);
+    is(large_ahead(f.m, 500000), 0, "where nothing is filled no section leaves in advance");
+    base = written(&f);
+    ok(atomic_load(&f.m->large.touched_at) != 0, "a first touch of a section is noted");
+    is(ahead_after_touch(&f, 500000), 1000, "then what is consumed while one leaves does");
+    atomic_store(&f.m->large.touched_at, 1);
+    is(large_ahead(f.m, 500000), 0, "but not long after");
+    for (size_t n = 1; n < SECTIONS; n++)
+        page_section_out(&f, base, n);
+    ok(atomic_load(&f.m->large.leave_ns) > 2000000 * 27 / 64, "what they take counts a quarter");
+    is(wrong_of(&f, base, SECTIONS * S, 1), 0, "all is read in a row, and right");
+    average = atomic_load(&f.m->large.leave_ns);
+    ok(is_large(&f, base, 2) && trim_section_at(&f, base, 2), "one leaves unchanged");
+    is(atomic_load(&f.m->large.leave_ns), average * 3 / 4, "at once, and counts so");
+    large_down(&f);
+}
+
 int main(void)
 {
     touched();
+    in_advance();
     refused();
     not_charged();
     trimmed_changed();
