@@ -39,6 +39,8 @@ static int adjust(struct tunables *t)
 {
     if (t->mapper == MAPPER_SOFT)
         t->trap = TRAP_NONE;
+    if (t->trap == TRAP_AUTO) /* in `vmsm run` it has been chosen */
+        t->trap = TRAP_THREAD;
     if (t->stage == STAGE_SINGLE)
         t->workers = false;
     if (t->mapper == MAPPER_MOVE && t->dirty == DIRTY_PROTECT)

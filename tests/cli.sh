@@ -87,6 +87,8 @@ prints '^  sim ' help
 prints '^  --run-max ' help sim
 refused 2 'no command smi; did you mean sim?' help smi
 prints '^  --memory SIZE .*\[a third of --virtual\]' sim --help
+prints 'anyway \[auto\]' run --help
+prints '^trap  *auto ' sim --trap auto --show-settings
 prints '^hash_seed  *7 ' sim --set hash-seed=7 --show-settings
 refused 2 'did you mean hash_seed?' sim --set hash_sed=1
 refused 2 '--help takes no value' sim --help=1

@@ -55,6 +55,18 @@ done
 check "calls, with more memory than it needs" calls --memory 256M
 check "calls, with 5 MiB and something" calls --memory 5121K
 
+# says WAY NAME SETTING…: what a program run with these settings has.
+says() {
+    way=$1
+    name=$2
+    shift 2
+    caught_way "${run[@]}" "$@"
+    [ "$caught" = "$way" ]
+    ok $? "$name"
+}
+says sigbus "where calls are guarded, faults come by SIGBUS"
+says guarded "unless another trap is asked for" --trap thread
+
 # Faults on stacks in managed memory, and a handler of SIGBUS that gets its own.
 cat >stacks.c <<'END'
 #define _GNU_SOURCE
@@ -128,12 +140,15 @@ same() {
     name=$1
     memory=$2
     shift 2
-    timeout 100 "${user[@]}" "$@" >plain 2>"$dir/err"
-    timeout 100 "${run[@]}" --memory "$memory" -- "$@" >managed 2>>"$dir/err"
-    status=$?
-    drop_advice "$dir/err"
-    [ $status -eq 0 ] && cmp plain managed >>"$dir/err" 2>&1 && [ ! -s "$dir/err" ]
-    ok $? "$name: the same output"
+    timeout 100 "${user[@]}" "$@" >plain 2>plain.err
+    for trap in thread sigbus; do
+        cp plain.err "$dir/err"
+        timeout 100 "${run[@]}" --memory "$memory" --trap $trap -- "$@" >managed 2>>"$dir/err"
+        status=$?
+        drop_advice "$dir/err"
+        [ $status -eq 0 ] && cmp plain managed >>"$dir/err" 2>&1 && [ ! -s "$dir/err" ]
+        ok $? "$name, $trap: the same output"
+    done
 }
 
 perl -e 'my $x = 1; for (1 .. 30000) { $x = ($x * 1103515245 + 12345) % 2147483648;

@@ -94,6 +94,9 @@ if [ "$(id -u)" -eq 0 ] && command -v setpriv >/dev/null &&
     "${nobody[@]}" run -- true >"$dir/out" 2>"$dir/err"
     status=$?
     said 0 'system calls are guarded' "faults of user code only: said at the start"
+    caught_way "${nobody[@]}" run
+    [ "$caught" = sigbus ]
+    ok $? "and they come by SIGBUS"
     "${nobody[@]}" run --kernel-faults off -- true >"$dir/out" 2>"$dir/err"
     status=$?
     [ $status -eq 0 ] && [ ! -s "$dir/err" ]
@@ -105,6 +108,12 @@ if [ "$(id -u)" -eq 0 ] && command -v setpriv >/dev/null &&
         >"$dir/out" 2>"$dir/err"
     status=$?
     said 0 'which are guarded instead' "a program without the right, started by one that has it"
+    caught_way "$dir/vmsm" run --memory 6M -- setpriv --reuid 65534 --regid 65534 --clear-groups
+    [ "$caught" = sigbus ]
+    ok $? "its faults come by SIGBUS"
+    caught_way "$dir/vmsm" run
+    [ "$caught" = thread ]
+    ok $? "and not those of one that has it"
     if type -P python3 >/dev/null && [ -w /dev/userfaultfd ]; then
         run --memory 6M -- python3 -c "
 import os

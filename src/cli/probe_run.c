@@ -41,7 +41,7 @@ static void probe_served_calls(struct probe *p)
                               : FINDING_MISSING,
                     needed, "%s",
                     served    ? "their faults are served"
-                    : guarded ? "guarded: 1 us each; no signals on managed stacks"
+                    : guarded ? "guarded, trap sigbus: 1 us each; no signals on managed stacks"
                               : "reads and writes of the program would fail (EFAULT)");
     if (!served)
         snprintf(f->remedy, sizeof(f->remedy), "as for userfaultfd");

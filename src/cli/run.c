@@ -136,7 +136,7 @@ static int try_manager(struct run_settings *s)
     if (error != 0)
         return report_error();
     vmsm_destroy(manager);
-    if (s->tunables.kernel_faults && s->tunables.trap == TRAP_THREAD)
+    if (s->tunables.kernel_faults && s->tunables.trap != TRAP_SIGBUS)
         return STATUS_RIGHT;
     return program_can_be_guarded() ? STATUS_RIGHT : fail(UNGUARDED);
 }
@@ -303,6 +303,7 @@ static int run_run(const struct command *command, int argc, char **argv)
     while (count < argc && strcmp(argv[count], "--") != 0)
         count++;
     tunables_init(&s.tunables);
+    s.tunables.trap = TRAP_AUTO;
     switch (options_parse(command, &s, &s.tunables, count, argv)) {
     case OPTIONS_RUN:
         break;
@@ -315,6 +316,8 @@ static int run_run(const struct command *command, int argc, char **argv)
         return fail("there is no program to run: vmsm run [OPTIONS] -- PROGRAM [ARGUMENTS]");
     return run_program(&s, argv + count + 1);
 }
+
+static const char *const defaults[] = {"trap", "auto", NULL};
 
 static const char *const examples[] = {
     "vmsm run --memory 2G -- sort --buffer-size 10G big.txt",
@@ -336,6 +339,7 @@ const struct command run_command = {
         "costs.",
     .options = options,
     .tunables = true,
+    .defaults = defaults,
     .examples = examples,
     .run = run_run,
 };

@@ -13,7 +13,7 @@
 #define FRACTION_DIGITS 18 /* so that the digits after the point fit in 64 bits */
 
 static const char *const choices_mapper[] = {"copy", "move", "soft", NULL};
-static const char *const choices_trap[] = {"thread", "sigbus", "none", NULL};
+static const char *const choices_trap[] = {"thread", "sigbus", "none", "auto", NULL};
 static const char *const choices_stage[] = {"single", "basic", "full", NULL};
 static const char *const choices_dirty[] = {"hash", "protect", "auto", NULL};
 

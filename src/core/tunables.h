@@ -43,7 +43,8 @@
       "charge commit when pages are touched instead of when they are mapped")                      \
     X(mapper, CHOICE, "copy", 0, 0, "how frames come under addresses: copy, move or soft")         \
     X(trap, CHOICE, "thread", 0, 0,                                                                \
-      "how faults come to the core: thread, sigbus or none (explicit calls only)")                 \
+      "how faults come to the core: thread, sigbus, none (explicit calls only), or auto: thread, " \
+      "but sigbus where `vmsm run` guards system calls anyway")                                    \
     X(kernel_faults, BOOL, "on", 0, 0,                                                             \
       "trap thread: serve faults inside system calls; off: of user code only, as any user may")    \
     X(stage, CHOICE, "full", 0, 0, "preset of the six features: single, basic or full")            \
@@ -92,7 +93,7 @@
 
 /* Words of each CHOICE, in the order of its enum. */
 enum tunable_mapper { MAPPER_COPY, MAPPER_MOVE, MAPPER_SOFT };
-enum tunable_trap { TRAP_THREAD, TRAP_SIGBUS, TRAP_NONE };
+enum tunable_trap { TRAP_THREAD, TRAP_SIGBUS, TRAP_NONE, TRAP_AUTO };
 enum tunable_stage { STAGE_SINGLE, STAGE_BASIC, STAGE_FULL };
 enum tunable_dirty { DIRTY_HASH, DIRTY_PROTECT, DIRTY_AUTO };
 

@@ -475,6 +475,8 @@ __attribute__((constructor(102))) static void start(void)
         return;
     }
     check_rights();
+    if (settings.trap == TRAP_AUTO) /* guarded, it costs nothing more, and its faults less */
+        settings.trap = settings.kernel_faults ? TRAP_THREAD : TRAP_SIGBUS;
     sigbus = settings.trap == TRAP_SIGBUS;
     filter_install();
     thread_start();
