@@ -83,12 +83,41 @@ static void verdicts(const char *stage)
     tear_down(&f);
 }
 
-/* Clean pages in a run with changed ones: written anew if their slots are not worth keeping. */
+/* Pages 0 to 15 are in the pagefile, side by side. */
+static bool are_together(struct fixture *f, uintptr_t base)
+{
+    bool together = true;
+
+    for (size_t p = 0; p + 1 < 16; p++)
+        together =
+            together && pte_number(word_at(f, base, p)) + 1 == pte_number(word_at(f, base, p + 1));
+    return together;
+}
+
+/* Every third page from the second on has changed. */
+static void put_thirds(struct fixture *f, uintptr_t base, uint64_t generation)
+{
+    for (size_t p = 1; p < 16; p += 3)
+        put(f, base, p, generation);
+}
+
+static bool thirds_hold(struct fixture *f, uintptr_t base, uint64_t generation)
+{
+    bool right = true;
+
+    for (size_t p = 0; p < 16; p++)
+        right = right && holds(f, base, p, p % 3 == 1 ? generation : p == 5 ? 2 : 1);
+    return right;
+}
+
+/* Clean pages in a run with changed ones: the changed ones go where they were; or all of it is written
+ * anew if its slots are in too many places. */
 static void joined(const char *dirty)
 {
     struct fixture f;
     uintptr_t base;
-    bool together = true;
+    uint32_t home;
+    bool right = true;
     char conf[100];
 
     snprintf(conf, sizeof(conf), "workers:off,touch_window:1,read_window:1,dirty:%s", dirty);
@@ -96,6 +125,7 @@ static void joined(const char *dirty)
     base = map_pages(&f, 16);
     put_all(&f, base, 16, 1);
     page_out(&f);
+    home = pte_number(word_at(&f, base, 0));
     is(wrong_of(&f, base, 16, 1), 0, "%s: a run is read back", dirty);
     put(&f, base, 5, 2);
     trim_all(&f);
@@ -104,24 +134,40 @@ static void joined(const char *dirty)
     is(counted(&f, COUNTER_pages_trimmed_joined), 0, "%s: since they still lie in few places",
        dirty);
     page_out(&f);
+    ok(are_together(&f, base) && pte_number(word_at(&f, base, 0)) == home,
+       "%s: it goes where it was", dirty);
     for (size_t p = 0; p < 16; p++)
-        together = together && holds(&f, base, p, p == 5 ? 2 : 1);
-    ok(together, "%s: and are right", dirty);
-    for (size_t p = 1; p < 16; p += 3)
-        put(&f, base, p, 3);
+        right = right && holds(&f, base, p, p == 5 ? 2 : 1);
+    ok(right, "%s: and all are right", dirty);
+    put_thirds(&f, base, 3);
     trim_all(&f);
-    is(pages_at(&f, base, 16, 'm'), 16, "%s: when more have changed, all are to be written", dirty);
-    is(counted(&f, COUNTER_pages_trimmed_joined), 11, "%s: the clean ones too", dirty);
-    is(counted(&f, COUNTER_pages_trimmed_clean), 15, "%s: which are not counted as clean", dirty);
+    is(pages_at(&f, base, 16, 'm'), 13, "%s: few between changed ones are to be written too",
+       dirty);
+    is(counted(&f, COUNTER_pages_trimmed_joined), 8, "%s: the clean ones of them", dirty);
+    is(counted(&f, COUNTER_pages_trimmed_clean), 18, "%s: are not counted as clean", dirty);
+    page_out(&f);
+    ok(are_together(&f, base) && pte_number(word_at(&f, base, 0)) == home,
+       "%s: they go where they were", dirty);
+    ok(thirds_hold(&f, base, 3), "%s: and all are right", dirty);
+
+    put_thirds(&f, base, 4);
+    trim_all(&f);
+    slot_release_deferred(f.m);
+    for (uint32_t p = 1; p < 16; p += 3)
+        right = right && pagefile_take_slot(f.m, home + p);
+    ok(right, "%s: somebody else has the slots meanwhile", dirty);
+    page_out(&f);
+    for (uint32_t p = 1; p < 16; p += 3)
+        pagefile_release(f.m, home + p);
+    ok(!are_together(&f, base), "%s: so that they lie in many places", dirty);
+    ok(thirds_hold(&f, base, 4), "%s: and all are right", dirty);
+    put_thirds(&f, base, 5);
+    trim_all(&f);
+    is(pages_at(&f, base, 16, 'm'), 16, "%s: then all are to be written", dirty);
     is(machine_check(f.m), 0, "%s: the books balance", dirty);
     page_out(&f);
-    for (size_t p = 0; p + 1 < 16; p++)
-        together = together &&
-                   pte_number(word_at(&f, base, p)) + 1 == pte_number(word_at(&f, base, p + 1));
-    ok(together, "%s: so that they are one run again", dirty);
-    for (size_t p = 0; p < 16; p++)
-        together = together && holds(&f, base, p, p % 3 == 1 ? 3 : p == 5 ? 2 : 1);
-    ok(together, "%s: and all are right", dirty);
+    ok(are_together(&f, base), "%s: so that they are one run again", dirty);
+    ok(thirds_hold(&f, base, 5), "%s: and all are right", dirty);
     tear_down(&f);
 }
 

@@ -193,6 +193,19 @@ unsigned pagefile_take(struct machine *m, unsigned want, bool together, uint32_t
     return got;
 }
 
+bool pagefile_take_slot(struct machine *m, uint32_t slot)
+{
+    struct pagefile *pf = &m->pagefile;
+    bool coarse = !m->tunables.fine_locks, taken;
+
+    if (coarse)
+        sync_mutex_lock(&m->sync, &pf->lock, SYNC_PAGEFILE);
+    taken = bitmap_take_bit(&pf->slots, slot);
+    if (coarse)
+        sync_mutex_unlock(&m->sync, &pf->lock, SYNC_PAGEFILE);
+    return taken;
+}
+
 void pagefile_release(struct machine *m, uint32_t slot)
 {
     struct pagefile *pf = &m->pagefile;

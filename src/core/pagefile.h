@@ -60,6 +60,8 @@ uint64_t pagefile_commit_limit(const struct machine *m);
 /* Take a run of at most want slots; 0 when there are none. Together: it is worth looking for one that
  * is as long. While the disk is full, those first that may have blocks. For the writer. */
 unsigned pagefile_take(struct machine *m, unsigned want, bool together, uint32_t *first);
+/* Take this very slot; false if it was taken. */
+bool pagefile_take_slot(struct machine *m, uint32_t slot);
 void pagefile_release(struct machine *m, uint32_t slot);
 /* Slots have been written, or the disk had no room for one. */
 void pagefile_note_written(struct machine *m, uint64_t first, unsigned count);

@@ -7,8 +7,7 @@
  *   3. take          the victims' content comes into their buffers; without a cache they are
  *                    unmapped by this
  *   4. trim_judge    zero, clean or modified? A victim that somebody has asked for meanwhile is let
- *                    off. join_runs: clean ones are to be written too, where that keeps a run
- *                    together
+ *                    off. place_victims: where they are written, so that runs stay together
  *   5. trim_drop     with a cache: victims are unmapped and their memory is given back
  *   6. trim_publish  frames go to their lists; trim_lift: protection ends; trim_release: the PTEs
  *                    are released, and who waits is woken
@@ -31,31 +30,9 @@
 #include <string.h>
 
 #include "core/error.h"
-#include "core/machine.h"
+#include "core/trim_internal.h"
 
-#define JOIN_LEAST 8u    /* neighbours that are likely to be wanted together again */
 #define LARGE_WORTH 384u /* victims for whose sake a large section is trimmed as a whole */
-#define JOIN_PAGES 4u    /* pages that cost as much to write, in a run, as a request more to read */
-
-/* In this order: from TRIM_CLEAN on, a page goes to a list (join_runs()). TRIM_DROP is of trims at
- * once only. */
-enum verdict { TRIM_UNDO, TRIM_ZERO, TRIM_DROP, TRIM_CLEAN, TRIM_MODIFIED };
-
-struct trim_victims {
-    unsigned count;
-    unsigned bystanders; /* valid pages between the victims that are none */
-    pte_t *pte[SECTION_PAGES];
-    uint64_t word[SECTION_PAGES]; /* as found, without BUSY */
-    uintptr_t va[SECTION_PAGES];
-    uint32_t frames[SECTION_PAGES];
-    uint32_t buffers[SECTION_PAGES];
-    uint32_t slots[SECTION_PAGES]; /* of those trimmed at once */
-    int status[SECTION_PAGES];
-    uint8_t verdict[SECTION_PAGES];
-    /* Scratch: the victims that are dropped, or go to one list. */
-    uintptr_t some_va[SECTION_PAGES];
-    uint32_t some[SECTION_PAGES];
-};
 
 int trim_init(struct machine *m)
 {
@@ -169,51 +146,6 @@ static enum verdict trim_judge(struct machine *m, struct trim_victims *v, unsign
     return changed ? TRIM_MODIFIED : TRIM_CLEAN;
 }
 
-/* Will pages i and i + 1 still be read back by one request, if clean ones keep their slots? */
-static bool stay_together(const struct machine *m, const struct trim_victims *v, unsigned i)
-{
-    if (v->verdict[i] != v->verdict[i + 1])
-        return false;
-    return v->verdict[i] == TRIM_MODIFIED ||
-           m->frames[v->frames[i]].slot + 1 == m->frames[v->frames[i + 1]].slot;
-}
-
-static bool worth_joining(unsigned pages, unsigned clean, unsigned pieces)
-{
-    return pages >= JOIN_LEAST && clean <= (pieces - 1) * JOIN_PAGES;
-}
-
-/*
- * Neighbours that leave together will be read back together, and a request costs what writing
- * several pages does. If the slots of a run lie in too many places for its clean pages to be worth
- * keeping where they are, these are written anew with the changed ones.
- */
-static void join_runs(struct machine *m, struct trim_victims *v)
-{
-    if (atomic_load(&m->writer.failing_since) != 0)
-        return; /* a clean page can leave the cache without being written */
-    for (unsigned first = 0, end; first < v->count; first = end) {
-        unsigned clean = v->verdict[first] == TRIM_CLEAN, pieces = 1;
-
-        for (end = first + 1; end < v->count && v->va[end] == v->va[end - 1] + PAGE_SIZE &&
-                              v->verdict[end - 1] >= TRIM_CLEAN && v->verdict[end] >= TRIM_CLEAN;
-             end++) {
-            clean += v->verdict[end] == TRIM_CLEAN;
-            pieces += !stay_together(m, v, end - 1);
-        }
-        if (!worth_joining(end - first, clean, pieces))
-            continue;
-        for (unsigned i = first; i < end; i++) {
-            struct frame *frame = &m->frames[v->frames[i]];
-
-            if (v->verdict[i] == TRIM_CLEAN)
-                frame->hash = m->pagefile.hashes[frame->slot];
-            v->verdict[i] = TRIM_MODIFIED;
-        }
-        count(m, COUNTER_pages_trimmed_joined, clean);
-    }
-}
-
 /* Select the victims of a verdict into v->some. */
 static unsigned select_verdict(struct trim_victims *v, enum verdict verdict)
 {
@@ -313,6 +245,7 @@ static void detach(struct machine *m, struct trim_victims *v)
         if (frame->slot != 0)
             slot_release(m, frame->slot);
         frame->slot = 0;
+        frame->home = v->slots[i];
         if (v->verdict[i] == TRIM_ZERO)
             buffer_give(m, frame);
     }
@@ -469,36 +402,6 @@ static void trim_learn(struct machine *m, const struct span *span, const struct 
     protect_trimmed(m, span->section, clean, changed);
 }
 
-/* Runs of which join_runs() would make one piece are no victims of a trim at once: they go the long
- * way. */
-static void spare_pieces(struct machine *m, struct trim_victims *v)
-{
-    unsigned kept = 0;
-
-    if (atomic_load(&m->writer.failing_since) != 0)
-        return;
-    for (unsigned first = 0, end; first < v->count; first = end) {
-        unsigned pieces = 1;
-        bool spared;
-
-        for (end = first + 1; end < v->count && v->va[end] == v->va[end - 1] + PAGE_SIZE; end++)
-            pieces += v->slots[end] != v->slots[end - 1] + 1;
-        spared = worth_joining(end - first, end - first, pieces);
-        for (unsigned i = first; i < end; i++) {
-            if (spared) {
-                pte_release(m, v->pte[i], v->va[i], v->word[i]);
-                continue;
-            }
-            v->pte[kept] = v->pte[i];
-            v->word[kept] = v->word[i];
-            v->va[kept] = v->va[i];
-            v->frames[kept] = v->frames[i];
-            v->slots[kept++] = v->slots[i];
-        }
-    }
-    v->count = kept;
-}
-
 /*
  * Trim up to limit victims that may leave at once (leaves_at_once()): no room in the cache, no
  * protecting, no copy, no hash. While a page is PROTECTED nobody can write it, and who would lift
@@ -595,7 +498,7 @@ static unsigned trim_span(struct machine *m, const struct span *span, unsigned m
     for (unsigned i = 0; i < v->count; i++)
         v->verdict[i] = (uint8_t)trim_judge(m, v, i);
     trim_learn(m, span, v);
-    join_runs(m, v);
+    place_victims(m, v);
     count(m, COUNTER_tlb_flushes, 1);
     worker_pause(m);
     trim_drop(m, v);

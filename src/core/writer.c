@@ -29,6 +29,7 @@ struct write_item {
     uintptr_t va; /* for sorting */
     uint32_t frame;
     uint32_t slot;
+    uint32_t home; /* the slot to be tried first, or 0 */
     uint8_t priority;
     bool failed;
     bool bad; /* the slot has been withdrawn */
@@ -168,8 +169,10 @@ static unsigned collect(struct machine *m, struct write_batch *b)
         struct frame *frame = &m->frames[b->frames[i]];
 
         sync_mutex_lock(&m->sync, &frame->lock, SYNC_FRAME);
-        b->items[i] = (struct write_item){
-            .frame = b->frames[i], .va = frame->va, .priority = frame->priority};
+        b->items[i] = (struct write_item){.frame = b->frames[i],
+                                          .va = frame->va,
+                                          .home = frame->home,
+                                          .priority = frame->priority};
         sync_mutex_unlock(&m->sync, &frame->lock, SYNC_FRAME);
     }
     atomic_fetch_add(&m->writing, b->count);
@@ -264,12 +267,29 @@ static unsigned take_run(struct machine *m, unsigned want, bool together, uint32
     return run;
 }
 
-/* Pages from item i on that lie side by side, as far as one request may read them back. */
+/* As many of the items from i on as have a home that is free go there. */
+static unsigned take_homes(struct machine *m, struct write_batch *b, unsigned i)
+{
+    unsigned n = 0;
+
+    for (; i + n < b->count && b->items[i + n].home != 0; n++) {
+        struct write_item *item = &b->items[i + n];
+
+        if (!pagefile_take_slot(m, item->home))
+            break;
+        item->slot = item->home;
+    }
+    return n;
+}
+
+/* Pages from item i on that lie side by side and go to the same place, as far as one request may read
+ * them back. */
 static unsigned neighbours(const struct write_batch *b, unsigned i)
 {
     unsigned n = 1;
 
-    while (n < RUN_MAX && i + n < b->count && b->items[i + n].va == b->items[i].va + n * PAGE_SIZE)
+    while (n < RUN_MAX && i + n < b->count && b->items[i + n].home == 0 &&
+           b->items[i + n].va == b->items[i].va + n * PAGE_SIZE)
         n++;
     return n;
 }
@@ -280,11 +300,17 @@ static unsigned take_slots(struct machine *m, struct write_batch *b)
     unsigned got = 0;
 
     while (got < b->count) {
-        unsigned want = neighbours(b, got), run;
-        bool together = want >= TOGETHER_LEAST;
+        unsigned run = take_homes(m, b, got), want;
         uint32_t first;
+        bool together;
 
-        while (!together && got + want < b->count && neighbours(b, got + want) < TOGETHER_LEAST)
+        got += run;
+        if (got == b->count)
+            break;
+        want = neighbours(b, got);
+        together = want >= TOGETHER_LEAST;
+        while (!together && got + want < b->count && b->items[got + want].home == 0 &&
+               neighbours(b, got + want) < TOGETHER_LEAST)
             want++;
         run = take_run(m, want, together, &first);
         if (run == 0)
