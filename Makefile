@@ -109,7 +109,7 @@ progression: ## measure what each stage and feature is worth: 15 minutes; MEASUR
 	$(BUILD)/bench/progression --plots $(RESULTS) --json $(RESULTS)/progression.json \
 		--markdown $(RESULTS)/progression.md $(MEASURE)
 
-bound: ## measure what a pager on userfaultfd could reach here at most (as root): 1.5 minutes
+bound: ## measure what a pager on userfaultfd could reach here at most (as root): 2 minutes
 	$(Q)scripts/install-deps.sh build
 	$(Q)$(MAKE) $(PARALLEL) benches
 	$(Q)mkdir -p $(RESULTS)
