@@ -110,6 +110,7 @@ static void age_section(struct machine *m, const struct region *region, size_t n
     const struct pagetable *table = region->table;
     size_t first = n * SECTION_PAGES, last = first + SECTION_PAGES, stop;
     size_t low = pagetable_index(table, region->start), high = pagetable_index(table, region->end);
+    bool dense = m->mapper->in_place && around_section(m, &table->sections[n]);
     size_t looked_to = 0;
     bool lively = false;
 
@@ -123,7 +124,7 @@ static void age_section(struct machine *m, const struct region *region, size_t n
         stop = (i / GROUP_PAGES + 1) * GROUP_PAGES;
         if (i >= looked_to) {
             looked_to = (i / LIVELY_PAGES + 1) * LIVELY_PAGES;
-            lively = is_lively(pass, table, i, looked_to < last ? looked_to : last);
+            lively = dense || is_lively(pass, table, i, looked_to < last ? looked_to : last);
         }
         for (; i < stop && i < last; i++) {
             uint64_t word = pte_load(&table->ptes[i]);
@@ -148,7 +149,7 @@ bool age_due(struct machine *m)
 bool age_step(struct machine *m)
 {
     struct age_pass pass = {0};
-    uint32_t dense = 0;
+    uint32_t dense = 0, valid = 0;
     uint64_t consumed = atomic_load(&m->consumed);
 
     if (!age_due(m))
@@ -166,12 +167,16 @@ bool age_step(struct machine *m)
         while (pagetable_next_section(region->table, &n, end)) {
             dense += atomic_load_explicit(&region->table->sections[n].valid,
                                           memory_order_relaxed) >= (int32_t)TRIM_WORTH;
+            around_fade(m, &region->table->sections[n]);
             age_section(m, region, n++, &pass);
         }
     }
     sync_rwlock_unread(&m->sync, &m->regions_lock, SYNC_REGIONS);
-    for (unsigned age = 0; age <= PTE_AGE_MAX; age++)
+    for (unsigned age = 0; age <= PTE_AGE_MAX; age++) {
         atomic_store_explicit(&m->trimmer.ages[age], pass.ages[age], memory_order_relaxed);
+        valid += pass.ages[age];
+    }
+    around_learn(m, valid);
     m->trimmer.accessed = pass.accessed;
     atomic_store(&m->trimmer.dense, dense);
     atomic_store(&m->trimmer.aged_at, consumed);

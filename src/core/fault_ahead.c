@@ -60,6 +60,40 @@ static unsigned window_share(const struct machine *m, unsigned most)
     return most < share ? most : share;
 }
 
+/* The word of a page that could be mapped now, or one with BUSY where no page can. */
+static uint64_t look(const struct region *region, uintptr_t va)
+{
+    if (va < region->start || va >= region->end)
+        return PTE_BUSY;
+    return pte_load(pagetable_pte(region->table, va));
+}
+
+/* How many pages next to va, `most` at most, could be read with it by one request? */
+static unsigned adjoining(const struct region *region, uintptr_t va, int stride, unsigned most)
+{
+    uint32_t slot = pte_number(look(region, va));
+    unsigned pages = 0;
+
+    while (pages < most) {
+        uint64_t word = look(region, va + (pages + 1) * (uintptr_t)stride * PAGE_SIZE);
+
+        slot += (uint32_t)stride;
+        if ((word & (PTE_FORMAT | PTE_BUSY | PTE_BAD)) != PTE_PAGEFILE || pte_number(word) != slot)
+            break;
+        pages++;
+    }
+    return pages;
+}
+
+/* Of the group of the page at va those come with it that lie beside it in the pagefile too. */
+static void plan_around(const struct region *region, uintptr_t va, struct stream_plan *plan)
+{
+    unsigned place = (unsigned)(pagetable_index(region->table, va) % AROUND_PAGES);
+
+    plan->before = adjoining(region, va, -1, place);
+    plan->behind = adjoining(region, va, 1, AROUND_PAGES - 1 - place);
+}
+
 void plan_window(struct machine *m, const struct region *region, uintptr_t va, uint32_t thread,
                  bool touching, struct stream_plan *plan)
 {
@@ -74,12 +108,17 @@ void plan_window(struct machine *m, const struct region *region, uintptr_t va, u
         plan->window = most;
     if (advice == VMSM_SEQUENTIAL && plan->stride == 1 && plan->length < LARGE_AFTER && most > 1)
         plan->length = LARGE_AFTER;
+    if (!touching && plan->of_stream && plan->window == 1 && most >= AROUND_PAGES &&
+        around_dense(m, region->table, va))
+        plan_around(region, va, plan);
     note_passed(m, region, plan);
 }
 
 unsigned plan_run(const struct machine *m, const struct region *region, uintptr_t va,
                   const struct stream_plan *plan)
 {
+    if (plan->before + plan->behind > 0)
+        return plan->before + 1 + plan->behind;
     if (abs(plan->stride) != 1)
         return 1;
     return within_section(m, region, va, plan, plan->window < RUN_MAX ? plan->window : RUN_MAX);
@@ -112,14 +151,6 @@ static unsigned sections_ahead(const struct machine *m)
     unsigned sections = m->active_max / (SECTION_PAGES * LARGE_AHEAD_SHARE);
 
     return sections < LARGE_AHEAD_MAX ? sections : LARGE_AHEAD_MAX;
-}
-
-/* The word of a page that could be mapped now, or one with BUSY where no page can. */
-static uint64_t look(const struct region *region, uintptr_t va)
-{
-    if (va < region->start || va >= region->end)
-        return PTE_BUSY;
-    return pte_load(pagetable_pte(region->table, va));
 }
 
 /* Is the trimmed page not being written just now? A rescue makes the write worth nothing. */

@@ -348,6 +348,7 @@ enum fault_result fault_rescue(struct machine *m, struct fault_queue *queue, str
     if (result != FAULT_DONE)
         return result;
     count_rescue(m, from, started);
+    around_asked(region->table, va);
     plan_window(m, region, va, thread, false, &plan);
     window_read(m, queue, region, va, thread, &plan, 1);
     return FAULT_DONE;

@@ -102,10 +102,11 @@ static void limit_pieces(struct machine *m, struct fault *f, unsigned from)
         f->wanted -= low;
 }
 
-/* There is staging for `room` pages only: give up the others, and of page `from` last. */
+/* There is staging for `room` pages only: give up the others, and of page `from` and those before it
+ * last. */
 static void keep_pages(struct machine *m, struct fault *f, unsigned from, unsigned room)
 {
-    unsigned front = from >= room ? f->count - room : 0;
+    unsigned front = from >= room ? from + 1 - room : 0;
 
     give_up_pages(m, f, 0, front);
     give_up_pages(m, f, front + room, f->count);
@@ -155,15 +156,31 @@ static enum fault_result read_run(struct machine *m, struct fault_queue *queue, 
     return FAULT_PENDING;
 }
 
+/* Own the pages on both sides of va, which is BUSY by us, that are to come with it, `most` in all; as
+ * extend_run(). */
+static unsigned extend_around(struct machine *m, const struct region *region, uintptr_t va,
+                              const struct stream_plan *plan, unsigned most, uintptr_t *first)
+{
+    unsigned behind = plan->behind < most ? plan->behind : most - 1, before = plan->before;
+    unsigned got = extend_run(m, region, va, 1, 1 + behind, PTE_PAGEFILE, first);
+
+    most -= got;
+    if (before > most)
+        before = most;
+    return got - 1 + extend_run(m, region, va, -1, 1 + before, PTE_PAGEFILE, first);
+}
+
 enum fault_result fault_read_begin(struct machine *m, struct fault_queue *queue,
                                    struct region *region, uintptr_t va, uint64_t word,
                                    unsigned flags, uint32_t thread, uint64_t started)
 {
     struct stream_plan plan;
     struct fault *f;
-    unsigned rights;
+    unsigned rights, covered;
+    bool around;
 
     plan_window(m, region, va, thread, false, &plan);
+    around = plan.before + plan.behind > 0;
     if (goes_by_sections(&plan) && large_begins(m, region, va, plan.stride) && !(word & PTE_BAD)) {
         enum large_result result = large_read_begin(m, queue, region, va, flags, thread, started);
 
@@ -189,12 +206,14 @@ enum fault_result fault_read_begin(struct machine *m, struct fault_queue *queue,
     f->flags = flags;
     f->thread = thread;
     f->started = started;
-    f->count = extend_run(m, region, va, plan.stride, rights, PTE_PAGEFILE, &f->va);
+    around_asked(region->table, va);
+    f->count = around ? extend_around(m, region, va, &plan, rights, &f->va)
+                      : extend_run(m, region, va, plan.stride, rights, PTE_PAGEFILE, &f->va);
     f->wanted = (unsigned)((va - f->va) >> PAGE_SHIFT);
     if (read_run(m, queue, f, rights, f->wanted) != FAULT_PENDING)
         return FAULT_NO_FRAME;
-    window_read(m, queue, region, va, thread, &plan,
-                plan.stride > 0 ? f->count - f->wanted : f->wanted + 1);
+    covered = plan.stride > 0 ? f->count - f->wanted : f->wanted + 1;
+    window_read(m, queue, region, va, thread, &plan, around ? 1 : covered);
     return FAULT_PENDING;
 }
 

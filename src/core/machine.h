@@ -131,6 +131,13 @@ struct trimmer {
     bool refused;                           /* (t) a drop has been refused, and that is logged */
 };
 
+/* Where pages beside one that is asked for come with it: around.c. */
+struct around {
+    uint64_t asked;         /* (g) of all sections, in the ageing pass */
+    _Atomic uint32_t dense; /* (a) of 1024 pages, the part asked for from which on a section is
+                               dense; 0: not known yet */
+};
+
 /* Parts of the cache and of staging that are lent to Active frames: lend.c. */
 struct lending {
     uint32_t *numbers;        /* (c), what is there (t): the buffers that are lent */
@@ -199,6 +206,7 @@ struct machine {
     unsigned pool_count;                     /* (c) */
 
     struct larges large;                                                             /* (o) */
+    struct around around;                                                            /* (o) */
     struct trimmer trimmer;                                                          /* (o) */
     struct writer writer;                                                            /* (o) */
     struct worker trim_worker, age_worker, write_worker, refill_worker, zero_worker; /* (o) */
@@ -337,6 +345,18 @@ uint64_t age_trimmed(struct machine *m, uint64_t word);
 uint64_t age_returned(struct machine *m, uint64_t word, bool wanted);
 /* Make the pages of a range the oldest (advice, trim-behind). regions_lock held shared. */
 void age_range(struct machine *m, uintptr_t start, size_t length, unsigned age);
+
+/* around.c */
+#define AROUND_PAGES 16u /* side by side, that may come together */
+/* The page at va was asked for and was not there. */
+void around_asked(struct pagetable *table, uintptr_t va);
+/* Is it likely that pages beside the one at va, which is not there, will be asked for? */
+bool around_dense(const struct machine *m, const struct pagetable *table, uintptr_t va);
+/* Is it likely of the pages of the section itself? */
+bool around_section(const struct machine *m, const struct section *section);
+/* The ager's: for each section; and when it has seen all, of which so many pages are valid. */
+void around_fade(struct machine *m, struct section *section);
+void around_learn(struct machine *m, uint64_t valid);
 
 /* writer.c */
 int writer_init(struct machine *m);

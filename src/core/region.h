@@ -37,6 +37,7 @@ struct section {
     _Atomic uint32_t trimming; /* 1: a trimmer owns the right to protect, lift and drop here (a) */
     _Atomic uint64_t groups;   /* bit n: of pages 8n to 8n + 7 one may be valid (a) */
     _Atomic int32_t valid;   /* valid pages (a); lags the PTEs, but not while the gate is closed */
+    _Atomic uint32_t asked;  /* pages that were asked for and not there, fading: around.c (a) */
     _Atomic int32_t guarded; /* PROTECTED pages, and those about to be: at least so many (a) */
     _Atomic int32_t clean; /* pages trimmed unchanged, less what is to be charged for writes (a) */
     _Atomic uint8_t protect; /* dirty=auto: map pages from the pagefile protected; becomes 1 only */

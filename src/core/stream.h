@@ -87,6 +87,8 @@ struct streams {
 /* What a fault should map: va and the next ones, `stride` pages apart, `window` in all. */
 struct stream_plan {
     uint32_t window;
+    uint32_t before;     /* with a window of 1, pages before va that come with it, */
+    uint32_t behind;     /* and behind it: around.c */
     uint32_t length;     /* pages that the stream's windows have covered before */
     int32_t stride;      /* not 0 */
     bool of_stream;      /* one goes on, or begins, with va: stream_covered() is wanted */
