@@ -110,6 +110,28 @@ static bool thirds_hold(struct fixture *f, uintptr_t base, uint64_t generation)
     return right;
 }
 
+/* Where writes are seen, a page that changes has no slot any more; the clean ones beside such pages have
+ * not been hashed when they are written anew. */
+static void joined_protected(void)
+{
+    struct fixture f;
+    uintptr_t base;
+
+    set_up(&f, "workers:off,touch_window:1,read_window:1,dirty:protect");
+    base = map_pages(&f, 16);
+    put_all(&f, base, 16, 1);
+    page_out(&f);
+    is(wrong_of(&f, base, 16, 1), 0, "protected: a run is read back");
+    put(&f, base, 5, 2);
+    put_thirds(&f, base, 3);
+    trim_all(&f);
+    is(pages_at(&f, base, 16, 'm'), 16, "protected: where some have changed all are to be written");
+    page_out(&f);
+    ok(are_together(&f, base), "protected: so that they are one run");
+    ok(thirds_hold(&f, base, 3), "protected: and all are right");
+    tear_down(&f);
+}
+
 /* Clean pages in a run with changed ones: the changed ones go where they were; or all of it is written
  * anew if its slots are in too many places. */
 static void joined(const char *dirty)
@@ -392,6 +414,7 @@ int main(void)
 {
     joined("hash");
     joined("auto");
+    joined_protected();
     for (size_t i = 0; i < STAGES; i++) {
         oldest_first(stages[i]);
         verdicts(stages[i]);
