@@ -148,13 +148,20 @@ static void scarce_frames(void)
 /* Of a group that is in many places in the pagefile only the page itself comes. */
 static void scattered(void)
 {
+    uint32_t old[8];
     struct fixture f;
     uintptr_t base = set_up_pages(&f, "memory:8M,touch_window:1", SECTION, mapper_soft_open);
 
     for (size_t p = 480; p < 496; p += 2) {
+        old[(p - 480) / 2] = pte_number(word_at(&f, base, p));
         put(&f, base, p, 2);
+        trim_all(&f);
+        slot_release_deferred(f.m);
+        ok(pagefile_take_slot(f.m, old[(p - 480) / 2]), "page %zu cannot go where it was", p);
         page_out(&f);
     }
+    for (size_t i = 0; i < 8; i++)
+        pagefile_release(f.m, old[i]);
     for (unsigned pass = 0; pass < 4; pass++)
         age_pass(&f);
     ask(&f, base, 0, 110, 4);

@@ -77,6 +77,61 @@ static void together(void)
     tear_down(&f);
 }
 
+/* Changed pages are to go where they were, and that cannot be written: they go elsewhere. */
+static void bad_homes(void)
+{
+    struct fixture f;
+    uintptr_t base;
+    uint32_t home;
+
+    set_up(&f, "write_batch:16,touch_window:1,read_window:1");
+    base = map_pages(&f, 16);
+    put_all(&f, base, 16, 1);
+    page_out(&f);
+    home = pte_number(word_at(&f, base, 0));
+    is(wrong_of(&f, base, 16, 1), 0, "sixteen pages are read back");
+    put_all(&f, base, 16, 2);
+    trim_all(&f);
+    is(frame_at(&f, base, 4)->home, home + 4, "changed, they are to go where they were");
+    f.store->bad_slot = home + 4;
+    write_all(&f);
+    is(pages_at(&f, base, 16, 's'), 16, "all are written");
+    ok(frame_at(&f, base, 4)->slot != home + 4, "but the one whose slot cannot be is elsewhere");
+    is(frame_at(&f, base, 4)->home, 0, "and is not to go there again");
+    is(counted(&f, COUNTER_write_errors), 1, "one page failed once");
+    page_out(&f);
+    is(wrong_of(&f, base, 16, 2), 0, "all are right");
+    tear_down(&f);
+}
+
+/* Where slots are scarce, unchanged pages give theirs up when they are read. */
+static void scarce_slots(void)
+{
+    uint32_t taken[256], first;
+    struct fixture f;
+    unsigned n = 0;
+    uintptr_t base;
+
+    set_up(&f, "pagefile_size:1M,write_batch:8,touch_window:1,read_window:1");
+    base = map_pages(&f, 16);
+    put_all(&f, base, 16, 1);
+    page_out(&f);
+    ok(pagefile_has_plenty(f.m) && holds(&f, base, 0, 1), "with many slots free a page is read");
+    ok(frame_at(&f, base, 0)->slot != 0, "and keeps its slot");
+    while (n < 256 && pagefile_take(f.m, 1, false, &first) == 1)
+        taken[n++] = first;
+    for (unsigned i = 0; i < 7; i++)
+        pagefile_release(f.m, taken[--n]);
+    ok(!pagefile_has_plenty(f.m) && holds(&f, base, 1, 1), "with fewer than a batch another is");
+    is(frame_at(&f, base, 1)->slot, 0, "and gives its slot up");
+    slot_release_deferred(f.m);
+    ok(pagefile_has_plenty(f.m) && holds(&f, base, 2, 1), "now there are enough");
+    ok(frame_at(&f, base, 2)->slot != 0, "and the next keeps its own");
+    while (n > 0)
+        pagefile_release(f.m, taken[--n]);
+    tear_down(&f);
+}
+
 static void in_flight(void)
 {
     struct fixture f;
@@ -224,7 +279,7 @@ static void no_slots(const char *stage, const char *workers)
  * another, go on being written, to slots that others have given back. */
 static void full_disk(const char *stage)
 {
-    uint32_t taken, wrong = 0;
+    uint32_t taken = 0, wrong = 0;
     struct fixture f;
     uintptr_t base;
     char conf[100];
@@ -236,7 +291,11 @@ static void full_disk(const char *stage)
     base = map_pages(&f, 128);
     put_all(&f, base, 128, 1);
     page_out(&f);
-    taken = (uint32_t)atomic_load(&f.m->pagefile.slots.cursor);
+    for (size_t p = 0; p < 128; p++) {
+        uint32_t slot = pte_number(word_at(&f, base, p));
+
+        taken = slot >= taken ? slot + 1 : taken;
+    }
     ok(taken > 128, "%s: 128 pages have been written", stage);
     f.store->full_from = taken;
     for (uint64_t generation = 2; generation < 6; generation++) {
@@ -269,6 +328,8 @@ int main(void)
     sorted();
     together();
     in_flight();
+    bad_homes();
+    scarce_slots();
     for (size_t i = 0; i < STAGES; i++) {
         bad_slot(stages[i]);
         all_fail(stages[i], "off", -EIO);

@@ -129,6 +129,8 @@ static int try_manager(struct run_settings *s)
     error = vmsm_create_tuned(&manager, &t);
     if (error == -EPERM && t.kernel_faults) {
         t.kernel_faults = s->tunables.kernel_faults = false;
+        if (t.trap == TRAP_AUTO)
+            t.trap = TRAP_SIGBUS;
         error = vmsm_create_tuned(&manager, &t);
         if (error == 0)
             fprintf(stderr, "vmsm run: " UNPRIVILEGED "\n");

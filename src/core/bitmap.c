@@ -24,6 +24,7 @@ int bitmap_init(struct bitmap *map, const struct platform *platform, struct sync
     atomic_init(&map->limit, limit);
     atomic_init(&map->used, 0);
     atomic_init(&map->cursor, 0);
+    atomic_init(&map->near, 0);
     map->words = platform->reserve(map->capacity / 8);
     map->block_used = platform->reserve(blocks * sizeof(*map->block_used));
     if (map->words != NULL && map->block_used != NULL)
@@ -218,7 +219,7 @@ unsigned bitmap_take_near(struct bitmap *map, uint64_t end, unsigned want, uint6
 {
     for (;;) {
         uint64_t limit = atomic_load(&map->limit), best = 0, to;
-        uint64_t bit = atomic_load_explicit(&map->cursor, memory_order_relaxed);
+        uint64_t bit = atomic_load_explicit(&map->near, memory_order_relaxed);
         unsigned length = 0, got;
 
         if (limit > end)
@@ -234,7 +235,7 @@ unsigned bitmap_take_near(struct bitmap *map, uint64_t end, unsigned want, uint6
         if (length == 0)
             return 0;
         got = take_exact(map, best, length);
-        atomic_store_explicit(&map->cursor, best + got, memory_order_relaxed);
+        atomic_store_explicit(&map->near, best + got, memory_order_relaxed);
         if (got > 0) {
             *first = best;
             return got;

@@ -32,6 +32,7 @@ struct bitmap {
     _Atomic uint64_t limit;      /* bits that may be taken: [0, limit); grows (a) */
     _Atomic uint64_t used;       /* taken bits (a) */
     _Atomic uint64_t cursor;     /* where the last take ended; a hint (a) */
+    _Atomic uint64_t near;       /* the same for bitmap_take_near() (a) */
 };
 /* (a) atomic */
 

@@ -343,7 +343,9 @@ static unsigned read_map(struct machine *m, struct fault *f, unsigned from, unsi
 {
     bool written = f->flags & FAULT_WRITE && f->wanted >= from && f->wanted < to;
     uintptr_t va = f->va + from * PAGE_SIZE;
-    bool protect = !written && protect_begin(m, f->table, va, to - from);
+    bool keeps = pagefile_has_plenty(m);
+    bool protect = !written && keeps && protect_begin(m, f->table, va, to - from);
+    bool keep = keeps && (protect || m->tunables.dirty != DIRTY_PROTECT);
     unsigned done = 0;
 
     m->mapper->ops->map(m->mapper, va, to - from, f->frames + from, f->content + from,
@@ -353,7 +355,6 @@ static unsigned read_map(struct machine *m, struct fault *f, unsigned from, unsi
     section_add_valid(f->table, va, done);
     for (unsigned i = from; i < from + done; i++) {
         uintptr_t at = f->va + i * PAGE_SIZE;
-        bool keep = m->tunables.preserve && (protect || m->tunables.dirty != DIRTY_PROTECT);
 
         frame_attach(m, f->frames[i], pagetable_pte(f->table, at), at, keep ? f->slots[i] : 0);
         pte_release(m, pagetable_pte(f->table, at), at,

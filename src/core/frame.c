@@ -146,6 +146,12 @@ bool frame_reserve_rescue(struct machine *m)
     return false;
 }
 
+void frame_overdraw(struct machine *m, unsigned count)
+{
+    sync_yield(&m->sync, SYNC_AT_ATOMIC);
+    atomic_fetch_sub(&m->available, count);
+}
+
 void frame_unreserve(struct machine *m, unsigned count)
 {
     give_rights(m, &m->available, count);

@@ -17,7 +17,8 @@
 #define IDLE_PASSES 4u                /* of ageing without a section: none are expected any more */
 #define KEEP_SHARE 32u /* one part of memory in so many is kept for sections to come */
 #define WRITE_AGAIN_NS UINT64_C(1000000000)
-#define TRIMS_MAX 4u /* sections that are on their way out at a time */
+#define TRIMS_MAX 4u /* sections that are on their way out at a time; */
+#define AHEAD_MAX ((TRIMS_MAX - 1) * SECTION_PAGES) /* more are not asked for in advance */
 
 /* ---- buffers ---- */
 
@@ -519,7 +520,7 @@ void large_read_finish(struct machine *m, struct fault_queue *queue, struct faul
 {
     struct large *l = f->large;
     struct pagetable *table = l->table;
-    bool preserve = m->tunables.preserve, good = verify(m, f), waited;
+    bool preserve = pagefile_has_plenty(m), good = verify(m, f), waited;
     uintptr_t at;
     unsigned done = 0;
 
@@ -588,11 +589,12 @@ unsigned large_leaving(const struct machine *m)
 uint64_t large_ahead(struct machine *m, uint64_t rate)
 {
     uint64_t leave_us = atomic_load_explicit(&m->large.leave_ns, memory_order_relaxed) / 1000;
-    uint64_t touched_at = atomic_load_explicit(&m->large.touched_at, memory_order_relaxed);
+    uint64_t touched_at = atomic_load_explicit(&m->large.touched_at, memory_order_relaxed), ahead;
 
     if (touched_at == 0 || sync_now(&m->sync) - touched_at > FILLING_NS)
         return 0;
-    return rate * leave_us / 1000000;
+    ahead = rate * leave_us / 1000000;
+    return ahead < AHEAD_MAX ? ahead : AHEAD_MAX;
 }
 
 /* A section has left, after so long. (If trimmer and writer do this at once, one is forgotten.) */
@@ -631,9 +633,12 @@ static void no_longer_pending(struct machine *m)
 /* The content of the section is in the buffer, and is put back. */
 static void put_back(struct machine *m, struct large *l)
 {
-    unsigned done = 0;
+    unsigned done = 0, copies;
     bool large = m->mapper->ops->large_map(m->mapper, l->va, number_of(m, l), &done);
 
+    /* What cannot be moved is there twice until the buffer is given up. */
+    copies = SECTION_PAGES - done;
+    frame_overdraw(m, copies);
     for (unsigned n = 0; done < SECTION_PAGES; done += n) {
         void *content[RUN_MAX];
         char *at =
@@ -656,6 +661,7 @@ static void put_back(struct machine *m, struct large *l)
     }
     count(m, COUNTER_pages_trim_undone, SECTION_PAGES);
     large_put(m, l);
+    frame_unreserve(m, copies);
     no_longer_pending(m);
 }
 
@@ -793,6 +799,16 @@ not_taken:
 not_owned:
     large_put(m, l);
     return false;
+}
+
+bool large_call_back(struct machine *m, struct large *l)
+{
+    uintptr_t at;
+
+    if (!wanted(l, &at))
+        return false;
+    put_back(m, l);
+    return true;
 }
 
 void large_write_begin(struct machine *m, struct large *l)

@@ -125,6 +125,8 @@ uint64_t large_ahead(struct machine *m, uint64_t rate);
 /* For the writer. The next section that waits to be written, or NULL. */
 struct large *large_to_write(struct machine *m);
 bool large_waits(const struct machine *m);
+/* Has somebody asked for a page of it? Then it is put back, and ours no more. */
+bool large_call_back(struct machine *m, struct large *l);
 /* Requests for its pages, at most FAULT_PIECES, which write l->slots from its buffer, or read them into
  * it. Returns how many, or 0: the slots are in too many places. */
 unsigned large_pieces(struct machine *m, const struct large *l, bool write, void *owner,

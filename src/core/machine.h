@@ -106,6 +106,7 @@ struct writer {
     unsigned batch_pages;           /* (c) most pages in one */
     char *buffer;                   /* (w) staging: write_depth * batch_pages pages */
     unsigned in_flight;             /* (w) batches */
+    bool small_next;                /* (w) the last to be written was a section, if both wait */
     struct sync_event idle;         /* in_flight has become 0 */
     unsigned failures;              /* (w) pages that failed alone since a write last succeeded */
     _Atomic uint64_t tried_at;      /* (a) ns: when a batch was last begun */

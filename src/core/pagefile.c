@@ -171,6 +171,15 @@ void pagefile_uncommit(struct machine *m, uint64_t pages)
     sync_mutex_unlock(&m->sync, &pf->commit_lock, SYNC_COMMIT);
 }
 
+bool pagefile_has_plenty(const struct machine *m)
+{
+    const struct bitmap *slots = &m->pagefile.slots;
+    uint64_t used = atomic_load_explicit(&slots->used, memory_order_relaxed);
+
+    return m->tunables.preserve && used + m->writer.batch_pages <=
+                                       atomic_load_explicit(&slots->limit, memory_order_relaxed);
+}
+
 unsigned pagefile_take(struct machine *m, unsigned want, bool together, uint32_t *first)
 {
     struct pagefile *pf = &m->pagefile;
@@ -246,13 +255,16 @@ unsigned pagefile_reclaim(struct machine *m, unsigned want)
     unsigned got = 0;
 
     sync_rwlock_read(&m->sync, &m->regions_lock, SYNC_REGIONS);
-    for (uint32_t n = 0; n < m->frame_count && got < want; n++) {
+    /* From where the last search ended: what is before that has been looked at longest ago. */
+    for (uint32_t looked = 0; looked < m->frame_count && got < want; looked++) {
+        uint32_t n = m->pagefile.reclaim_at;
         struct frame *frame = &m->frames[n];
         const struct region *region = NULL;
         pte_t *pte = NULL;
         uint64_t word;
         uint32_t slot;
 
+        m->pagefile.reclaim_at = n + 1 < m->frame_count ? n + 1 : 0;
         /* The lock keeps pte from changing, and with it the page table alive. */
         sync_mutex_lock(&m->sync, &frame->lock, SYNC_FRAME);
         if (frame->state == FRAME_ACTIVE) {

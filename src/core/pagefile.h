@@ -34,9 +34,10 @@ struct pagefile {
     _Atomic uint64_t bad;   /* slots withdrawn */
 
     /* A file that was not preallocated gets a slot's blocks when it is first written, and keeps
-     * them. On a full disk such slots can still be written. Both belong to who runs the writer. */
+     * them. On a full disk such slots can still be written. These belong to who runs the writer. */
     uint64_t written_end; /* slots from here on were never written */
     bool disk_full;       /* a write has found no room, and none beyond written_end has since */
+    uint32_t reclaim_at;  /* the frame where pagefile_reclaim() goes on */
 
     struct sync_mutex commit_lock; /* guards the three below and store growth */
     uint64_t commit;               /* pages promised */
@@ -57,6 +58,9 @@ int pagefile_commit(struct machine *m, uint64_t pages);
 void pagefile_uncommit(struct machine *m, uint64_t pages);
 uint64_t pagefile_commit_limit(const struct machine *m);
 
+/* May unchanged pages keep their slots? Not where there are hardly enough for the next that are written:
+ * the writer would have to look for the slots that valid pages have, again and again. */
+bool pagefile_has_plenty(const struct machine *m);
 /* Take a run of at most want slots; 0 when there are none. Together: it is worth looking for one that
  * is as long. While the disk is full, those first that may have blocks. For the writer. */
 unsigned pagefile_take(struct machine *m, unsigned want, bool together, uint32_t *first);

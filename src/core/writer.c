@@ -169,10 +169,14 @@ static unsigned collect(struct machine *m, struct write_batch *b)
         struct frame *frame = &m->frames[b->frames[i]];
 
         sync_mutex_lock(&m->sync, &frame->lock, SYNC_FRAME);
-        b->items[i] = (struct write_item){.frame = b->frames[i],
-                                          .va = frame->va,
-                                          .home = frame->home,
-                                          .priority = frame->priority};
+        b->items[i] = (struct write_item){
+            .frame = b->frames[i], .va = frame->va, .priority = frame->priority};
+        /* It may have been rescued, and is its page's again. A home that cannot be written is not
+         * tried twice. */
+        if (frame->state == FRAME_WRITING) {
+            b->items[i].home = frame->home;
+            frame->home = 0;
+        }
         sync_mutex_unlock(&m->sync, &frame->lock, SYNC_FRAME);
     }
     atomic_fetch_add(&m->writing, b->count);
@@ -251,8 +255,10 @@ static void send(struct machine *m, struct write_batch *b)
     m->pagefile.store->ops->submit(m->writer.queue, ios, b->pieces);
 }
 
-/* A run of up to `want` slots, if need be of those that valid pages own beside their frames. */
-static unsigned take_run(struct machine *m, unsigned want, bool together, uint32_t *first)
+/* A run of up to `want` slots, if need be of those that valid pages own beside their frames: then of
+ * `rest` of them, which are needed in all, since looking for them is dear. */
+static unsigned take_run(struct machine *m, unsigned want, unsigned rest, bool together,
+                         uint32_t *first)
 {
     unsigned run = pagefile_take(m, want, together, first);
 
@@ -260,7 +266,7 @@ static unsigned take_run(struct machine *m, unsigned want, bool together, uint32
         slot_release_deferred(m);
         run = pagefile_take(m, want, together, first);
     }
-    if (run == 0 && pagefile_reclaim(m, want) > 0) {
+    if (run == 0 && pagefile_reclaim(m, rest) > 0) {
         slot_release_deferred(m);
         run = pagefile_take(m, want, together, first);
     }
@@ -312,7 +318,7 @@ static unsigned take_slots(struct machine *m, struct write_batch *b)
         while (!together && got + want < b->count && b->items[got + want].home == 0 &&
                neighbours(b, got + want) < TOGETHER_LEAST)
             want++;
-        run = take_run(m, want, together, &first);
+        run = take_run(m, want, b->count - got, together, &first);
         if (run == 0)
             break;
         for (unsigned i = 0; i < run; i++)
@@ -329,6 +335,7 @@ static bool write_begin(struct machine *m, struct write_batch *b)
     slot_release_deferred(m);
     if (collect(m, b) == 0)
         return false;
+    slot_release_deferred(m); /* homes, too */
     with_slot = take_slots(m, b);
     put_back(m, b, with_slot);
     /* A batch under way may give slots back; without a fault that waits there is time. */
@@ -360,9 +367,11 @@ static void write_begin_large(struct machine *m, struct write_batch *b, struct l
 {
     unsigned got = 0;
 
+    if (large_call_back(m, l))
+        return;
     while (got < SECTION_PAGES) {
         uint32_t first;
-        unsigned run = take_run(m, SECTION_PAGES - got, false, &first);
+        unsigned run = take_run(m, SECTION_PAGES - got, SECTION_PAGES - got, false, &first);
 
         if (run == 0)
             break;
@@ -587,42 +596,46 @@ static bool pressed(struct machine *m)
     return stock < most / 8 + 2 || atomic_load(&m->waiting) > 0;
 }
 
-bool writer_needed(struct machine *m)
+/* Are there small pages to be written? */
+static bool small_needed(struct machine *m)
 {
     uint32_t modified = list_count(m, LIST_MODIFIED);
 
-    if (large_waits(m))
-        return true;
     if (modified == 0 || (atomic_load(&m->writer.failing_since) != 0 &&
                           sync_now(&m->sync) - atomic_load(&m->writer.tried_at) < RETRY_NS))
         return false;
     return modified >= m->writer.batch_pages || pressed(m);
 }
 
+bool writer_needed(struct machine *m)
+{
+    return large_waits(m) || small_needed(m);
+}
+
 bool writer_step(struct machine *m)
 {
-    struct write_batch *b;
-    unsigned before;
-
-    /* Its pages are BUSY: it goes first. */
-    if (write_large(m)) {
-        reap(m, false);
-        machine_balance(m, &m->write_worker);
-        return true;
-    }
-    b = free_batch(m);
-    before = m->writer.in_flight;
-
+    struct write_batch *b = free_batch(m);
+    unsigned before = m->writer.in_flight;
     /* Who wants the gate waits for faults that are inside, and those may wait for a write. */
-    if (b != NULL && writer_needed(m) &&
-        (!atomic_load(&m->gate_closing) || atomic_load(&m->waiting) > 0)) {
+    bool small = b != NULL && small_needed(m) &&
+                 (!atomic_load(&m->gate_closing) || atomic_load(&m->waiting) > 0);
+
+    /* The pages of sections are BUSY: these go first. But where some wait all the time, they take turns. */
+    if (small && (m->writer.small_next || !large_waits(m))) {
         atomic_store(&m->writer.tried_at, sync_now(&m->sync));
+        m->writer.small_next = false;
         if (write_begin(m, b)) {
             worker_pause(m);
             if (reap(m, false))
                 machine_balance(m, &m->write_worker);
             return true;
         }
+    }
+    if (write_large(m)) {
+        m->writer.small_next = true;
+        reap(m, false);
+        machine_balance(m, &m->write_worker);
+        return true;
     }
     if (before == 0)
         return false;

@@ -437,6 +437,16 @@ static void check_rights(void)
     _exit(125);
 }
 
+/* Guarded, SIGBUS costs nothing more, and its faults cost less. But a thread that a library has made may
+ * have it blocked. */
+static enum tunable_trap choose_trap(void)
+{
+    struct stat st;
+    bool alone = stat("/proc/self/task", &st) == 0 && st.st_nlink <= 3; /* one, `.` and `..` */
+
+    return !settings.kernel_faults && alone ? TRAP_SIGBUS : TRAP_THREAD;
+}
+
 /*
  * After the log (core/error.c, 101). The loader initializes a preloaded library after those that
  * the program was linked with, whose constructors may have allocated, made threads and forked by
@@ -475,8 +485,8 @@ __attribute__((constructor(102))) static void start(void)
         return;
     }
     check_rights();
-    if (settings.trap == TRAP_AUTO) /* guarded, it costs nothing more, and its faults less */
-        settings.trap = settings.kernel_faults ? TRAP_THREAD : TRAP_SIGBUS;
+    if (settings.trap == TRAP_AUTO)
+        settings.trap = choose_trap();
     sigbus = settings.trap == TRAP_SIGBUS;
     filter_install();
     thread_start();
