@@ -188,6 +188,109 @@ static void young(void)
     tear_down(&f);
 }
 
+/* Only the section itself tells, once it has been asked for as many pages as it has groups. */
+static void beside(void)
+{
+    struct fixture f;
+    uintptr_t base = set_up_pages(&f, "memory:8M,touch_window:1", 2 * SECTION, mapper_soft_open);
+
+    ask(&f, base + SECTION * PAGE, 0, 31, 4);
+    ask(&f, base, 0, 110, 4);
+    is(group_of(&f, base + SECTION * PAGE, 200), GROUP, "who is beside goes by its neighbour");
+    is(group_of(&f, base + SECTION * PAGE, 300), 1, "but not when enough is known of it");
+    tear_down(&f);
+}
+
+/* Who asks for whole ranges says nothing of what is beside them. */
+static void explicitly(void)
+{
+    struct fixture f;
+    uintptr_t base = set_up_pages(&f, "memory:8M,touch_window:1", SECTION, mapper_soft_open);
+
+    for (size_t p = 0; p < 440; p += 4) {
+        struct iovec range = {.iov_base = (void *)(base + p * PAGE), .iov_len = PAGE};
+
+        is(machine_prefault(f.m, &range, 1), 0, "page %zu is prefaulted", p);
+    }
+    is(group_of(&f, base, 488), 1, "pages that were prefaulted are not counted");
+    tear_down(&f);
+}
+
+/* A section that has been asked for many more pages than it has keeps half of them only. */
+static void often(void)
+{
+    struct fixture f;
+    uintptr_t base = set_up_pages(&f, "memory:8M,touch_window:1", SECTION, mapper_soft_open);
+    struct section *section = pagetable_section(f.m->regions[0]->table, base);
+
+    atomic_store(&section->asked, 100000);
+    age_pass(&f);
+    is(atomic_load(&section->asked), SECTION / 2, "what was asked for long ago is forgotten");
+    tear_down(&f);
+}
+
+static void off(void)
+{
+    struct fixture f;
+    uintptr_t base =
+        set_up_pages(&f, "memory:8M,touch_window:1,around:0", SECTION, mapper_soft_open);
+
+    ask(&f, base, 0, 110, 4);
+    is(group_of(&f, base, 488), 1, "it can be switched off");
+    tear_down(&f);
+}
+
+/* All is dense. Read `pages` of each of the streams, which take turns. Returns the faults it took. */
+static uint64_t scan(size_t streams, size_t pages, int stride, const char *conf)
+{
+    struct fixture f;
+    size_t sections = (streams * pages + SECTION - 1) / SECTION;
+    uintptr_t base = set_up_pages(&f, conf, streams * pages, mapper_soft_open);
+    uint64_t faults = 0;
+
+    atomic_store(&f.m->around.dense_from, 1);
+    for (size_t n = 0; n < sections; n++)
+        atomic_store(&pagetable_section(f.m->regions[0]->table, base + n * SECTION * PAGE)->asked,
+                     SECTION);
+    for (size_t i = 0; i < pages; i++) {
+        for (size_t s = 0; s < streams; s++) {
+            size_t page = s * pages + (stride > 0 ? i : pages - 1 - i);
+
+            if (where(&f, base, page) == 'a')
+                continue;
+            fault_at(&f, base, page, 7);
+            faults++;
+        }
+    }
+    is(wrong_of(&f, base, streams * pages, 1), 0, "all is right");
+    tear_down(&f);
+    return faults;
+}
+
+/* Streams are seen where pages come around as they are elsewhere. */
+static void streams(void)
+{
+    static const struct {
+        size_t streams, pages;
+        int stride;
+        const char *what;
+    } cases[] = {{1, 2048, 1, "a scan"},
+                 {1, 2048, -1, "one that goes backward"},
+                 {2, 1019, 1, "two that take turns"},
+                 {2, 1019, -1, "and go backward"},
+                 {3, 701, 1, "three that take turns"}};
+
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+        uint64_t faults =
+            scan(cases[i].streams, cases[i].pages, cases[i].stride, "memory:64M,touch_window:1");
+        uint64_t without = scan(cases[i].streams, cases[i].pages, cases[i].stride,
+                                "memory:64M,touch_window:1,around:0");
+
+        ok(faults <= without + cases[i].streams, "%s: %llu faults, %llu where none come around",
+           cases[i].what, (unsigned long long)faults, (unsigned long long)without);
+    }
+}
+
 int main(void)
 {
     dense();
@@ -197,5 +300,10 @@ int main(void)
     scarce_frames();
     scattered();
     young();
+    beside();
+    explicitly();
+    often();
+    off();
+    streams();
     return done_testing();
 }

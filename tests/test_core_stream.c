@@ -14,7 +14,7 @@ static struct stream_plan step(struct fixture *f, size_t p, uint32_t thread, uns
     struct stream_plan plan;
 
     stream_plan(f->m, BASE + p * PAGE, thread, false, most, &plan);
-    stream_covered(f->m, BASE + p * PAGE, thread, plan.window,
+    stream_covered(f->m, BASE + p * PAGE, thread, plan.window, BASE + p * PAGE,
                    BASE + p * PAGE + plan.window * (uintptr_t)plan.stride * PAGE);
     return plan;
 }
@@ -172,7 +172,8 @@ static void passed_over(struct fixture *f)
 
     for (size_t i = 0; i < 3; i++) {
         stream_plan(f->m, BASE + (p + i) * PAGE, 9, false, 32, &plan);
-        stream_covered(f->m, BASE + (p + i) * PAGE, 9, 1, BASE + (p + i + (i < 2 ? 40 : 1)) * PAGE);
+        stream_covered(f->m, BASE + (p + i) * PAGE, 9, 1, BASE + (p + i) * PAGE,
+                       BASE + (p + i + (i < 2 ? 40 : 1)) * PAGE);
     }
     ok(plan.stride == 1 && plan.window == 4, "three pages that fit no stream are one");
     for (p += 3; p < 7001000; p += plan.window) {

@@ -111,7 +111,7 @@ static void age_section(struct machine *m, const struct region *region, size_t n
     const struct pagetable *table = region->table;
     size_t first = n * SECTION_PAGES, last = first + SECTION_PAGES, stop;
     size_t low = pagetable_index(table, region->start), high = pagetable_index(table, region->end);
-    bool dense = m->mapper->in_place && around_section(m, &table->sections[n]);
+    bool dense = m->mapper->in_place && around_is_dense(m, &table->sections[n]);
     size_t looked_to = 0;
     bool lively = false;
 

@@ -68,10 +68,10 @@ static uint64_t look(const struct region *region, uintptr_t va)
     return pte_load(pagetable_pte(region->table, va));
 }
 
-/* How many pages next to va, `most` at most, could be read with it by one request? */
-static unsigned adjoining(const struct region *region, uintptr_t va, int stride, unsigned most)
+/* How many pages next to va, `most` at most, could be read with it, which is in `slot`, by one request? */
+static unsigned adjoining(const struct region *region, uintptr_t va, uint32_t slot, int stride,
+                          unsigned most)
 {
-    uint32_t slot = pte_number(look(region, va));
     unsigned pages = 0;
 
     while (pages < most) {
@@ -83,15 +83,6 @@ static unsigned adjoining(const struct region *region, uintptr_t va, int stride,
         pages++;
     }
     return pages;
-}
-
-/* Of the group of the page at va those come with it that lie beside it in the pagefile too. */
-static void plan_around(const struct region *region, uintptr_t va, struct stream_plan *plan)
-{
-    unsigned place = (unsigned)(pagetable_index(region->table, va) % AROUND_PAGES);
-
-    plan->before = adjoining(region, va, -1, place);
-    plan->behind = adjoining(region, va, 1, AROUND_PAGES - 1 - place);
 }
 
 void plan_window(struct machine *m, const struct region *region, uintptr_t va, uint32_t thread,
@@ -108,16 +99,27 @@ void plan_window(struct machine *m, const struct region *region, uintptr_t va, u
         plan->window = most;
     if (advice == VMSM_SEQUENTIAL && plan->stride == 1 && plan->length < LARGE_AFTER && most > 1)
         plan->length = LARGE_AFTER;
-    if (!touching && plan->of_stream && plan->window == 1 && most >= AROUND_PAGES &&
-        around_dense(m, region->table, va))
-        plan_around(region, va, plan);
     note_passed(m, region, plan);
+}
+
+void plan_around(const struct machine *m, const struct region *region, uintptr_t va, uint32_t slot,
+                 struct stream_plan *plan)
+{
+    unsigned group = (unsigned)m->tunables.around, place;
+
+    if (!plan->of_stream || plan->window > 1 || plan->stride != 1 || group == 0 ||
+        window_share(m, (unsigned)m->tunables.read_window) < group ||
+        !around_brings(m, region->table, va))
+        return;
+    place = (unsigned)(pagetable_index(region->table, va) % group);
+    plan->before = adjoining(region, va, slot, -1, place);
+    plan->behind = adjoining(region, va, slot, 1, group - 1 - place);
 }
 
 unsigned plan_run(const struct machine *m, const struct region *region, uintptr_t va,
                   const struct stream_plan *plan)
 {
-    if (plan->before + plan->behind > 0)
+    if (is_around(plan))
         return plan->before + 1 + plan->behind;
     if (abs(plan->stride) != 1)
         return 1;
@@ -212,12 +214,12 @@ void window_read(struct machine *m, struct fault_queue *queue, struct region *re
     }
     if (!plan->of_stream)
         return;
-    next = va + covered * step;
+    next = va + (covered + plan->behind) * step;
     while (skipped < SKIP_MAX && (look(region, next) & PTE_VALID)) {
         next += step;
         skipped++;
     }
-    stream_covered(m, va, thread, covered, next);
+    stream_covered(m, va, thread, covered, va - plan->before * PAGE_SIZE, next);
 }
 
 void window_go_on(struct machine *m, struct fault_queue *queue, uintptr_t va, uint32_t thread)

@@ -198,7 +198,7 @@ static enum large_result touch_large(struct machine *m, struct region *region, u
     if (result != LARGE_DONE)
         return result;
     if (plan->of_stream)
-        stream_covered(m, va, thread, pages, va + pages * (uintptr_t)plan->stride * PAGE_SIZE);
+        stream_covered(m, va, thread, pages, va, va + pages * (uintptr_t)plan->stride * PAGE_SIZE);
     count(m, COUNTER_faults_first_touch, 1);
     fault_timed(m, FAULT_KIND_FIRST_TOUCH, started);
     return LARGE_DONE;
@@ -231,7 +231,7 @@ enum fault_result fault_touch(struct machine *m, struct region *region, uintptr_
     if (done == pages)
         done += touch_ahead(m, region, va, &plan, done);
     if (plan.of_stream)
-        stream_covered(m, va, thread, done, va + done * (uintptr_t)plan.stride * PAGE_SIZE);
+        stream_covered(m, va, thread, done, va, va + done * (uintptr_t)plan.stride * PAGE_SIZE);
     count(m, COUNTER_faults_first_touch, 1);
     fault_timed(m, FAULT_KIND_FIRST_TOUCH, started);
     return FAULT_DONE;
@@ -348,7 +348,7 @@ enum fault_result fault_rescue(struct machine *m, struct fault_queue *queue, str
     if (result != FAULT_DONE)
         return result;
     count_rescue(m, from, started);
-    around_asked(region->table, va);
+    around_asked(region->table, va, flags);
     plan_window(m, region, va, thread, false, &plan);
     window_read(m, queue, region, va, thread, &plan, 1);
     return FAULT_DONE;

@@ -177,10 +177,8 @@ enum fault_result fault_read_begin(struct machine *m, struct fault_queue *queue,
     struct stream_plan plan;
     struct fault *f;
     unsigned rights, covered;
-    bool around;
 
     plan_window(m, region, va, thread, false, &plan);
-    around = plan.before + plan.behind > 0;
     if (goes_by_sections(&plan) && large_begins(m, region, va, plan.stride) && !(word & PTE_BAD)) {
         enum large_result result = large_read_begin(m, queue, region, va, flags, thread, started);
 
@@ -192,6 +190,7 @@ enum fault_result fault_read_begin(struct machine *m, struct fault_queue *queue,
             return FAULT_PENDING;
         }
     }
+    plan_around(m, region, va, pte_number(word), &plan);
     rights = frame_reserve(m, plan_run(m, region, va, &plan));
     if (rights == 0)
         return FAULT_NO_FRAME;
@@ -206,14 +205,20 @@ enum fault_result fault_read_begin(struct machine *m, struct fault_queue *queue,
     f->flags = flags;
     f->thread = thread;
     f->started = started;
-    around_asked(region->table, va);
-    f->count = around ? extend_around(m, region, va, &plan, rights, &f->va)
-                      : extend_run(m, region, va, plan.stride, rights, PTE_PAGEFILE, &f->va);
+    f->count = is_around(&plan)
+                   ? extend_around(m, region, va, &plan, rights, &f->va)
+                   : extend_run(m, region, va, plan.stride, rights, PTE_PAGEFILE, &f->va);
     f->wanted = (unsigned)((va - f->va) >> PAGE_SHIFT);
     if (read_run(m, queue, f, rights, f->wanted) != FAULT_PENDING)
         return FAULT_NO_FRAME;
+    around_asked(region->table, va, flags);
     covered = plan.stride > 0 ? f->count - f->wanted : f->wanted + 1;
-    window_read(m, queue, region, va, thread, &plan, around ? 1 : covered);
+    if (is_around(&plan)) {
+        plan.before = f->wanted;
+        plan.behind = f->count - f->wanted - 1;
+        covered = 1;
+    }
+    window_read(m, queue, region, va, thread, &plan, covered);
     return FAULT_PENDING;
 }
 

@@ -134,9 +134,9 @@ struct trimmer {
 
 /* Where pages beside one that is asked for come with it: around.c. */
 struct around {
-    uint64_t asked;         /* (g) of all sections, in the ageing pass */
-    _Atomic uint32_t dense; /* (a) of 1024 pages, the part asked for from which on a section is
-                               dense; 0: not known yet */
+    uint64_t asked;              /* (g) of all sections, in the ageing pass */
+    _Atomic uint32_t dense_from; /* (a) of 1024 pages, the part asked for from which on a section is
+                                    dense; 0: not known yet */
 };
 
 /* Parts of the cache and of staging that are lent to Active frames: lend.c. */
@@ -348,13 +348,12 @@ uint64_t age_returned(struct machine *m, uint64_t word, bool wanted);
 void age_range(struct machine *m, uintptr_t start, size_t length, unsigned age);
 
 /* around.c */
-#define AROUND_PAGES 16u /* side by side, that may come together */
-/* The page at va was asked for and was not there. */
-void around_asked(struct pagetable *table, uintptr_t va);
-/* Is it likely that pages beside the one at va, which is not there, will be asked for? */
-bool around_dense(const struct machine *m, const struct pagetable *table, uintptr_t va);
-/* Is it likely of the pages of the section itself? */
-bool around_section(const struct machine *m, const struct section *section);
+/* The page at va was asked for and was not there; flags: enum fault_flags. */
+void around_asked(struct pagetable *table, uintptr_t va, unsigned flags);
+/* Are the pages of the section likely to be asked for? */
+bool around_is_dense(const struct machine *m, const struct section *section);
+/* Shall the page at va, which is not there, bring along others of its group? */
+bool around_brings(const struct machine *m, const struct pagetable *table, uintptr_t va);
 /* The ager's: for each section; and when it has seen all, of which so many pages are valid. */
 void around_fade(struct machine *m, struct section *section);
 void around_learn(struct machine *m, uint64_t valid);

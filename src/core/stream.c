@@ -91,7 +91,7 @@ static int32_t continues(const struct stream *s, uintptr_t va)
             return -1;
         pages = (intptr_t)(va - s->last) / (intptr_t)PAGE_SIZE - 1;
     }
-    if (s->stride == 0 && va + PAGE_SIZE == s->last)
+    if (s->stride == 0 && va + PAGE_SIZE == s->low)
         return -1;
     if (s->stride == 0)
         return pages >= 0 && pages <= (intptr_t)GAP_PAGES ? 1 : 0;
@@ -259,6 +259,7 @@ void stream_plan(struct machine *m, uintptr_t va, uint32_t thread, bool touching
     plan->of_stream = true;
     plan->length = s->length;
     s->last = va;
+    s->low = va;
     s->next = va + (uintptr_t)plan->stride * PAGE_SIZE;
     s->window = 1;
     s->planned = (uint16_t)plan->window;
@@ -266,7 +267,7 @@ void stream_plan(struct machine *m, uintptr_t va, uint32_t thread, bool touching
     sync_mutex_unlock(&m->sync, &set->lock, SYNC_STREAMS);
 }
 
-void stream_covered(struct machine *m, uintptr_t va, uint32_t thread, unsigned pages,
+void stream_covered(struct machine *m, uintptr_t va, uint32_t thread, unsigned pages, uintptr_t low,
                     uintptr_t next)
 {
     struct stream_set *set = set_of(&m->streams, thread);
@@ -280,6 +281,7 @@ void stream_covered(struct machine *m, uintptr_t va, uint32_t thread, unsigned p
             continue;
         s->window = (uint16_t)pages;
         s->length += pages;
+        s->low = low;
         s->next = next;
     }
     sync_mutex_unlock(&m->sync, &set->lock, SYNC_STREAMS);

@@ -50,6 +50,7 @@ enum stream_opening {
 struct stream {
     uintptr_t last;   /* (s) page that faulted last; 0: unused */
     uintptr_t next;   /* (s) page that would continue it */
+    uintptr_t low;    /* (s) the lowest page that came with the one that faulted: around.c */
     uintptr_t behind; /* (s) sequential: page up to which trim-behind has been offered all */
     uint32_t thread;  /* (s) */
     uint32_t used;    /* (s) tick of the last use */
@@ -87,7 +88,7 @@ struct streams {
 /* What a fault should map: va and the next ones, `stride` pages apart, `window` in all. */
 struct stream_plan {
     uint32_t window;
-    uint32_t before;     /* with a window of 1, pages before va that come with it, */
+    uint32_t before;     /* with a window of 1, pages before va that come with it, or have come, */
     uint32_t behind;     /* and behind it: around.c */
     uint32_t length;     /* pages that the stream's windows have covered before */
     int32_t stride;      /* not 0 */
@@ -113,9 +114,10 @@ void stream_plan(struct machine *m, uintptr_t va, uint32_t thread, bool touching
 
 /*
  * How many pages the window covered in the end, va included, whether or not all of them had to be
- * mapped: the stream's next fault is expected at `next`.
+ * mapped: the stream's next fault is expected at `next`; or, if it has just begun and goes backward,
+ * at the page before `low`.
  */
-void stream_covered(struct machine *m, uintptr_t va, uint32_t thread, unsigned pages,
+void stream_covered(struct machine *m, uintptr_t va, uint32_t thread, unsigned pages, uintptr_t low,
                     uintptr_t next);
 
 /*

@@ -63,6 +63,8 @@
     X(cache, COUNT, "12", 2, 75,                                                                   \
       "mapper copy: most percent of memory for trimmed pages; what is idle is lent")               \
     X(read_window, COUNT, "512", 1, 512, "longest read-ahead, pages; 1: none")                     \
+    X(around, COUNT, "16", 0, 16,                                                                  \
+      "most pages that come together where many single ones are asked for; 0: no others come")     \
     X(touch_window, COUNT, "512", 1, 512, "longest map-ahead of first touches, pages; 1: none")    \
     X(large_share, COUNT, "16", 0, 1048576,                                                        \
       "mapper copy: what is used in a row goes by huge pages of 2 MiB, if memory is at least so "  \

@@ -9,6 +9,7 @@
 #define MS UINT64_C(1000000)
 #define SECOND UINT64_C(1000000000)
 #define LARGE_WORLD_EVERY 100u
+#define DENSE_WORLD_EVERY 10u
 
 static bool chance(struct random *r, unsigned percent)
 {
@@ -154,6 +155,28 @@ static void draw_large(struct random *r, struct world_config *c)
     m->large_split_every = chance(r, 30) ? (unsigned)ONE_OF(r, 2, 10) : 0;
 }
 
+/* A world where pages come around those that are asked for: a group is a sixteenth of memory at most. */
+static void draw_dense(struct random *r, struct world_config *c)
+{
+    struct tunables *t = &c->tunables;
+    unsigned group = (unsigned)ONE_OF(r, 2, 2, 4, 4, 4, 16);
+    uint64_t frames = group * ONE_OF(r, 20, 24, 30);
+
+    c->dense_every = (unsigned)ONE_OF(r, 1, 1, 5);
+    c->pages = (unsigned)(frames * ONE_OF(r, 2, 3));
+    c->disk_slots = c->disk_fixed ? c->pages + ONE_OF(r, 10, 100, 400) : 1;
+    c->operations = 600 / c->users;
+    c->run_max = (unsigned)ONE_OF(r, 1, 2, 8);
+    c->write_percent = (unsigned)ONE_OF(r, 5, 20, 100);
+    c->check_every = c->pages / 100 + 1;
+    t->around = group;
+    t->memory = (frames + (t->mapper == MAPPER_COPY ? 16 : 0)) * PAGE_SIZE;
+    t->cache = ONE_OF(r, 5, 12);
+    t->batching = true;
+    t->read_window = ONE_OF(r, 16, 512);
+    t->write_batch = ONE_OF(r, 1, 2, 4);
+}
+
 void world_configure(uint64_t seed, struct world_config *c)
 {
     struct random r = {seed};
@@ -187,6 +210,8 @@ void world_configure(uint64_t seed, struct world_config *c)
     c->zero_every = 8;
     if (seed % LARGE_WORLD_EVERY == LARGE_WORLD_EVERY - 1)
         draw_large(&r, c);
+    else if (seed % DENSE_WORLD_EVERY == DENSE_WORLD_EVERY / 2)
+        draw_dense(&r, c);
 }
 
 void world_describe(const struct world_config *c, char *text, size_t size)
@@ -195,6 +220,7 @@ void world_describe(const struct world_config *c, char *text, size_t size)
     static const char *const mappers[] = {"copy", "move", "soft"};
     static const char *const stages[] = {"single", "basic", "full"};
     const struct tunables *t = &c->tunables;
+    const char *kind = c->large ? " large" : c->dense_every > 0 ? " dense" : "";
     bool faulty = c->disk.read_error_every || c->disk.write_error_every || c->disk.corrupt_every ||
                   c->disk.rot_every || c->disk.lost_every || c->disk.misplaced_every ||
                   c->disk.bad_every || c->disk.full_every;
@@ -209,6 +235,6 @@ void world_describe(const struct world_config *c, char *text, size_t size)
              t->dirty == DIRTY_PROTECT ? " dirty=protect"
              : t->dirty == DIRTY_HASH  ? " dirty=hash"
                                        : "",
-             c->large ? " large" : "", c->pages, (unsigned long long)(t->memory / 1024), c->users,
+             kind, c->pages, (unsigned long long)(t->memory / 1024), c->users,
              faulty ? "faulty" : "good");
 }

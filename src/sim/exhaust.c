@@ -134,6 +134,14 @@ static void forget_statistics(struct search *e)
     atomic_store(&m->trimmer.aged_at, 0);
     atomic_store(&m->consumed, consumed < m->active_max + 1 ? consumed : m->active_max + 1);
     m->trimmer.passes = m->trimmer.accessed = 0;
+    for (unsigned r = 0; r < m->region_count; r++) {
+        struct pagetable *table = m->regions[r]->table;
+
+        for (size_t n = 0; n < table->section_count; n++) {
+            if (atomic_load(&table->sections[n].asked) != 0)
+                atomic_store(&table->sections[n].asked, 0);
+        }
+    }
     for (size_t n = 0; n < e->scenario->pages; n++) /* trap sigbus: nobody sleeps on a page */
         atomic_store(&mmu_of(m)->pages[n].wakes, 0);
 

@@ -356,11 +356,12 @@ static void do_scan(struct user *u)
     scan(u, va, pages, backward);
 }
 
-/* Users begin with sections of their own. */
+/* Users begin with parts of their own: sections, if there are any. */
 static void first_scan(struct user *u)
 {
     const struct world_config *c = u->w->config;
-    unsigned first = c->pages / SECTION_PAGES * (u->number - 1) / c->users * SECTION_PAGES;
+    unsigned unit = c->pages >= SECTION_PAGES ? SECTION_PAGES : 1;
+    unsigned first = c->pages / unit * (u->number - 1) / c->users * unit;
     uintptr_t base = u->w->extents[0].base;
 
     scan(u, base + first * PAGE_SIZE, c->pages / c->users, false);
@@ -482,7 +483,7 @@ static void do_unmap(struct user *u)
     unsigned pages;
     int error;
 
-    if (w->extent_count + 2 > WORLD_EXTENTS_MAX ||
+    if (w->extent_count + 1 + w->config->users > WORLD_EXTENTS_MAX ||
         !pick_range(u, 3 * w->config->drop_max + 4, &va, &pages) || any_pinned(w, va, pages))
         return;
     cut_extent(w, va, pages);
@@ -516,11 +517,34 @@ static void do_check(struct user *u)
         fail(u->w, "the books do not balance in the midst of a run");
 }
 
+/* Now and then pages are to be read around those that are asked for: every section has been asked for
+ * many pages, and first windows are one page. */
+static void make_dense(struct user *u)
+{
+    struct machine *m = u->w->machine;
+    unsigned every = u->w->config->dense_every;
+
+    if (every == 0 || random_below(&u->random, every) > 0)
+        return;
+    sync_rwlock_read(&m->sync, &m->regions_lock, SYNC_REGIONS);
+    atomic_store(&m->around.dense_from, 1);
+    for (unsigned r = 0; r < m->region_count; r++) {
+        struct pagetable *table = m->regions[r]->table;
+
+        for (size_t n = 0; n < table->section_count; n += 2) /* and those between are beside them */
+            atomic_store(&table->sections[n].asked, SECTION_PAGES);
+    }
+    for (unsigned i = 0; i < STREAM_SETS; i++)
+        m->streams.sets[i].first[0] = (struct stream_first){.window = 1};
+    sync_rwlock_unread(&m->sync, &m->regions_lock, SYNC_REGIONS);
+}
+
 static void do_something(struct user *u)
 {
     unsigned dice = (unsigned)random_below(&u->random, 100);
 
     u->w->operations++;
+    make_dense(u);
     if (u->w->config->large && random_below(&u->random, 100) < u->w->config->scan_percent)
         do_scan(u);
     else if (dice < 66)
@@ -548,7 +572,7 @@ static void user_main(void *argument)
     struct user *u = argument;
     const struct world_config *c = u->w->config;
 
-    if (c->large)
+    if (c->large || c->dense_every > 0)
         first_scan(u);
     for (unsigned i = 0; i < c->operations && u->w->accesses < c->accesses_max; i++)
         do_something(u);

@@ -44,6 +44,7 @@ struct world_config {
     bool large;            /* memory is large enough for large pages, and gone through in rows, */
     bool calm;             /* all of a region, always forward, */
     unsigned scan_percent; /* by so many of the operations */
+    unsigned dense_every;  /* one operation in so many makes all sections dense (around.c), or 0 */
     unsigned drop_max;     /* pages decommitted, or unmapped, at once */
     unsigned zero_every;   /* one write in so many writes zeroes */
     unsigned check_every;  /* steps from one check of the invariants to the next */

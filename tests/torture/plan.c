@@ -93,6 +93,8 @@ static void plan_settings(struct plan *p, struct rng *r)
     if (rng_one_in(r, 4))
         add(p, ",read_window:%u,touch_window:%u", 1 + rng_below(r, 512), 1 + rng_below(r, 512));
     if (rng_one_in(r, 4))
+        add(p, ",around:%u", rng_below(r, 17));
+    if (rng_one_in(r, 4))
         add(p, ",cache:%u", 2 + rng_below(r, 74));
     if (rng_one_in(r, 4))
         add(p, ",trim_batch:%u,write_batch:%u,write_depth:%u", 1 + rng_below(r, 512),
