@@ -216,7 +216,8 @@ bool huge_map(struct huge_buffers *huge, uintptr_t va, unsigned buffer, unsigned
     /* Tables of small pages that were here would make 512 of the huge one. The kernel frees them
      * when nothing of the section is left (Linux 6.14). */
     madvise((void *)va, LARGE_SIZE, huge->uffd->drop_advice);
-    put(huge, va, from, LARGE_SIZE, &bytes);
+    /* As far as it goes: copies take memory of their own, for which the caller has to see. */
+    move(huge, va, from, LARGE_SIZE, &bytes);
     *done = (unsigned)(bytes / PAGE_SIZE);
     if (*done < SECTION_PAGES)
         return false;
