@@ -407,7 +407,7 @@ static bool fault_read_finish(struct machine *m, struct fault_queue *queue, stru
         i++;
     }
     m->mapper->ops->stage_give(m->mapper, &f->stage);
-    sync_event_signal(&m->sync, &m->stage_event);
+    stage_given(m);
     count(m, COUNTER_pages_read, mapped);
     batch_stats_add(&m->counters->reads, f->count);
     if (f->wanted < f->count) {

@@ -10,6 +10,8 @@
 #define BRIEF_WAIT_NS UINT64_C(20000000) /* how long a fault waits when patience has run out */
 #define OVERDRAFT_MAX 16                 /* rights */
 #define STAGE_WAIT_NS UINT64_C(1000000)
+#define STAGE_WAITS 8u     /* after so many waits in vain each is twice as long, */
+#define STAGE_SHIFT_MAX 6u /* so many times at most */
 
 static const char *const state_names[FRAME_STATE_COUNT] = {
     "free", "zero", "transit", "active", "standby", "modified", "writing",
@@ -176,6 +178,24 @@ static int out_of_patience(struct machine *m, uint64_t since)
     return now - since < patience ? 0 : atomic_load(&m->writer.error);
 }
 
+void stage_given(struct machine *m)
+{
+    if (atomic_load_explicit(&m->stage_waits, memory_order_relaxed) != 0)
+        atomic_store(&m->stage_waits, 0);
+    sync_event_signal(&m->sync, &m->stage_event);
+}
+
+/* Wait until staging is given back, or a while: it may have been in between. If nothing has been for long,
+ * as when the disk keeps the reads that have it, there is less reason to look. */
+static void stage_wait(struct machine *m)
+{
+    uint32_t key = sync_event_prepare(&m->sync, &m->stage_event);
+    uint32_t before = atomic_fetch_add(&m->stage_waits, 1) / STAGE_WAITS;
+
+    sync_event_wait(&m->sync, &m->stage_event, key,
+                    STAGE_WAIT_NS << (before < STAGE_SHIFT_MAX ? before : STAGE_SHIFT_MAX));
+}
+
 int frame_wait(struct machine *m)
 {
     uint64_t since = sync_now(&m->sync);
@@ -183,17 +203,14 @@ int frame_wait(struct machine *m)
 
     count(m, COUNTER_fault_waits, 1);
     atomic_fetch_add(&m->waiting, 1);
-    /* It was staging that was short, which is given back very soon. The frames that others who wait
-     * for it give back, when they find none, are no reason to look. */
-    if (atomic_load(&m->available) > 0) {
-        uint32_t key = sync_event_prepare(&m->sync, &m->stage_event);
-
-        sync_event_wait(&m->sync, &m->stage_event, key, STAGE_WAIT_NS);
-    }
     if (large_wait(m)) {
         atomic_fetch_sub(&m->waiting, 1);
         return 0;
     }
+    /* It was staging that was short, which is given back very soon. The frames that others who wait
+     * for it give back, when they find none, are no reason to look. */
+    if (atomic_load(&m->available) > 0)
+        stage_wait(m);
     while (atomic_load(&m->available) <= 0 && !atomic_load(&m->stopping)) {
         uint32_t key;
 

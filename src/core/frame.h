@@ -140,6 +140,8 @@ bool frame_ahead_less(struct machine *m, unsigned count);
  * but the gate, shared, and no page BUSY by the caller.
  */
 int frame_wait(struct machine *m);
+/* Staging has been given back. */
+void stage_given(struct machine *m);
 
 /* Turn reserved rights into TRANSIT frames; zeroed ones are preferred (or avoided) as said. */
 void frame_take(struct machine *m, unsigned count, uint32_t *frames, bool zeroed);

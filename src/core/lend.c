@@ -97,7 +97,7 @@ static void take_back_stage(struct machine *m)
     }
     atomic_fetch_sub(&l->stage, count);
     m->mapper->ops->stage_give(m->mapper, &l->pieces[--l->piece_count]);
-    sync_event_signal(&m->sync, &m->stage_event);
+    stage_given(m);
     frame_ahead_done(m, ahead_piece(m));
 }
 

@@ -199,6 +199,7 @@ struct machine {
     struct slot_ring slot_ring;              /* (o) */
     struct sync_event frames_event;          /* (o) a frame may be had */
     struct sync_event stage_event;           /* (o) staging may be had */
+    _Atomic uint32_t stage_waits;            /* (a) waits for staging since some was given back */
     struct sync_event queues_event;          /* (o) a fault queue came back to the pool */
     struct sync_mutex reclaim_lock;          /* (o) one inline reclaimer at a time */
     struct sync_mutex pool_lock;             /* (o) */
