@@ -76,11 +76,9 @@ struct frame {
     uint32_t slot;         /* (b) 0: none */
     uint32_t buffer;       /* (b) number of the buffer that has the content, or BUFFER_NONE */
     _Atomic uint32_t pins; /* (b) pins of the page; changed only while BUSY */
-    uint32_t
-        home;     /* slot that the writer is to try first, or 0: (b) when trimmed; it takes it under
-                    * the lock, once */
-    pte_t *pte;   /* (c) the PTE of the page it holds; NULL while FREE or ZERO */
-    uintptr_t va; /* (c) address of that page */
+    uint32_t home;         /* slot for the writer to try first, or 0: (b) when trimmed, then (f) */
+    pte_t *pte;            /* (c) the PTE of the page it holds; NULL while FREE or ZERO */
+    uintptr_t va;          /* (c) address of that page */
     struct hash128 hash; /* of the content while MODIFIED or WRITING: (b) when trimmed, then (f) */
 };
 
