@@ -86,12 +86,18 @@ static inline struct vmsm_counters counters_of(struct vmsm *m)
     return c;
 }
 
-static sigjmp_buf touch_escape;
+/* Where a signal that a touch raises leads to: into a function that has not returned, while armed. */
+static _Thread_local sigjmp_buf touch_escape;
+static _Thread_local volatile sig_atomic_t touch_armed;
 
-static inline void touch_failed(int signal)
+static inline void touch_failed(int number)
 {
-    (void)signal;
-    siglongjmp(touch_escape, 1);
+    if (touch_armed) {
+        touch_armed = 0;
+        siglongjmp(touch_escape, 1);
+    }
+    /* Nobody expects it: what raised it is done again, and ends the test. */
+    signal(number, SIG_DFL);
 }
 
 /* To be called before the manager is made: its handler hands on to this one. */
@@ -107,8 +113,39 @@ static inline bool touch(const volatile char *address)
 {
     if (sigsetjmp(touch_escape, 1) != 0)
         return false;
+    touch_armed = 1;
     (void)*address;
+    touch_armed = 0;
     return true;
+}
+
+/* page_write(); false if it failed or raised SIGBUS. */
+static inline bool page_try_write(struct vmsm *m, char *base, size_t page, uint64_t generation)
+{
+    bool written;
+
+    if (sigsetjmp(touch_escape, 1) != 0)
+        return false;
+    touch_armed = 1;
+    written = page_write(m, base, page, generation) == 0;
+    touch_armed = 0;
+    return written;
+}
+
+enum page_look { PAGE_RIGHT, PAGE_WRONG, PAGE_FAILED };
+
+/* Is every word right, or did looking raise SIGBUS? A page may leave memory between two looks. */
+static inline enum page_look page_look(struct vmsm *m, const char *base, size_t page,
+                                       uint64_t generation)
+{
+    bool right;
+
+    if (sigsetjmp(touch_escape, 1) != 0)
+        return PAGE_FAILED;
+    touch_armed = 1;
+    right = page_right(m, base, page, generation);
+    touch_armed = 0;
+    return right ? PAGE_RIGHT : PAGE_WRONG;
 }
 
 #endif

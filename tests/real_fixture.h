@@ -93,6 +93,29 @@ static inline bool real_right(const char *base, size_t page, uint64_t generation
     return true;
 }
 
+/* real_fill(); false if it raised SIGBUS. */
+static inline bool real_try_fill(char *base, size_t page, uint64_t generation)
+{
+    if (sigsetjmp(touch_escape, 1) != 0)
+        return false;
+    touch_armed = 1;
+    real_fill(base, page, generation);
+    touch_armed = 0;
+    return true;
+}
+
+static inline enum page_look real_look(const char *base, size_t page, uint64_t generation)
+{
+    bool right;
+
+    if (sigsetjmp(touch_escape, 1) != 0)
+        return PAGE_FAILED;
+    touch_armed = 1;
+    right = real_right(base, page, generation);
+    touch_armed = 0;
+    return right ? PAGE_RIGHT : PAGE_WRONG;
+}
+
 static inline void real_fill_all(const struct real *r, uint64_t generation)
 {
     for (size_t p = 0; p < r->pages; p++)

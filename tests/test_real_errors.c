@@ -42,11 +42,16 @@ static void bad_reads(const char *kind, const char *what)
         return;
     pages_write(m, base, PAGES, 1);
     for (size_t p = 0; p < PAGES; p++) {
-        if (!touch(base + p * PAGE)) {
+        switch (page_look(m, base, p, 1)) {
+        case PAGE_FAILED:
             failed++;
             last = p;
-        } else if (!page_right(m, base, p, 1)) {
+            break;
+        case PAGE_WRONG:
             wrong++;
+            break;
+        case PAGE_RIGHT:
+            break;
         }
     }
     ok(failed > 0, "%s, %s: %zu of %lu pages raised SIGBUS", kind, what, failed, PAGES);
@@ -55,8 +60,7 @@ static void bad_reads(const char *kind, const char *what)
     ok(vmsm_prefault(m, &(struct iovec){base + last * PAGE, PAGE}, 1) == -EIO,
        "%s, %s: prefault of such a page is -EIO", kind, what);
     is(vmsm_decommit(m, base + last * PAGE, PAGE), 0, "%s, %s: it can be decommitted", kind, what);
-    ok(touch(base + last * PAGE) && page_right(m, base, last, 0),
-       "%s, %s: and then reads as zeroes", kind, what);
+    ok(page_look(m, base, last, 0) == PAGE_RIGHT, "%s, %s: and then reads as zeroes", kind, what);
     is(vmsm_check(m), 0, "%s, %s: books balanced", kind, what);
     vmsm_destroy(m);
 }
@@ -80,10 +84,10 @@ static void changed_pagefile(const char *kind)
                 ok(false, "the pagefile can be changed");
         }
         for (size_t p = 0; p < PAGES; p++) {
-            if (!touch(base + p * PAGE))
-                failed++;
-            else
-                wrong += !page_right(m, base, p, 1);
+            enum page_look look = page_look(m, base, p, 1);
+
+            failed += look == PAGE_FAILED;
+            wrong += look == PAGE_WRONG;
         }
         ok(failed > 0, "%s, changed pagefile: %zu pages raised SIGBUS", kind, failed);
         is(wrong, 0, "%s, changed pagefile: no page shows wrong content", kind);
@@ -118,26 +122,20 @@ static void bad_writes(const char *kind, const char *what)
 static void full_disk(const char *kind)
 {
     const char *what = "store_full_after:300,patience:200ms";
-    volatile size_t written = 0, wrong = 0;
+    size_t written = 0, wrong = 0;
     char *base;
     struct vmsm *m = open_with(kind, what, &base);
 
     if (m == NULL)
         return;
-    while (written < PAGES) {
-        if (sigsetjmp(touch_escape, 1) != 0)
-            break;
-        page_write(m, base, written, 1);
+    while (written < PAGES && page_try_write(m, base, written, 1))
         written++;
-    }
     ok(written < PAGES && written >= 300, "%s, full disk: a touch fails after %zu pages", kind,
        written);
     /* Pages in slots need a frame to be seen, and none can be had; what is in frames must be right.
      */
-    for (size_t p = written - 20; p < written; p++) {
-        if (touch(base + p * PAGE))
-            wrong += !page_right(m, base, p, 1);
-    }
+    for (size_t p = written - 20; p < written; p++)
+        wrong += page_look(m, base, p, 1) == PAGE_WRONG;
     is(counters_of(m).pages_lost, 0, "%s, full disk: no page is lost", kind);
     is(wrong, 0, "%s, full disk: what is in memory is right", kind);
     vmsm_destroy(m);

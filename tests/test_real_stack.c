@@ -76,19 +76,15 @@ static void *use(void *argument)
         return NULL;
     }
     for (uint64_t round = 1; round <= 3; round++) {
-        for (size_t p = 0; p < PAGES; p++) {
-            if (touch(u->r.base + p * PAGE))
-                real_fill(u->r.base, p, round);
-            else
-                u->failed++;
-        }
+        for (size_t p = 0; p < PAGES; p++)
+            u->failed += !real_try_fill(u->r.base, p, round);
         for (size_t p = 0; p < PAGES; p += 2)
             u->failed += !touch(u->r.base + p * PAGE);
         for (size_t p = 0; p < PAGES; p++) {
-            if (touch(u->r.base + p * PAGE))
-                u->wrong += !real_right(u->r.base, p, round);
-            else
-                u->failed++;
+            enum page_look look = real_look(u->r.base, p, round);
+
+            u->wrong += look == PAGE_WRONG;
+            u->failed += look == PAGE_FAILED;
         }
     }
     alternate.ss_flags = SS_DISABLE;
