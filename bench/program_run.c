@@ -162,7 +162,7 @@ static pid_t start_program(const struct program *program, enum program_way way,
                            const struct program_setup *setup, int output)
 {
     char memory[32];
-    const char *argv[PROGRAM_ARGUMENTS + 8];
+    const char *argv[PROGRAM_ARGUMENTS + 12];
     bool managed = way == WAY_MANAGED || way == WAY_SIGBUS;
     size_t count = 0;
     pid_t pid;
@@ -173,6 +173,12 @@ static pid_t start_program(const struct program *program, enum program_way way,
         argv[count++] = "run";
         argv[count++] = "--memory";
         argv[count++] = memory;
+    }
+    if (managed && setup->pagefile != NULL) {
+        argv[count++] = "--pagefile";
+        argv[count++] = setup->pagefile;
+        argv[count++] = "--set";
+        argv[count++] = "pagefile_force=on"; /* it is full of zeroes */
     }
     if (way == WAY_SIGBUS) {
         argv[count++] = "--trap";

@@ -42,6 +42,7 @@ struct program_setup {
     const char *vmsm;     /* path of vmsm */
     const char *jemalloc; /* path of the library */
     const char *dir;      /* the working directory */
+    const char *pagefile; /* of vmsm run; NULL: each run makes a new one */
     unsigned scale;       /* of the size, in percent */
     uint64_t memory;      /* of vmsm run, bytes */
     bool limited;         /* in the control group of `peer`, which is prepared */

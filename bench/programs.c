@@ -24,6 +24,7 @@
 #include "peer.h"
 #include "program_run.h"
 #include "sample.h"
+#include "scratch.h"
 #include "text.h"
 
 #define PATH_SIZE 512
@@ -32,9 +33,10 @@
 /* What a group has beyond a program's memory, whatever its way: for `vmsm run` its tables, threads
  * and what the kernel has for it; for the kernel that, what swapping takes, and pages of files. */
 #define ALLOWANCE ((uint64_t)2 << 20)
-#define PAGE_ALLOWANCE 40u /* for each page at its peak */
-#define FITS_TIMES 4u      /* the memory in which all fits, to the peak */
-#define START_TIMES 20u    /* starts in a round */
+#define PAGE_ALLOWANCE 40u                  /* for each page at its peak */
+#define FITS_TIMES 4u                       /* the memory in which all fits, to the peak */
+#define START_TIMES 20u                     /* starts in a round */
+#define PAGEFILE_LEAST ((uint64_t)16 << 20) /* and one and a half times the peak */
 
 enum { STATUS_OK, STATUS_WRONG, STATUS_FAILED };
 
@@ -85,6 +87,7 @@ struct bench {
     struct row rows[PROGRAMS_MAX];
     struct sample starts[STARTS][2]; /* plain, and managed */
     const char *missing;             /* why there is no swap; NULL: there is */
+    char pagefile[PATH_SIZE];
     bool wrong;
 };
 
@@ -276,9 +279,27 @@ static bool column_wanted(const struct bench *b, enum column column)
            !(columns[column].way == WAY_SWAP && b->missing != NULL);
 }
 
+/* Written to its end, as the swap file is. No larger than it would become: there are tables for all
+ * of it, beside the memory. */
+static int make_pagefile(struct bench *b, uint64_t peak)
+{
+    uint64_t size = PAGEFILE_LEAST + peak + peak / 2;
+    int error;
+
+    snprintf(b->pagefile, sizeof(b->pagefile), "%.500s/pagefile", b->setup.dir);
+    unlink(b->pagefile);
+    error = scratch_make(b->pagefile, size);
+    if (error == 0)
+        b->setup.pagefile = b->pagefile;
+    else
+        complain("cannot make the pagefile %s (%.0f MiB): %s", b->pagefile, (double)size / MIB,
+                 strerror(-error));
+    return error;
+}
+
 static int measure_program(struct bench *b, unsigned i, unsigned round)
 {
-    int error = 0;
+    int error = b->options.parts[PART_PRESSURE] ? make_pagefile(b, b->rows[i].plain.peak) : 0;
 
     for (unsigned turn = 0; turn < COLUMNS && error == 0 && !interrupted; turn++) {
         enum column column = (turn + round) % COLUMNS;
