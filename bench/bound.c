@@ -24,7 +24,9 @@ const char *const bound_cell_names[BOUND_CELL_COUNT] = {
 static const char help[] =
     "usage: bound [OPTION...]\n"
     "Measure what this machine charges for the calls that a pager in user space is made of, and\n"
-    "what the best of such pagers could reach in the aims that `bench --targets` lists.\n"
+    "what the best of such pagers could reach in the aims that `bench --targets` lists. The\n"
+    "smallest are measured: in bench's cells rand, fill, run32, run32w10, run32w50 and moving,\n"
+    "and by vectors of random pages.\n"
     "  --swap            the kernel's swap in the same rounds, to compare with (as root)\n"
     "  --rounds N        rounds, 1 to 64 (3)\n"
     "  --seconds S       length of each measurement of a speed (0.5)\n"

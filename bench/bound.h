@@ -121,11 +121,12 @@ extern const enum bound_cell bound_policy_cells[BOUND_POLICY_CELLS];
 enum bound_prefault { PREFAULT_PLAIN, PREFAULT_FIXED, BOUND_PREFAULTS };
 
 /* Those in which pagers are measured that write. */
-#define BOUND_WRITER_CELLS 4
+#define BOUND_WRITER_CELLS 5
 extern const enum bound_cell bound_writer_cells[BOUND_WRITER_CELLS];
 
 /* How many pages a pager brings that does not know how long the run is: with the first page that it
- * sees of one, and each time that the run goes on behind those. */
+ * sees of one, and each time that the run goes on behind those. In moving the first is the size of
+ * the groups of neighbours that come together. */
 struct bound_window {
     unsigned first, next;
 };
@@ -146,7 +147,7 @@ struct bound_speed {
     struct sample rate;      /* touches a second */
     struct sample cpu;       /* seconds of processor time for a page read or written */
     struct sample p99, p999; /* seconds that so many of 100, of 1,000 touches stay within */
-    struct sample hits;      /* of swap: part of the touches without a fault */
+    struct sample hits;      /* part of the touches without a fault */
 };
 
 struct bound_options {
@@ -168,7 +169,7 @@ struct bound {
     int content; /* as large, O_DIRECT: of the pagers that write */
     struct bound_speed pagers[BOUND_TRAPS][BOUND_CROWDS];
     struct bound_speed writers[BOUND_TRAPS][BOUND_CELL_COUNT];    /* but few of the cells */
-    struct bound_speed guessers[BOUND_WINDOWS][BOUND_CELL_COUNT]; /* by SIGBUS; only runs */
+    struct bound_speed guessers[BOUND_WINDOWS][BOUND_CELL_COUNT]; /* by SIGBUS; not fill */
     struct bound_speed prefaults[BOUND_PREFAULTS];                /* rate: pages read */
     struct bound_speed swap_rand[BOUND_CROWDS], swap[BOUND_CELL_COUNT];
     struct bound_policy policies[BOUND_POLICY_CELLS];

@@ -252,7 +252,8 @@ size_t bound_aims(const struct bound *b, struct aim *aims)
                             bound_ratio_wanted(bound_cell_names[cell], BOUND_CELL_THREADS));
         if (cell == CELL_fill)
             continue;
-        snprintf(what, sizeof(what), "%s, length not known", bound_cell_names[cell]);
+        snprintf(what, sizeof(what), "%s, %s", bound_cell_names[cell],
+                 cell == CELL_moving ? "by groups" : "length not known");
         count += pager_aims(aims + count, what, bound_guesser_best(b, cell), &b->swap[cell],
                             bound_ratio_wanted(bound_cell_names[cell], BOUND_CELL_THREADS));
     }

@@ -4,6 +4,10 @@
  * it goes on), so that each run is one read and, as far as pages are missing side by side, one
  * mapping. The same by SIGBUS without that: it brings a first window, and others when the run goes
  * on.
+ *
+ * In moving a run is a page, and pages leave in their order, as the window that slides leaves them
+ * behind: by then each has been touched for the last time. Who reads more brings all of a group of
+ * neighbours, which lie together in the file, as each page has its own place there.
  */
 #include <errno.h>
 #include <math.h>
@@ -15,14 +19,15 @@
 #include <unistd.h>
 
 #include "bound_cell.h"
+#include "plan.h"
 #include "workload.h"
 
 #define WARM_UP_MOST 2 /* seconds */
 #define BUFFERS 32u    /* for faulting threads */
 
 /* In bench's order. */
-const enum bound_cell bound_writer_cells[BOUND_WRITER_CELLS] = {CELL_fill, CELL_run32,
-                                                                CELL_run32w10, CELL_run32w50};
+const enum bound_cell bound_writer_cells[BOUND_WRITER_CELLS] = {
+    CELL_fill, CELL_run32, CELL_run32w10, CELL_run32w50, CELL_moving};
 
 const struct bound_window bound_windows[BOUND_WINDOWS] = {
     {4, 4}, {8, 8}, {16, 16}, {24, 8}, {32, 32}};
@@ -31,6 +36,7 @@ static struct pagers {
     struct stock stock;
     const struct bound_window
         *window; /* NULL: it is known how long runs are. Nobody touches then */
+    bool groups; /* in moving: window->first pages are one. Nobody touches then */
     _Atomic uint64_t runs[BOUND_CELL_THREADS]; /* that are touched: first page << 32 | end */
     char *buffers;                             /* of STOCK_RUN pages, for faulting threads */
     _Atomic unsigned taken;                    /* of them */
@@ -64,12 +70,30 @@ static size_t window_end(size_t page, const struct bound_window *window)
     return own_end;
 }
 
+/* The pages that come with this one. */
+static void neighbours_find(size_t page, size_t *begin, size_t *end)
+{
+    const struct bound_window *window = pagers.window;
+
+    *begin = page;
+    if (window == NULL) {
+        *end = run_end(page);
+    } else if (pagers.groups) {
+        *begin = page - page % window->first;
+        *end = *begin + window->first;
+    } else {
+        *end = window_end(page, window);
+    }
+}
+
 static void fault_serve(size_t page)
 {
-    size_t end = pagers.window == NULL ? run_end(page) : window_end(page, pagers.window), length;
     struct stock_claim claim;
-    enum stock_answer answer = stock_claim(&pagers.stock, page, end, &claim);
+    enum stock_answer answer;
+    size_t begin, end, length;
 
+    neighbours_find(page, &begin, &end);
+    answer = stock_claim(&pagers.stock, page, begin, end, &claim);
     if (answer == STOCK_BUSY)
         sched_yield();
     if (answer != STOCK_READ)
@@ -104,7 +128,7 @@ static bool fault_take(size_t page, unsigned slot, struct handler_read *read)
 {
     struct stock_claim *claim = &pagers.claims[slot];
 
-    if (stock_claim(&pagers.stock, page, run_end(page), claim) != STOCK_READ) {
+    if (stock_claim(&pagers.stock, page, page, run_end(page), claim) != STOCK_READ) {
         range_wake(&pagers.stock.range, page);
         return false;
     }
@@ -119,20 +143,9 @@ static void fault_answer(unsigned slot, const char *content)
 
 /* ---- Cells ---- */
 
-static int touch(struct bound *b, enum bound_cell cell, uint64_t most, double seconds,
-                 struct workload_result *result)
+static int touch(struct bound *b, const struct workload_run *run, struct workload_result *result)
 {
-    const struct workload_run run = {.workload = workload_find(bound_cell_names[cell]),
-                                     .base = pagers.stock.range.base,
-                                     .pages = pagers.stock.range.pages,
-                                     .budget_pages = pagers.stock.most,
-                                     .generations = pagers.stock.generations,
-                                     .threads = BOUND_CELL_THREADS,
-                                     .seconds = seconds,
-                                     .most = most,
-                                     .runs = pagers.runs,
-                                     .seed = 2 * b->round + (most > 0)};
-    int error = workload_run(&run, result);
+    int error = workload_run(run, result);
 
     for (unsigned i = 0; i < BOUND_CELL_THREADS; i++)
         atomic_store(&pagers.runs[i], 0);
@@ -140,43 +153,91 @@ static int touch(struct bound *b, enum bound_cell cell, uint64_t most, double se
     return error;
 }
 
+static struct workload_run run_make(const struct bound *b, const struct workload *workload,
+                                    const struct options *options)
+{
+    return (struct workload_run){.workload = workload,
+                                 .base = pagers.stock.range.base,
+                                 .pages = pagers.stock.range.pages,
+                                 .budget_pages =
+                                     plan_budget(options, b->options.share) / BOUND_PAGE,
+                                 .generations = pagers.stock.generations,
+                                 .threads = BOUND_CELL_THREADS,
+                                 .runs = pagers.runs};
+}
+
+static int warm_up(struct bound *b, struct workload_run *run, const struct options *options)
+{
+    struct workload_result result;
+    int error;
+
+    run->most = plan_warm_up(options, run->workload, b->options.share);
+    if (run->most == 0)
+        return 0;
+    run->seconds = options->warm_up;
+    run->seed = 2 * b->round + 1;
+    error = touch(b, run, &result);
+    run->passed = result.touches;
+    return error;
+}
+
+static void speed_put(const struct bound *b, struct bound_speed *speed,
+                      const struct workload_result *result, const struct stock_counts *before,
+                      double cpu)
+{
+    struct stock_counts after = stock_count(&pagers.stock);
+    uint64_t moved = after.in + after.out - before->in - before->out;
+
+    speed->rate.rounds[b->round] = (double)result->touches / result->seconds;
+    speed->cpu.rounds[b->round] = moved > 0 ? cpu / (double)moved : NAN;
+    speed->p99.rounds[b->round] = result->p99;
+    speed->p999.rounds[b->round] = result->p999;
+    speed->hits.rounds[b->round] =
+        1 - (double)(after.claims - before->claims) / (double)result->touches;
+}
+
+/* By as many touches as bench's, before and then. */
 static int cell_measure(struct bound *b, enum bound_cell cell, struct bound_speed *speed)
 {
     const struct workload *workload = workload_find(bound_cell_names[cell]);
-    uint64_t in, out, in_before, out_before;
+    const struct options options = {
+        .region = b->options.region, .seconds = b->options.seconds, .warm_up = WARM_UP_MOST};
+    struct workload_run run = run_make(b, workload, &options);
+    struct stock_counts before;
     struct workload_result result;
     double cpu;
-    int error = 0;
+    int error;
 
     stock_protect(&pagers.stock, workload->pattern == FILL || workload->write_percent > 0);
-    if (workload->warm > 0)
-        error = touch(b, cell, (uint64_t)(workload->warm * (double)pagers.stock.most), WARM_UP_MOST,
-                      &result);
-    stock_moved(&pagers.stock, &in_before, &out_before);
-    cpu = cpu_now();
-    if (error == 0)
-        error = touch(b, cell, 0, b->options.seconds, &result);
+    /* The window begins at page 0, and is smaller than memory. */
+    if (workload->pattern == MOVING)
+        stock_sweep(&pagers.stock, run.budget_pages);
+    error = warm_up(b, &run, &options);
     if (error < 0)
         return error;
-    stock_moved(&pagers.stock, &in, &out);
-    in += out - in_before - out_before;
-    speed->rate.rounds[b->round] = (double)result.touches / result.seconds;
-    speed->cpu.rounds[b->round] = in > 0 ? (cpu_now() - cpu) / (double)in : NAN;
-    speed->p99.rounds[b->round] = result.p99;
-    speed->p999.rounds[b->round] = result.p999;
-    return 0;
+    run.most = plan_touches(&options, workload, b->options.share);
+    run.seconds = plan_seconds(&options, workload, b->options.share);
+    run.seed = 2 * b->round;
+    before = stock_count(&pagers.stock);
+    cpu = cpu_now();
+    error = touch(b, &run, &result);
+    if (error == 0)
+        speed_put(b, speed, &result, &before, cpu_now() - cpu);
+    return error;
 }
 
-/* A cell of runs by who does not know how long they are. */
+/* A cell of runs by who does not know how long they are; moving by groups. */
 static int guessers_measure(struct bound *b, enum bound_cell cell)
 {
     int error = 0;
 
+    pagers.groups = cell == CELL_moving;
     for (unsigned i = 0; i < BOUND_WINDOWS && error == 0; i++) {
         pagers.window = &bound_windows[i];
         error = cell_measure(b, cell, &b->guessers[i][cell]);
     }
     pagers.window = NULL;
+    pagers.groups = false;
     return error;
 }
 

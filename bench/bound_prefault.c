@@ -88,7 +88,7 @@ static void vector_claim(struct prefault *p)
         size_t page = random_below(&p->random, p->stock->range.pages);
 
         p->pages[i] = page;
-        if (stock_claim(p->stock, page, page + 1, &p->claims[p->count]) == STOCK_READ)
+        if (stock_claim(p->stock, page, page, page + 1, &p->claims[p->count]) == STOCK_READ)
             p->count++;
     }
 }
@@ -160,7 +160,7 @@ static void vectors_take(struct prefault *p, double seconds)
 static int prefault_measure(struct bound *b, struct stock *stock, enum bound_prefault how)
 {
     struct bound_speed *speed = &b->prefaults[how];
-    uint64_t in, out, in_before, out_before;
+    uint64_t in;
     struct prefault p;
     double begin, cpu;
     int error = prefault_open(&p, stock, how, b->round + 1);
@@ -168,12 +168,11 @@ static int prefault_measure(struct bound *b, struct stock *stock, enum bound_pre
     if (error < 0)
         return error;
     vectors_take(&p, b->options.seconds / WARM_UP_PART);
-    stock_moved(stock, &in_before, &out_before);
+    in = stock_count(stock).in;
     begin = seconds_now();
     cpu = cpu_now();
     vectors_take(&p, b->options.seconds);
-    stock_moved(stock, &in, &out);
-    in -= in_before;
+    in = stock_count(stock).in - in;
     speed->rate.rounds[b->round] = (double)in / (seconds_now() - begin);
     speed->cpu.rounds[b->round] = in > 0 ? (cpu_now() - cpu) / (double)in : NAN;
     b->wrong = b->wrong || p.wrong > 0;

@@ -46,20 +46,25 @@ static void figure_print(const char *words, struct sample_summary s, enum bound_
 static void speed_print(const char *who, unsigned threads, const struct bound_speed *speed)
 {
     struct sample_summary rate = sample_summarize(&speed->rate);
+    struct sample_summary hits = sample_summarize(&speed->hits);
     char words[64];
 
     if (rate.count == 0)
         return;
     snprintf(words, sizeof(words), "%s, %u thread%s", who, threads, threads == 1 ? "" : "s");
-    printf("%-36s %9.0f touches/s (%.0f to %.0f), CPU a page %.2f us, p99 %.0f us, p99.9 %.0f us\n",
+    printf("%-36s %9.0f touches/s (%.0f to %.0f), CPU a page %.2f us, p99 %.0f us, p99.9 %.0f us",
            words, rate.median, rate.least, rate.most, sample_summarize(&speed->cpu).median * 1e6,
            sample_summarize(&speed->p99).median * 1e6, sample_summarize(&speed->p999).median * 1e6);
+    if (hits.count > 0)
+        printf(", hits %.1f %%", hits.median * 100);
+    printf("\n");
 }
 
 /* The smallest pagers in cells of bench. */
 static void writers_print(const struct bound *b)
 {
-    printf("\nSmallest pagers that know how long each run is, and what has been written\n");
+    printf("\nSmallest pagers that know how long each run is (moving: a page), and what has been "
+           "written\n");
     for (unsigned c = 0; c < BOUND_CELL_COUNT; c++)
         for (enum bound_trap trap = 0; trap < BOUND_TRAPS; trap++) {
             char who[64];
@@ -67,13 +72,18 @@ static void writers_print(const struct bound *b)
             snprintf(who, sizeof(who), "%s, %s", bound_cell_names[c], trap_names[trap]);
             speed_print(who, BOUND_CELL_THREADS, &b->writers[trap][c]);
         }
-    printf("by SIGBUS, not knowing how long runs are: pages brought with the first, and then\n");
+    printf("by SIGBUS, not knowing how long runs are: pages brought with the first, and then; or "
+           "groups\nof neighbours\n");
     for (unsigned c = 0; c < BOUND_CELL_COUNT; c++)
         for (unsigned i = 0; i < BOUND_WINDOWS; i++) {
             char who[64];
 
-            snprintf(who, sizeof(who), "%s, %u + %u", bound_cell_names[c], bound_windows[i].first,
-                     bound_windows[i].next);
+            if (c == CELL_moving)
+                snprintf(who, sizeof(who), "%s, groups of %u", bound_cell_names[c],
+                         bound_windows[i].first);
+            else
+                snprintf(who, sizeof(who), "%s, %u + %u", bound_cell_names[c],
+                         bound_windows[i].first, bound_windows[i].next);
             speed_print(who, BOUND_CELL_THREADS, &b->guessers[i][c]);
         }
     for (enum bound_prefault how = 0; how < BOUND_PREFAULTS; how++) {

@@ -4,7 +4,7 @@
 
 #include "bound.h"
 
-#define BOUND_AIMS_MAX 64
+#define BOUND_AIMS_MAX 80
 
 /* bound and peer are in the same unit; wanted is of their quotient. */
 struct aim {

@@ -40,7 +40,9 @@ static void pages_map(const struct stock *s, size_t page, const char *content, s
 static void pages_arrive(struct stock *s, size_t page, size_t count)
 {
     memset(s->states + page, HERE, count);
-    s->queue[s->head++ % s->range.pages] = (struct stock_piece){(uint32_t)page, (uint32_t)count};
+    if (!s->sweeps)
+        s->queue[s->head++ % s->range.pages] =
+            (struct stock_piece){(uint32_t)page, (uint32_t)count};
     if (s->resident > s->most - 2 * s->batch)
         pthread_cond_signal(&s->full);
 }
@@ -62,34 +64,40 @@ static void fresh_put(struct stock *s, size_t page, size_t count)
     pthread_mutex_unlock(&s->lock);
 }
 
-/* Those that come with the page, up to end. The lock is held. True: they have never been written. */
-static bool claim_make(struct stock *s, size_t page, size_t end, struct stock_claim *claim)
+/* Those that come with the page, from begin to end. The lock is held. True: they have never been
+ * written. */
+static bool claim_make(struct stock *s, size_t page, size_t begin, size_t end,
+                       struct stock_claim *claim)
 {
     bool fresh = s->saved[page] == 0;
 
-    if (fresh || end > page + STOCK_RUN)
-        end = page + STOCK_RUN;
+    while (begin < page && (fresh || s->states[begin] != ABSENT))
+        begin++;
+    if (fresh || end > begin + STOCK_RUN)
+        end = begin + STOCK_RUN;
     if (end > s->range.pages)
         end = s->range.pages;
-    *claim = (struct stock_claim){.page = page};
-    for (size_t i = 0; page + i < end; i++) {
-        bool absent = s->states[page + i] == ABSENT && (s->saved[page + i] == 0) == fresh;
+    *claim = (struct stock_claim){.page = begin};
+    for (size_t i = 0; begin + i < end; i++) {
+        bool absent = s->states[begin + i] == ABSENT && (s->saved[begin + i] == 0) == fresh;
 
         if (fresh && !absent)
             break;
         if (!absent)
             continue;
-        s->states[page + i] = COMING;
+        s->states[begin + i] = COMING;
         s->resident++;
         claim->ours |= UINT64_C(1) << i;
         claim->count = i + 1;
     }
+    s->counts.claims++;
     if (!fresh)
-        s->in += (unsigned)__builtin_popcountll(claim->ours);
+        s->counts.in += (unsigned)__builtin_popcountll(claim->ours);
     return fresh;
 }
 
-enum stock_answer stock_claim(struct stock *s, size_t page, size_t end, struct stock_claim *claim)
+enum stock_answer stock_claim(struct stock *s, size_t page, size_t begin, size_t end,
+                              struct stock_claim *claim)
 {
     enum stock_answer answer = STOCK_BUSY;
     bool fresh = false;
@@ -101,7 +109,7 @@ enum stock_answer stock_claim(struct stock *s, size_t page, size_t end, struct s
         pthread_cond_wait(&s->room, &s->lock);
     }
     if (s->states[page] == ABSENT) {
-        fresh = claim_make(s, page, end, claim);
+        fresh = claim_make(s, page, begin, end, claim);
         answer = fresh ? STOCK_HERE : STOCK_READ;
     } else if (s->states[page] == WRITING) {
         page_rescue(s, page);
@@ -139,12 +147,22 @@ void stock_protect(struct stock *s, bool on)
     pthread_mutex_unlock(&s->lock);
 }
 
-void stock_moved(struct stock *s, uint64_t *in, uint64_t *out)
+void stock_sweep(struct stock *s, size_t page)
 {
     pthread_mutex_lock(&s->lock);
-    *in = s->in;
-    *out = s->out;
+    s->sweeps = true;
+    s->hand = page;
     pthread_mutex_unlock(&s->lock);
+}
+
+struct stock_counts stock_count(struct stock *s)
+{
+    struct stock_counts counts;
+
+    pthread_mutex_lock(&s->lock);
+    counts = s->counts;
+    pthread_mutex_unlock(&s->lock);
+    return counts;
 }
 
 /* ---- Pages go: the evictor ---- */
@@ -175,18 +193,43 @@ static void batch_settle(struct stock *s, struct stock_batch *b)
     b->used = 0;
 }
 
-/* The oldest pages, once memory is nearly full. False: there will be no more. */
+/* The page that leaves next; false: there is none. The lock is held. */
+static bool piece_sweep(struct stock *s, struct stock_piece *piece)
+{
+    for (size_t i = 0; i < s->range.pages; i++) {
+        size_t page = s->hand;
+
+        s->hand = (s->hand + 1) % s->range.pages;
+        if (s->states[page] == HERE) {
+            *piece = (struct stock_piece){(uint32_t)page, 1};
+            return true;
+        }
+    }
+    return false;
+}
+
+/* The pages that leave next; false: there are none. The lock is held. */
+static bool piece_take(struct stock *s, struct stock_piece *piece)
+{
+    if (s->sweeps)
+        return piece_sweep(s, piece);
+    if (s->tail == s->head)
+        return false;
+    *piece = s->queue[s->tail++ % s->range.pages];
+    return true;
+}
+
+/* A batch of them, once memory is nearly full. False: there will be no more. */
 static bool batch_take(struct stock *s, struct stock_batch *b, bool *protects)
 {
+    struct stock_piece piece;
     bool goes_on;
 
     b->count = 0;
     pthread_mutex_lock(&s->lock);
     while (!s->stop && s->resident <= s->most - 2 * s->batch)
         pthread_cond_wait(&s->full, &s->lock);
-    for (unsigned taken = 0; taken < s->batch && s->tail < s->head; b->count++) {
-        struct stock_piece piece = s->queue[s->tail++ % s->range.pages];
-
+    for (unsigned taken = 0; taken < s->batch && piece_take(s, &piece); b->count++) {
         memset(s->states + piece.page, LEAVING, piece.count);
         b->pieces[b->count] = piece;
         taken += piece.count;
@@ -267,7 +310,7 @@ static void batch_release(struct stock *s, const struct stock_batch *b)
             s->states[page] = s->places[page] != 0 ? WRITING : ABSENT;
         s->resident -= b->pieces[i].count;
     }
-    s->out += b->used;
+    s->counts.out += b->used;
     pthread_cond_broadcast(&s->room);
     pthread_mutex_unlock(&s->lock);
 }

@@ -1,6 +1,7 @@
 /*
  * Memory of the smallest pagers that write: which of its pages are there, and the thread that
- * evicts them. Page n has its place at page n of a file; the first to come are the first to go.
+ * evicts them. Page n has its place at page n of a file; the first to come are the first to go, or
+ * from some time on those in front.
  *
  *   ABSENT ──claim──▶ COMING ──put──▶ HERE ──evict──▶ LEAVING ──unchanged──▶ ABSENT
  *                                      ▲                 └──copied──▶ WRITING ──written──▶ ABSENT
@@ -50,6 +51,12 @@ struct stock_batch {
     unsigned count; /* of pieces */
 };
 
+/* Since the memory is there. */
+struct stock_counts {
+    uint64_t in, out; /* pages that came from the file, that went to it */
+    uint64_t claims;  /* faults that brought pages, of the file or new ones */
+};
+
 /* (l) under the lock; (e) the evictor's; the rest is constant while threads run */
 struct stock {
     struct range range;
@@ -62,8 +69,10 @@ struct stock {
     uint32_t *places;              /* (e) 1 + where a page that leaves is in buffers, or 0 */
     struct stock_piece *queue;     /* (l) those that are here, the oldest at tail */
     uint64_t head, tail;           /* (l) modulo pages */
+    bool sweeps;                   /* (l) the queue is not used: pages leave from hand on */
+    size_t hand;                   /* (l) */
     size_t resident;               /* (l) */
-    uint64_t in, out;              /* (l) pages that came from the file, that went to it */
+    struct stock_counts counts;    /* (l) */
     bool protects;                 /* (l) somebody may write while pages leave */
     bool stop;                     /* (l) */
     pthread_mutex_t lock;          /* taken in a handler of SIGBUS, so never by who touches */
@@ -77,15 +86,16 @@ struct stock {
 /* The memory is empty, the file too. 0 or a negative errno. */
 int stock_open(struct stock *stock, const struct bound *b, bool sigbus);
 void stock_close(struct stock *stock);
-/* Page is wanted, and as many after it, up to end, as are not here. Waits for room. */
-enum stock_answer stock_claim(struct stock *stock, size_t page, size_t end,
+/* Page is wanted, and as many beside it, from begin to end, as are not here. Waits for room. */
+enum stock_answer stock_claim(struct stock *stock, size_t page, size_t begin, size_t end,
                               struct stock_claim *claim);
 void stock_put(struct stock *stock, const struct stock_claim *claim, const char *content);
 /* Ends the program after a message. */
 _Noreturn void stock_fail(int error);
 /* From now on; nobody touches. */
 void stock_protect(struct stock *stock, bool on);
-/* Pages moved between memory and file so far. */
-void stock_moved(struct stock *stock, uint64_t *in, uint64_t *out);
+/* From now on, for good, pages leave in the order of their places, beginning with this one. */
+void stock_sweep(struct stock *stock, size_t page);
+struct stock_counts stock_count(struct stock *stock);
 
 #endif

@@ -190,6 +190,9 @@ else
         grep -q '^run32, pager by SIGBUS .* at least 4 ' "$dir/out" &&
         grep -q '^run32w10, 16 + 16, 2 threads .* touches/s' "$dir/out" &&
         grep -q '^run32w10, length not known .* at least 3.5 ' "$dir/out" &&
+        grep -q '^moving, SIGBUS, 2 threads .* touches/s .* hits ' "$dir/out" &&
+        grep -q '^moving, groups of 16, 2 threads .* touches/s' "$dir/out" &&
+        grep -q '^moving, by groups .* at least 1.5 ' "$dir/out" &&
         grep -q '^zipf0.9 .* 1.5 ' "$dir/out" &&
         grep -q '^fill, to swap .* at least 6 ' "$dir/out" && ! grep -qw nan "$dir/out"
     ok $? "bound: calls, pagers, eviction and aims have their lines; each page read was right"
@@ -198,6 +201,8 @@ else
         && $r->{pager_cells}{sigbus}{run32w50}{touches_a_second}{median} > 0
         && $r->{pager_cells}{thread}{fill}{p999}{median} > 0
         && $r->{pager_windows}{"16+16"}{run32}{touches_a_second}{median} > 0
+        && $r->{pager_windows}{"16+16"}{moving}{hits}{median}
+           > $r->{pager_cells}{sigbus}{moving}{hits}{median}
         && $r->{prefault}{plain}{reads_a_second}{median} > 0
         && $r->{eviction}{hot}{min} > $r->{eviction}{hot}{lru} ? 0 : 1)' <"$dir/bound.json"
     ok $? "bound: the JSON parses and has figures"
