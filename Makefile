@@ -115,7 +115,7 @@ bound: ## measure what a pager on userfaultfd could reach here at most (as root)
 	$(Q)mkdir -p $(RESULTS)
 	$(BUILD)/bench/bound --swap --json $(RESULTS)/bound.json $(MEASURE)
 
-scale: ## measure costs as space, memory and threads grow: 26 minutes; MEASURE=--quick: 1
+scale: ## measure costs as space, memory and threads grow: 30 minutes; MEASURE=--quick: 1
 	$(Q)scripts/install-deps.sh build
 	$(Q)$(MAKE) $(PARALLEL) benches
 	$(Q)mkdir -p $(RESULTS)
