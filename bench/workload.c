@@ -485,12 +485,21 @@ static void crew_init(struct crew *c, const struct workload_run *run)
         c->zipf = zipf_make(run->pages, run->workload->skew);
 }
 
+/* Each cell draws numbers of its own: with those of the cell before it, a slow kind of memory would be
+ * asked for the places that it has just read, and a quick one, which got farther, for others. */
+static uint64_t draws_begin(const struct workload_run *run, unsigned index)
+{
+    uint64_t cell = run->threads;
+
+    for (const char *c = run->workload->name; *c != '\0'; c++)
+        cell = mix(cell + GOLDEN) ^ (unsigned char)*c;
+    return mix(mix(run->seed) + cell) ^ mix(index + 1);
+}
+
 static struct worker worker_make(struct crew *c, unsigned index)
 {
-    return (struct worker){.crew = c,
-                           .index = index,
-                           .random = mix(c->run->seed) ^ mix(index + 1),
-                           .most = UINT64_MAX};
+    return (struct worker){
+        .crew = c, .index = index, .random = draws_begin(c->run, index), .most = UINT64_MAX};
 }
 
 /* Start the threads behind the gate; how many there are now. */

@@ -295,6 +295,37 @@ static void popular_check(void)
     ok(!workload_popular(&run, 0, &page), "where a window moves, no page stays popular");
 }
 
+/* Touches of the first thread, of `hot` under some name, that are those of the trace. */
+static unsigned draws_alike(const char *name, unsigned threads, const uint32_t *trace)
+{
+    struct workload hot = *workload_find("hot");
+    struct workload_run run = {
+        .workload = &hot, .pages = PAGES, .budget_pages = PAGES / 4, .threads = threads, .seed = 3};
+    static uint32_t other[TRACE];
+    unsigned alike = 0;
+
+    hot.name = name;
+    workload_trace(&run, other, TRACE);
+    for (unsigned i = 0; i < TRACE / threads; i++)
+        alike += other[i * threads] == trace[i];
+    return alike;
+}
+
+static void draws_check(void)
+{
+    struct workload_run run = {.workload = workload_find("hot"),
+                               .pages = PAGES,
+                               .budget_pages = PAGES / 4,
+                               .threads = 1,
+                               .seed = 3};
+    static uint32_t trace[TRACE];
+
+    workload_trace(&run, trace, TRACE);
+    is(draws_alike("hot", 1, trace), TRACE, "a cell draws the same with the same seed");
+    ok(draws_alike("tepid", 1, trace) < TRACE / 8, "another cell draws other places");
+    ok(draws_alike("hot", 2, trace) < TRACE / 16, "and so does another number of threads");
+}
+
 static void damage_check(const char *name, unsigned page, unsigned word)
 {
     uint64_t *words = (uint64_t *)(void *)(base + (size_t)page * PAGE_BYTES);
@@ -328,6 +359,7 @@ int main(void)
     trace_check("moving", MOVING);
     trace_check("flood", FLOOD);
     popular_check();
+    draws_check();
     contents_check(false);
     contents_check(true);
     damage_check("scan", 17, stamp);
