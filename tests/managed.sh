@@ -28,7 +28,7 @@ check() {
     ok $? "$name"
 }
 
-for program in memory heap forks process; do
+for program in memory heap forks process calls; do
     check "$program, plain" $program
     check "$program, with 6 MiB" $program "$vmsm" run --memory 6M --
     check "$program, with 6 MiB and delays" $program "$vmsm" run --memory 6M --yield-delay 20us \

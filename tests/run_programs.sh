@@ -234,7 +234,8 @@ if has stress-ng; then
 fi
 
 # fio makes files, reads them by each means and verifies what it has read.
-if has fio; then
+fio_engines() {
+    with=${VMSM_CONF:+, $VMSM_CONF}
     for engine in psync pvsync2 mmap; do
         "$vmsm" run $SETTINGS --memory 8M -- fio --name=x --filename="$dir/data" --direct=1 --rw=randrw \
             --bs=32k --size=16M --ioengine=$engine --verify=crc32c --iodepth=1 --thread=1 \
@@ -242,20 +243,28 @@ if has fio; then
         status=$?
         drop_advice err
         [ $status -eq 0 ] && [ ! -s err ]
-        ok $? "fio by direct I/O, $engine: what it reads is what it wrote"
+        ok $? "fio by direct I/O, $engine: what it reads is what it wrote$with"
     done
     for engine in io_uring libaio; do
         "$vmsm" run $SETTINGS --memory 8M -- fio --name=x --filename="$dir/data" --direct=1 --rw=read \
             --bs=32k --size=1M --ioengine=$engine --thread=1 --output=out >err 2>&1
         status=$?
         [ $status -ne 0 ] && grep -qi "support\|not implemented" err out
-        ok $? "fio by $engine is refused, as by a kernel without it"
+        ok $? "fio by $engine is refused, as by a kernel without it$with"
     done
     "$vmsm" run $SETTINGS --memory 8M -- fio --name=x --filename="$dir/data" --direct=1 --rw=read --bs=32k \
         --size=1M --ioengine=posixaio --thread=1 --iomem=mmap --output=out >err 2>&1
     status=$?
     [ $status -ne 0 ] && grep -qi "not implemented" err out
-    ok $? "so are direct reads by fio's posixaio"
+    ok $? "so are direct reads by fio's posixaio$with"
+}
+
+if has fio; then
+    for i in $(seq 0 $((repeats - 1))); do
+        vary "$i"
+        fio_engines
+    done
+    unset VMSM_CONF
 fi
 
 # answers COMMAND…: wait until a server does.

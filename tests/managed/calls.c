@@ -7,6 +7,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/filter.h>
+#include <linux/futex.h>
+#include <net/if.h>
 #include <poll.h>
 #include <pthread.h>
 #include <sched.h>
@@ -17,6 +19,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/msg.h>
 #include <sys/random.h>
@@ -321,12 +324,16 @@ static void test_signals(void)
     ok(sigaltstack(&stack, NULL) == 0, "an alternate stack from malloc()");
     soon->it_value.tv_usec = 1000;
     drive_out();
+    sigemptyset(&now);
+    sigaddset(&now, SIGALRM);
+    sigprocmask(SIG_BLOCK, &now, NULL); /* it must not come before the call */
     sigfillset(all);
     sigdelset(all, SIGALRM);
     setitimer(ITIMER_REAL, soon, NULL);
     wait->tv_sec = 5;
     ok(pselect(0, set, NULL, NULL, wait, all) < 0 && errno == EINTR && caught == SIGALRM,
        "pselect() with a mask, and a handler on that stack");
+    sigprocmask(SIG_UNBLOCK, &now, NULL);
     caught = 0;
     ok(sigaltstack(NULL, &old) == 0 && old.ss_sp == stack.ss_sp, "which stays in place");
     sigfillset(all);
@@ -493,7 +500,79 @@ static void test_inner(void)
     free(code);
 }
 
+static void test_requests(void)
+{
+    char *memory = absent(3 * 4096);
+    struct ifconf *list = (void *)absent(sizeof(*list));
+    int ends[2], *waiting = (void *)absent(sizeof(*waiting)), end = socket(AF_INET, SOCK_DGRAM, 0);
+
+    ok(pipe(ends) == 0 && write(ends[1], memory, 1000) == 1000, "a thousand bytes in a pipe");
+    drive_out();
+    ok(ioctl(ends[0], FIONREAD, waiting) == 0 && *waiting == 1000, "are counted by ioctl()");
+    *list = (struct ifconf){.ifc_len = 3 * 4096, .ifc_buf = memory};
+    drive_out();
+    ok(end < 0 || (ioctl(end, SIOCGIFCONF, list) == 0 && list->ifc_len < 3 * 4096),
+       "interfaces are listed");
+    close(end);
+    close(ends[0]);
+    close(ends[1]);
+    free(waiting);
+    free(list);
+    free(memory);
+}
+
+static void test_random(void)
+{
+    char *bytes = absent(3 * 4096);
+    size_t from = 4096 - (uintptr_t)bytes % 4096 - 100; /* a page, and some of its neighbours */
+    unsigned same = 0;
+
+    ok(getrandom(bytes + from, 4296, 0) == 4296, "getrandom() over the ends of a page");
+    drive_out();
+    for (size_t i = from; i < from + 4296; i++)
+        same += bytes[i] == (char)(i * 7 + i / 4096);
+    ok(same < 200, "its bytes are there");
+    ok(is_pattern(bytes, from), "and none before them are changed");
+    free(bytes);
+}
+
 /* ---- threads ---- */
+
+static void *waits_for_word(void *argument)
+{
+    unsigned *word = argument;
+
+    while (__atomic_load_n(word, __ATOMIC_SEQ_CST) == 0)
+        syscall(SYS_futex, word, FUTEX_WAIT, 0, NULL, NULL, 0);
+    return argument;
+}
+
+/* The word that a thread waits for leaves meanwhile. */
+static void test_futex(void)
+{
+    unsigned *word = (void *)absent(sizeof(*word));
+    pthread_t thread;
+    unsigned woken = 0;
+
+    for (unsigned round = 0; round < 10; round++) {
+        void *result = NULL;
+
+        *word = 0;
+        pthread_create(&thread, NULL, waits_for_word, word);
+        usleep(5000);
+        drive_out();
+        __atomic_store_n(word, 1, __ATOMIC_SEQ_CST);
+        drive_out();
+        syscall(SYS_futex, word, FUTEX_WAKE, 1, NULL, NULL, 0);
+        pthread_join(thread, &result);
+        woken += result == word;
+    }
+    ok(woken == 10, "who waits on a futex is woken");
+    drive_out();
+    ok(fails(syscall(SYS_futex, word, FUTEX_WAIT, 7, NULL, NULL, 0), EAGAIN),
+       "and does not wait if its word has changed");
+    free(word);
+}
 
 static void *reads_for_ever(void *argument)
 {
@@ -824,6 +903,9 @@ int main(void)
     test_letters();
     test_residence();
     test_inner();
+    test_requests();
+    test_random();
+    test_futex();
     test_threads();
     test_records();
     test_all_of_a_stream();
