@@ -174,16 +174,18 @@ drop_advice "$dir/err"
 [ "$(cat "$dir/out")" = text ] && [ ! -s "$dir/err" ]
 ok $? "input and output are the program's, and nothing is added"
 
-run --memory 6M --stats --report "$dir/report" -- "${eats[@]}"
-[ $status -eq 0 ] && [ "$(cat "$dir/out")" = 320000 ] &&
-    grep -q 'vmsm: run: perl .*peak resident' "$dir/err"
-ok $? "--stats: a line at the end"
-perl -MJSON::PP -e 'local $/; my $r = decode_json(<STDIN>);
-    exit($r->{managed} && $r->{pages_written} > 0 && $r->{memory} == 6 << 20 ? 0 : 1)' <"$dir/report"
-ok $? "--report: JSON with counters"
-resident=$(sed -n 's/.*"peak_resident": \([0-9]*\).*/\1/p' "$dir/report")
-[ "${resident:-999999999}" -lt $((20 << 20)) ]
-ok $? "it was never resident with much more than its memory"
+for trap in thread sigbus; do
+    run --memory 6M --trap $trap --stats --report "$dir/report" -- "${eats[@]}"
+    [ $status -eq 0 ] && [ "$(cat "$dir/out")" = 320000 ] &&
+        grep -q 'vmsm: run: perl .*peak resident' "$dir/err"
+    ok $? "$trap: --stats: a line at the end"
+    perl -MJSON::PP -e 'local $/; my $r = decode_json(<STDIN>);
+        exit($r->{managed} && $r->{pages_written} > 0 && $r->{memory} == 6 << 20 ? 0 : 1)' <"$dir/report"
+    ok $? "$trap: --report: JSON with counters"
+    resident=$(sed -n 's/.*"peak_resident": \([0-9]*\).*/\1/p' "$dir/report")
+    [ "${resident:-999999999}" -lt $((20 << 20)) ]
+    ok $? "$trap: it was never resident with much more than its memory"
+done
 run --report "$dir/none/report" -- true
 said 125 'cannot be written' "a report that cannot be written"
 
@@ -486,5 +488,124 @@ run --memory 4M --pagefile-size 24M -- perl -e '
     my @a; for (1 .. 400) { push @a, "x" x (1 << 20) } print "all\n"'
 [ $status -ne 0 ] && grep -qi 'out of memory' "$dir/err" && ! grep -q 'SIGBUS\|invariant' "$dir/err"
 ok $? "no memory and no pagefile left: the allocation fails"
+
+cat >"$dir/full.c" <<'END'
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+static char *map(size_t length, int protection)
+{
+    return mmap(NULL, length, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+}
+static int all_are(const char *block, char value)
+{
+    return block[0] == value && memcmp(block, block + 1, (1 << 20) - 1) == 0;
+}
+static int maps_all(void)
+{
+    char *blocks[64], *reserved;
+    int count = 0;
+    errno = 0;
+    while (count < 64 && (blocks[count] = map(1 << 20, PROT_READ | PROT_WRITE)) != MAP_FAILED) {
+        memset(blocks[count], count + 1, 1 << 20);
+        count++;
+    }
+    if (count < 12 || count == 64 || errno != ENOMEM)
+        return 1;
+    reserved = map((size_t)64 << 30, PROT_NONE);
+    if (reserved == MAP_FAILED || mprotect(reserved, 8 << 20, PROT_READ | PROT_WRITE) == 0 ||
+        errno != ENOMEM || munmap(reserved, (size_t)64 << 30) != 0)
+        return 2;
+    for (int i = 0; i < count; i++)
+        if (!all_are(blocks[i], i + 1) || munmap(blocks[i], 1 << 20) != 0)
+            return 3;
+    return 0;
+}
+static int allocates_all(void)
+{
+    char *blocks[64];
+    int count = 0;
+    errno = 0;
+    for (; count < 64 && (blocks[count] = malloc(1 << 20)) != NULL; count++)
+        memset(blocks[count], count + 1, 1 << 20);
+    if (count < 12 || count == 64 || errno != ENOMEM)
+        return 4;
+    for (int i = 0; i < count; i++) {
+        if (!all_are(blocks[i], i + 1))
+            return 5;
+        free(blocks[i]);
+    }
+    return 0;
+}
+int main(void)
+{
+    int wrong = 0;
+    for (int round = 0; round < 3 && wrong == 0; round++)
+        wrong = maps_all();
+    for (int round = 0; round < 3 && wrong == 0; round++) /* what it frees stays the heap's */
+        wrong = allocates_all();
+    return wrong;
+}
+END
+gcc -w -O1 -o "$dir/full" "$dir/full.c"
+for trap in thread sigbus; do
+    run --memory 4M --pagefile-size 40M --trap $trap -- "$dir/full"
+    [ $status -eq 0 ] && [ ! -s "$dir/err" ]
+    ok $? "$trap: mmap() and malloc() say ENOMEM, nothing is lost, what is freed can be had again; reservations are free"
+done
+
+cat >"$dir/new.cc" <<'END'
+#include <cstdint>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <new>
+#include <string>
+#include <thread>
+#include <vector>
+struct alignas(256) wide {
+    unsigned char bytes[256];
+};
+static void fill_and_check(unsigned seed, bool *right)
+{
+    std::map<unsigned, std::string> map;
+    std::vector<std::unique_ptr<wide>> vector;
+    for (unsigned i = 0; i < 30000; i++) {
+        map[i * 7919 % 1000003] = std::string(100 + i % 50, (char)('a' + (i + seed) % 26));
+        vector.emplace_back(new wide);
+        std::memset(vector.back()->bytes, (int)(i + seed) & 255, 256);
+    }
+    for (unsigned i = 0; i < 30000; i++) {
+        const wide *w = vector[i].get();
+        *right &= map[i * 7919 % 1000003] == std::string(100 + i % 50, (char)('a' + (i + seed) % 26));
+        *right &= (std::uintptr_t)w % 256 == 0 && w->bytes[0] == ((i + seed) & 255) &&
+                  std::memcmp(w->bytes, w->bytes + 1, 255) == 0;
+    }
+}
+int main()
+{
+    volatile std::size_t much = (std::size_t)1 << 60;
+    bool right[2] = {true, true}, thrown = false;
+    std::thread other(fill_and_check, 1, &right[1]);
+    fill_and_check(0, &right[0]);
+    other.join();
+    try {
+        delete[] new char[much];
+    } catch (const std::bad_alloc &) {
+        thrown = true;
+    }
+    return right[0] && right[1] && thrown && new (std::nothrow) char[much] == nullptr ? 0 : 1;
+}
+END
+if g++ -std=c++17 -pthread -O1 -w -o "$dir/new" "$dir/new.cc" 2>"$dir/err"; then
+    for trap in thread sigbus; do
+        run --memory 6M --trap $trap --report "$dir/report" -- "$dir/new"
+        [ $status -eq 0 ] && [ ! -s "$dir/err" ] && grep -q '"pages_read": [1-9]' "$dir/report"
+        ok $? "$trap: new and delete of C++, aligned, nothrow and thrown"
+    done
+else
+    skip "there is no C++ compiler"
+fi
 
 finish

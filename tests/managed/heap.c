@@ -23,6 +23,16 @@ static uint64_t next_random(uint64_t *state)
     return *state >> 33;
 }
 
+/* How many of the bytes are not the block's number? */
+static uintptr_t count_wrong(const unsigned char *block, size_t size, unsigned number)
+{
+    uintptr_t wrong = 0;
+
+    for (size_t at = 0; at < size; at++)
+        wrong += block[at] != (number & 0xff);
+    return wrong;
+}
+
 /* Blocks of many sizes, replaced at random, each filled with its number. */
 static void *churn(void *argument)
 {
@@ -40,6 +50,7 @@ static void *churn(void *argument)
             wrong++;
         if (step % 3 == 0) {
             blocks[i] = realloc(blocks[i], size);
+            wrong += count_wrong(blocks[i], sizes[i] < size ? sizes[i] : size, i);
         } else {
             free(blocks[i]);
             blocks[i] = malloc(size);
@@ -48,8 +59,7 @@ static void *churn(void *argument)
         sizes[i] = size;
     }
     for (unsigned i = 0; i < BLOCKS / THREADS; i++) {
-        for (size_t at = 0; blocks[i] != NULL && at < sizes[i]; at++)
-            wrong += blocks[i][at] != (i & 0xff);
+        wrong += count_wrong(blocks[i], sizes[i], i);
         free(blocks[i]);
     }
     free(blocks);

@@ -189,6 +189,11 @@ static void test_remap(void)
     fill(memory, 8 * MIB, 6);
     ok(mremap(memory, 8 * MIB, 6 * MIB, 0) == memory, "mremap shrinks");
     ok(faults(memory + 6 * MIB, false) && holds(memory, 6 * MIB, 6), "what is behind is gone");
+    ok(mremap(memory, 6 * MIB, 8 * MIB, 0) == memory, "mremap grows where it is");
+    ok(holds(memory, 6 * MIB, 6) && all_zero(memory + 6 * MIB, 2 * MIB), "by zeroes");
+    fill(memory, 8 * MIB, 6);
+    ok(holds(memory, 8 * MIB, 6), "which are memory");
+    ok(mremap(memory, 8 * MIB, 6 * MIB, 0) == memory, "and shrinks again");
     wall = mmap(memory + 6 * MIB, PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
     ok(wall == memory + 6 * MIB, "something is in the way");
     ok(mremap(memory, 6 * MIB, 12 * MIB, 0) == MAP_FAILED && errno == ENOMEM,
