@@ -422,7 +422,7 @@ if [ -n "$chosen" ] && has postgres initdb pgbench psql setpriv; then
     [ "$sorted" = "$(seq 60000 | perl -MDigest::MD5=md5_hex -e 'chomp(my @x = <STDIN>);
         print md5_hex(join ",", map { $_->[1] } sort { $a->[0] cmp $b->[0] } map { [md5_hex($_), $_] } @x)')" ]
     ok $? "postgres: it sorts in memory"
-    kill -INT "$server"
+    kill -INT "$(head -n 1 base/data/postmaster.pid)" # the server is a child of what was started
     ended "postgres: it ends well"
 fi
 
