@@ -27,35 +27,15 @@ static bool keeps_faulting(struct machine *m, uintptr_t va)
 }
 
 /* Who asks holds it BUSY. A page that is there stays as it is. */
-static bool restore(struct machine *m, uintptr_t va, unsigned flags)
+static bool restore(struct machine *m, uintptr_t va)
 {
-    if (!m->mapper->ops->restore(m->mapper, va, flags))
+    if (!m->mapper->ops->restore(m->mapper, va))
         return false;
     log_repeated(&m->said_dropped, LOG_ERROR,
                  "the page at %p has been dropped by a system call of the program's own: it reads "
                  "as zeroes",
                  (void *)va);
     return true;
-}
-
-/*
- * The page is being trimmed, and it is the trimmer that finds it missing, and waits for us, while
- * who faults on a BUSY page waits for the trimmer.
- */
-static bool restore_for_trim(struct machine *m, uintptr_t va, uint64_t word, unsigned flags,
-                             uint32_t thread)
-{
-    bool trimmed;
-
-    if (!(flags & FAULT_TRAP) || !(word & PTE_VALID) || thread == 0 ||
-        m->mapper->ops->restore == NULL || atomic_load(&m->mapper->taker) != thread)
-        return false;
-    atomic_fetch_add(&m->mapper->restoring, 1);
-    trimmed = atomic_load(&m->mapper->taker) == thread; /* it cannot end from here on */
-    if (trimmed)
-        restore(m, va, MAP_PROTECTED);
-    atomic_fetch_sub(&m->mapper->restoring, 1);
-    return trimmed;
 }
 
 /* Somebody else has made the page valid, or it is write-protected by a trim or to notice a change.
@@ -76,7 +56,7 @@ static enum fault_result fault_valid(struct machine *m, struct region *region, u
     }
     if (!pte_try_busy(&m->sync, pte, word))
         return FAULT_BUSY;
-    if (missing && !restore(m, va, 0)) {
+    if (missing && !restore(m, va)) {
         pte_release(m, pte, va, word);
         return FAULT_DONE;
     }
@@ -146,8 +126,6 @@ static enum fault_result fault_dispatch(struct machine *m, struct fault_queue *q
         enum fault_result result;
 
         if (word & PTE_BUSY) {
-            if (restore_for_trim(m, va, word, flags, thread))
-                return FAULT_DONE;
             if ((flags & FAULT_TRAP) && !pte_want(m, pte, PTE_WANTED_TRAP))
                 continue;
             count(m, COUNTER_faults_busy, 1);

@@ -17,10 +17,12 @@
 #include "core/platform.h"
 #include "mapper/huge.h"
 #include "mapper/uffd.h"
+#include "mapper/watch.h"
 
 struct copy_mapper {
     struct mapper mapper;
     struct uffd uffd;
+    struct take_watch watch; /* not with trap sigbus, where reading does not wait */
     struct huge_buffers huge;
     struct bitmap stage_map; /* pages of staging that are taken */
     char *stage;
@@ -207,9 +209,9 @@ static unsigned take_run(struct copy_mapper *copy, unsigned first, unsigned coun
 }
 
 /*
- * Put zeroes where the program has dropped pages, so that reading them does not wait for a handler,
- * who may be waiting for frames. They are protected, as all victims are: a write before the drop
- * would be lost.
+ * Put zeroes where the program has dropped pages, so that reading them does not wait. They are
+ * protected, as all victims are: a write before the drop would be lost. What is dropped after this
+ * look is the watch's.
  */
 static void restore_missing(struct copy_mapper *copy, unsigned count, const uintptr_t *va)
 {
@@ -231,7 +233,7 @@ static void copy_take(struct mapper *mapper, unsigned count, const uintptr_t *va
     unsigned done = 0;
 
     memset(status, 0, count * sizeof(*status));
-    atomic_store(&mapper->taker, (uint32_t)gettid());
+    take_watch_begin(&copy->watch, count, va);
     restore_missing(copy, count, va);
     /* The kernel reads through the page table; touching just-protected pages ourselves costs more.
      */
@@ -243,10 +245,7 @@ static void copy_take(struct mapper *mapper, unsigned count, const uintptr_t *va
         status[done] = take_protected(copy, va[done], mapper_buffer(mapper, buffers[done]));
         done++;
     }
-    /* A handler with an old message about us must not restore what is somebody else's by then. */
-    atomic_store(&mapper->taker, 0);
-    while (atomic_load(&mapper->restoring) > 0)
-        sync_give_way(mapper->sync);
+    take_watch_end(&copy->watch);
 }
 
 static int copy_drop(struct mapper *mapper, unsigned count, const uintptr_t *va,
@@ -266,9 +265,9 @@ static void copy_unfail(struct mapper *mapper, uintptr_t va)
     uffd_unfail(&copy_of(mapper)->uffd, va);
 }
 
-static bool copy_restore(struct mapper *mapper, uintptr_t va, unsigned flags)
+static bool copy_restore(struct mapper *mapper, uintptr_t va)
 {
-    return uffd_restore(&copy_of(mapper)->uffd, va, flags & MAP_PROTECTED);
+    return uffd_restore(&copy_of(mapper)->uffd, va, false);
 }
 
 static void copy_wake(struct mapper *mapper, uintptr_t va, size_t length)
@@ -335,11 +334,15 @@ static int copy_fork_child(struct mapper *mapper)
 {
     struct copy_mapper *copy = copy_of(mapper);
     int error = uffd_reopen(&copy->uffd);
+    bool watched = copy->watch.thread != NULL;
 
+    copy->watch.thread = NULL;       /* it is the parent's */
     copy->memory_fd = open_memory(); /* the old one is the parent's memory */
     mapper->fd = copy->uffd.fd;
     if (error == 0)
         error = huge_reopen(&copy->huge);
+    if (error == 0 && watched)
+        error = take_watch_open(&copy->watch, mapper->sync, &copy->uffd);
     return error;
 }
 
@@ -352,6 +355,7 @@ static void copy_close(struct mapper *mapper)
 {
     struct copy_mapper *copy = copy_of(mapper);
 
+    take_watch_close(&copy->watch);
     if (copy->mapper.buffers != NULL)
         platform_linux.release(copy->mapper.buffers, copy->buffers * PAGE_SIZE);
     if (copy->stage != NULL)
@@ -443,6 +447,11 @@ int mapper_copy_open(struct sync *sync, const struct mapper_options *options,
                     copy->stage_pages) != 0) {
         copy_close(&copy->mapper);
         return error_set(-ENOMEM, "no memory for the cache of %u pages", options->buffers);
+    }
+    error = options->sigbus ? 0 : take_watch_open(&copy->watch, sync, &copy->uffd);
+    if (error != 0) {
+        copy_close(&copy->mapper);
+        return error;
     }
     *mapper = &copy->mapper;
     return 0;

@@ -103,9 +103,9 @@ struct mapper_ops {
     /* Undo fail(). */
     void (*unfail)(struct mapper *mapper, uintptr_t va);
     /* Put a page of zeroes under va, unless a page is there. True: none was, since the program has
-     * dropped it by a system call of its own (MADV_DONTNEED), which means zeroes. MAP_PROTECTED, if
-     * it is being trimmed: the other victims are. NULL where that cannot be. */
-    bool (*restore)(struct mapper *mapper, uintptr_t va, unsigned flags);
+     * dropped it by a system call of its own (MADV_DONTNEED), which means zeroes. NULL where that
+     * cannot be. */
+    bool (*restore)(struct mapper *mapper, uintptr_t va);
     /* Wake threads asleep in a fault in the range: they look again. */
     void (*wake)(struct mapper *mapper, uintptr_t va, size_t length);
     /* Fill a frame's buffer with zeroes (mappers whose free frames are real). */
@@ -144,15 +144,13 @@ struct mapper_ops {
 struct mapper {
     const struct mapper_ops *ops;
     struct sync *sync;
-    bool has_cache;         /* Active memory is not the frame's own buffer */
-    bool in_place;          /* Active pages are under their addresses; else only the buffers are */
-    bool real_frames;       /* free frames have memory: the zeroer has work */
-    bool protects;          /* MAP_PROTECTED works */
-    int fd;                 /* userfaultfd, or -1 */
-    unsigned larges;        /* large buffers; 0: sections cannot be large pages */
-    _Atomic uint32_t taker; /* the thread that is in take(); 0: none, or it never faults there */
-    _Atomic uint32_t restoring; /* handlers that restore a page for it: take() waits for them */
-    char *buffers;              /* buffer n is at buffers + n * 4096 */
+    bool has_cache;   /* Active memory is not the frame's own buffer */
+    bool in_place;    /* Active pages are under their addresses; else only the buffers are */
+    bool real_frames; /* free frames have memory: the zeroer has work */
+    bool protects;    /* MAP_PROTECTED works */
+    int fd;           /* userfaultfd, or -1 */
+    unsigned larges;  /* large buffers; 0: sections cannot be large pages */
+    char *buffers;    /* buffer n is at buffers + n * 4096 */
 };
 
 static inline void *mapper_buffer(const struct mapper *mapper, uint32_t buffer)
