@@ -103,6 +103,7 @@ static void test_growth_under_io(void)
 /* ---- queues ---- */
 
 #define MANY 300u
+#define REFUSED 12u
 
 static void test_overflow(unsigned depth)
 {
@@ -338,6 +339,151 @@ static void test_refused_midway(void)
     store->ops->queue_close(queue);
     store->ops->close(store);
     free_pages(pages, 6);
+}
+
+/* Reap until `wanted` have come; returns how many failed. */
+static unsigned reap_without_error(struct store *store, struct store_queue *queue, unsigned wanted)
+{
+    struct store_io *done[REFUSED];
+    unsigned got = 0, failed = 0, n;
+
+    while (got < wanted && (n = store->ops->reap(queue, done, REFUSED, true)) > 0) {
+        for (unsigned i = 0; i < n; i++)
+            failed += done[i]->result != 0;
+        got += n;
+    }
+    return failed + (wanted - got);
+}
+
+/*
+ * The ring is refused while the kernel has some requests: these come back and its descriptor tells
+ * of them; what waits, and what comes later, is done without it.
+ */
+static void test_refused_ring(bool direct)
+{
+    const char *what = direct ? "refused ring" : "refused ring, buffered";
+    struct store *store;
+    struct store_queue *queue;
+    struct store_io ios[REFUSED] = {0}, *list[REFUSED], *done[REFUSED];
+    struct iovec iov[REFUSED];
+    struct pollfd descriptor;
+    char *pages = new_pages(REFUSED);
+    unsigned wrong = 0;
+    const char *text;
+
+    if (open_store("", 64, direct, true, &store) != 0 ||
+        store->ops->queue_open(store, 4, &queue) != 0)
+        exit(1);
+    descriptor = (struct pollfd){.fd = store->ops->queue_fd(queue), .events = POLLIN};
+    if (descriptor.fd < 0)
+        skip("no ring to refuse");
+    for (unsigned i = 0; i < REFUSED; i++) {
+        fill(pages + i * PAGE, i, 1);
+        iov[i] = (struct iovec){pages + i * PAGE, PAGE};
+        ios[i] = (struct store_io){
+            .slot = 1 + i, .count = 1, .write = true, .iovcnt = 1, .iov = &iov[i]};
+        list[i] = &ios[i];
+    }
+    log_catch();
+    store->ops->submit(queue, list, 2);
+    script.code = -EPERM;
+    script.refuse = 1000;
+    store->ops->submit(queue, list + 2, REFUSED - 2);
+    is(store->ops->reap(queue, done, 1, false), 1, "%s: a request comes back at once", what);
+    is(reap_without_error(store, queue, REFUSED - 1), 0, "%s: all do, with success", what);
+    is(store->ops->reap(queue, done, 1, true), 0, "%s: there is nothing to wait for then", what);
+    memset(pages, 0, REFUSED * PAGE);
+    for (unsigned i = 0; i < REFUSED; i++)
+        ios[i].write = false;
+    store->ops->submit(queue, list, REFUSED);
+    is(store->ops->reap(queue, done, REFUSED, false), REFUSED, "%s: later ones are done in submit",
+       what);
+    for (unsigned i = 0; i < REFUSED; i++)
+        wrong += ios[i].result != 0 || !filled(pages + i * PAGE, i, 1);
+    is(wrong, 0, "%s: every page is right", what);
+    if (descriptor.fd >= 0)
+        is(poll(&descriptor, 1, 0), 0, "%s: the descriptor is quiet", what);
+    script.refuse = 0;
+    text = log_caught();
+    ok(descriptor.fd < 0 || strstr(text, "refused (error 1)") != NULL, "%s: a message", what);
+    ok(strchr(text, '\n') == strrchr(text, '\n'), "%s: and no other", what);
+    store->ops->queue_close(queue);
+    store->ops->close(store);
+    free_pages(pages, REFUSED);
+}
+
+/* What is with the kernel when the ring is refused makes its descriptor readable. */
+static void test_refused_poll(void)
+{
+    struct store *store;
+    struct store_queue *queue;
+    struct store_io ios[REFUSED] = {0}, *list[REFUSED], *done[REFUSED];
+    struct iovec iov[REFUSED];
+    struct pollfd descriptor;
+    char *pages = new_pages(REFUSED);
+    unsigned got = 0;
+
+    if (open_store("", 64, true, true, &store) != 0 ||
+        store->ops->queue_open(store, 4, &queue) != 0)
+        exit(1);
+    descriptor = (struct pollfd){.fd = store->ops->queue_fd(queue), .events = POLLIN};
+    for (unsigned i = 0; i < REFUSED; i++) {
+        iov[i] = (struct iovec){pages + i * PAGE, PAGE};
+        ios[i] = (struct store_io){.slot = 1 + i, .count = 1, .iovcnt = 1, .iov = &iov[i]};
+        list[i] = &ios[i];
+    }
+    script.code = -ENOSYS;
+    store->ops->submit(queue, list, 3);
+    script.refuse = 1000;
+    store->ops->submit(queue, list + 3, REFUSED - 3);
+    for (unsigned i = 0; i <= REFUSED && got < REFUSED; i++) {
+        got += store->ops->reap(queue, done, REFUSED, false);
+        if (got < REFUSED && descriptor.fd >= 0)
+            poll(&descriptor, 1, 5000);
+    }
+    is(got, REFUSED, "refused ring: who polls gets all");
+    script.refuse = 0;
+    store->ops->queue_close(queue);
+    store->ops->close(store);
+    free_pages(pages, REFUSED);
+}
+
+/* The program has closed the pagefile, too, and opened another file in its place. */
+static void test_refused_closed(void)
+{
+    char *path = in_directory("closed"), *other = in_directory("other");
+    struct store *store;
+    struct store_queue *queue;
+    struct iovec iov = {new_pages(1), PAGE};
+    struct store_io io = {.slot = 3, .count = 1, .write = true, .iovcnt = 1, .iov = &iov};
+    struct store_io *one = &io, *done;
+    int mine = -1, kept = open("/dev/null", O_RDONLY), theirs;
+    struct stat st;
+
+    close(kept); /* the store's descriptor will have this number */
+    if (open_store(path, 64, true, true, &store) != 0 ||
+        store->ops->queue_open(store, 4, &queue) != 0)
+        exit(1);
+    theirs = open(other, O_CREAT | O_RDWR, 0600);
+    if (store->ops->queue_fd(queue) < 0 || fcntl(kept, F_GETFD) < 0) {
+        skip("no ring to refuse");
+    } else {
+        mine = dup(kept);
+        dup2(theirs, kept);
+        script.code = -EPERM;
+        script.refuse = 1;
+        store->ops->submit(queue, &one, 1);
+        is(store->ops->reap(queue, &done, 1, true), 1, "another file in its place: it comes back");
+        is(io.result, -EPERM, "another file in its place: with the error");
+        ok(fstat(theirs, &st) == 0 && st.st_size == 0, "another file in its place: is not touched");
+        dup2(mine, kept);
+        close(mine);
+    }
+    store->ops->queue_close(queue);
+    store->ops->close(store);
+    close(theirs);
+    unlink(other);
+    free_pages(iov.iov_base, 1);
 }
 
 /* The ring dies, or its descriptor is closed by the program: every request comes back. */
@@ -597,6 +743,10 @@ int main(void)
     test_seldom_answers();
     test_no_memory();
     test_refused_midway();
+    test_refused_ring(true);
+    test_refused_ring(false);
+    test_refused_poll();
+    test_refused_closed();
     test_broken_ring();
     test_poll();
     test_lifetime();

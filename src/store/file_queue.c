@@ -13,9 +13,11 @@
  * `sent` counts the requests in the ring, and never exceeds `depth`, which is
  * no more than the ring holds: neither of its halves can overflow.
  *
- * A queue without a ring transfers everything in submit(). A queue whose ring
- * fails for good (the program closed its descriptor, say) gives every request
- * that the kernel does not have the error; those it has still come back.
+ * A queue without a ring transfers everything in submit(). So does, from then
+ * on, a queue whose ring is refused (by a seccomp filter of the program's, say),
+ * with what the kernel does not have: what it has still comes back by the ring's
+ * memory, and its descriptor tells of it. If the program has closed our
+ * descriptors, the requests get the error instead.
  *
  * Nothing here allocates or locks after file_queue_open(): it runs in fault
  * and signal handlers.
@@ -25,6 +27,7 @@
 #include <limits.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/uio.h>
 #include <time.h>
 #include <unistd.h>
@@ -69,7 +72,8 @@ struct file_queue {
     struct file_store *store;
     bool has_ring;
     bool fixed;     /* the file is registered with the ring */
-    int broken;     /* why the ring cannot be used any more, or 0 */
+    bool stopped;   /* the ring takes no more requests */
+    int gone;       /* why they cannot be done without it either, or 0 */
     unsigned depth; /* most requests in the ring */
     unsigned sent;  /* requests in the ring */
     /* Buffered writes: the kernel has told of an error (once, for the whole file), which may be that
@@ -257,8 +261,9 @@ static void transfer_now(const struct file_store *store, struct store_io *io)
     } while (!io_settle(io, res));
 }
 
-/* A buffered write is complete: is it on the disk? Without doubt, or it is written once more. */
-static void queue_write_out(struct file_queue *queue, struct store_io *io)
+/* A buffered write is complete: is it on the disk? Without doubt, or it is written once more. In
+ * doubt is only what the kernel may have had in the ring then. */
+static void queue_write_out(struct file_queue *queue, struct store_io *io, bool by_ring)
 {
     bool written = io->write && io->result == 0;
 
@@ -266,11 +271,22 @@ static void queue_write_out(struct file_queue *queue, struct store_io *io)
     if (written && io->result != 0) {
         queue->doubt = io->result;
         queue->doubtful = queue->sent;
-    } else if (queue->doubtful > 0) {
+    } else if (by_ring && queue->doubtful > 0) {
         queue->doubtful--;
         if (written)
             io->result = queue->doubt;
     }
+}
+
+/* Do a request, or the rest of it, without the ring. */
+static void do_here(struct file_queue *queue, struct store_io *io, bool by_ring)
+{
+    if (queue->gone != 0) {
+        io->result = queue->gone;
+        return;
+    }
+    transfer_now(queue->store, io);
+    queue_write_out(queue, io, by_ring);
 }
 
 static void ring_prepare(struct file_queue *queue, struct store_io *io, struct io_uring_sqe *sqe)
@@ -299,21 +315,47 @@ static void ring_prepare(struct file_queue *queue, struct store_io *io, struct i
     io->attempts++;
 }
 
-/* The ring is of no more use: what the kernel has not taken comes back with the error. */
-static void ring_break(struct file_queue *queue, int code)
+/* Is our descriptor still that of the pagefile? Else we would write into a file of the program's. */
+static bool file_is_there(const struct file_path *path)
+{
+    struct stat st;
+
+    if (fstat(path->fd, &st) != 0)
+        return errno != EBADF; /* this may be refused, too */
+    return st.st_dev == path->device && st.st_ino == path->inode;
+}
+
+static void warn_ring_refused(struct file_store *store, int code)
+{
+    if (!atomic_exchange(&store->warned, true))
+        log_line(
+            LOG_ADVICE,
+            "pagefile %s: from now on io_uring is refused (error %d), so each thread reads and "
+            "writes one run of pages at a time, slower; if a seccomp filter of the program's "
+            "does it, let that allow io_uring_enter",
+            store->base.where, -code);
+}
+
+/* The ring takes no more: do here what the kernel has not taken. */
+static void ring_stop(struct file_queue *queue, int code)
 {
     const struct io_uring_sq *sq = &queue->ring.sq;
+    bool closed = code == -EBADF || code == -EOPNOTSUPP; /* it may be another file's by now */
     struct store_io *io;
 
-    queue->broken = code;
+    queue->stopped = true;
+    if (closed || !file_is_there(&queue->store->path))
+        queue->gone = code;
+    else
+        warn_ring_refused(queue->store, code);
     for (unsigned i = *sq->khead; i != sq->sqe_tail; i++) {
         io = (struct store_io *)(uintptr_t)sq->sqes[i & sq->ring_mask].user_data;
-        io->result = code;
-        list_append(&queue->ready, io);
         queue->sent--;
+        do_here(queue, io, false);
+        list_append(&queue->ready, io);
     }
     while ((io = list_take(&queue->waiting)) != NULL) {
-        io->result = code;
+        do_here(queue, io, false);
         list_append(&queue->ready, io);
     }
 }
@@ -324,7 +366,7 @@ static void ring_flush(struct file_queue *queue)
     unsigned tries = 0, pending;
     int res;
 
-    while (queue->broken == 0 && (pending = io_uring_sq_ready(&queue->ring)) > 0) {
+    while (!queue->stopped && (pending = io_uring_sq_ready(&queue->ring)) > 0) {
         res = io_uring_submit(&queue->ring);
         if (res > 0) {
             tries = 0;
@@ -333,11 +375,11 @@ static void ring_flush(struct file_queue *queue)
         if (res == -EINTR)
             continue;
         if (res != 0 && res != -EAGAIN && res != -EBUSY) {
-            ring_break(queue, res);
+            ring_stop(queue, res);
         } else if (queue->sent > pending) {
             return; /* the kernel has some of ours: reap() tries again when one is complete */
         } else if (++tries == NO_MEMORY_TRIES) {
-            ring_break(queue, res == 0 ? -EAGAIN : res);
+            ring_stop(queue, res == 0 ? -EAGAIN : res);
         } else {
             pause_1ms();
         }
@@ -349,7 +391,7 @@ static void ring_send(struct file_queue *queue)
 {
     struct io_uring_sqe *sqe;
 
-    while (queue->broken == 0 && queue->waiting.first != NULL && queue->sent < queue->depth) {
+    while (!queue->stopped && queue->waiting.first != NULL && queue->sent < queue->depth) {
         sqe = io_uring_get_sqe(&queue->ring);
         if (sqe == NULL)
             break;
@@ -365,17 +407,16 @@ static bool ring_settle(struct file_queue *queue, struct store_io *io, int res)
     queue->sent--;
     if (!io_valid(io))
         return true; /* it was refused */
-    if (send_again(res) && io->attempts >= SEND_MAX && queue->broken == 0) {
-        transfer_now(queue->store, io);
-        queue_write_out(queue, io);
+    if (send_again(res) && io->attempts >= SEND_MAX) {
+        do_here(queue, io, true);
         return true;
     }
     if (io_settle(io, res)) {
-        queue_write_out(queue, io);
+        queue_write_out(queue, io, true);
         return true;
     }
-    if (queue->broken != 0) {
-        io->result = queue->broken;
+    if (queue->stopped) {
+        do_here(queue, io, true);
         return true;
     }
     list_prepend(&queue->waiting, io);
@@ -407,13 +448,13 @@ static void ring_sleep(struct file_queue *queue)
     struct io_uring_cqe *cqe;
     int res;
 
-    if (queue->broken != 0) { /* completions still arrive in the ring's memory */
+    if (queue->stopped) { /* completions still arrive in the ring's memory */
         nanosleep(&pause, NULL);
         return;
     }
     res = io_uring_wait_cqe(&queue->ring, &cqe);
     if (res != 0 && res != -EINTR && res != -EAGAIN && res != -EBUSY)
-        ring_break(queue, res);
+        ring_stop(queue, res);
 }
 
 /*
@@ -545,13 +586,12 @@ void file_queue_submit(struct store_queue *base, struct store_io **ios, unsigned
         io->result = 0;
         io->done = 0;
         io->attempts = 0;
-        if (!queue->has_ring) {
-            transfer_now(queue->store, io);
-            queue_write_out(queue, io);
-        } else if (queue->broken != 0) {
-            io->result = queue->broken;
+        if (queue->has_ring && !queue->stopped) {
+            list_append(&queue->waiting, io);
+            continue;
         }
-        list_append(queue->has_ring && queue->broken == 0 ? &queue->waiting : &queue->ready, io);
+        do_here(queue, io, false);
+        list_append(&queue->ready, io);
     }
     if (queue->has_ring)
         ring_send(queue);
@@ -563,18 +603,16 @@ unsigned file_queue_reap(struct store_queue *base, struct store_io **done, unsig
     unsigned n = 0;
 
     for (;;) {
-        while (n < max && queue->ready.first != NULL)
-            done[n++] = list_take(&queue->ready);
         if (queue->has_ring) {
             n += ring_harvest(queue, done + n, max - n);
             ring_send(queue);
         }
-        if (n > 0 || max == 0 || (queue->sent == 0 && queue->ready.first == NULL))
+        /* Last: a ring that has just been refused leaves some here, and nothing else tells of them. */
+        while (n < max && queue->ready.first != NULL)
+            done[n++] = list_take(&queue->ready);
+        if (n > 0 || max == 0 || queue->sent == 0 || !wait)
             return n;
-        if (!wait && queue->ready.first == NULL)
-            return 0;
-        if (queue->ready.first == NULL)
-            ring_sleep(queue);
+        ring_sleep(queue);
     }
 }
 
@@ -584,7 +622,7 @@ void file_queue_transfer(struct store_queue *base, struct store_io *io)
     io->result = 0;
     io->done = 0;
     transfer_now(queue_of(base)->store, io);
-    queue_write_out(queue_of(base), io);
+    queue_write_out(queue_of(base), io, false);
 }
 
 int file_queue_fd(struct store_queue *base)

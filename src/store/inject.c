@@ -305,8 +305,7 @@ static void inject_submit(struct store_queue *base, struct store_io **ios, unsig
             n = 0;
         }
     }
-    if (queue->inner_fd < 0)
-        collect(queue); /* nothing else would tell a poller of them */
+    collect(queue); /* nothing else would tell a poller of what is complete already */
     arm(queue);
 }
 
