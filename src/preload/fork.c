@@ -9,7 +9,8 @@
  * serve it, and in the child, until the arena is watched again, a page that is not there would read
  * as zeroes. So the C library's fork() cannot be used: around the system call it touches streams
  * and records that are on the heap. Here its parts are done one by one: handlers of
- * pthread_atfork() (the list is kept here), the lock of the list of streams, the system call by
+ * pthread_atfork() (the list is kept here), the lock of the list of streams (before the heap's, which
+ * are the last of those handlers), the system call by
  * _Fork(), in the child the loader's locks, and when the manager serves again, the locks of
  * streams. The manager's threads are made without the C library (thread.c), which would read the
  * heap.
@@ -144,6 +145,44 @@ static bool add_handler(struct handler *handler)
     return room;
 }
 
+extern void *__dso_handle __attribute__((visibility("hidden"))); /* this library's */
+
+static void (*heap_prepare)(void), (*heap_parent)(void), (*heap_child)(void);
+
+/*
+ * Around jemalloc's handlers, which have all its locks over a fork: the lock of the list of streams
+ * comes first, as in the C library, for a thread that has it may wait for a stream whose owner
+ * waits for the heap. (It is recursive: fork() takes it again.)
+ */
+static void prepare_heap(void)
+{
+    _IO_list_lock();
+    heap_prepare();
+}
+
+static void heap_in_parent(void)
+{
+    heap_parent();
+    _IO_list_unlock();
+}
+
+static void heap_in_child(void)
+{
+    heap_child();
+    _IO_list_resetlock(); /* the C library may have done so, or not */
+}
+
+static struct handler around_heap(struct handler of_heap)
+{
+    heap_prepare = of_heap.prepare;
+    heap_parent = of_heap.parent;
+    heap_child = of_heap.child;
+    of_heap.prepare = prepare_heap;
+    of_heap.parent = heap_in_parent;
+    of_heap.child = heap_in_child;
+    return of_heap;
+}
+
 int __register_atfork(void (*prepare)(void), void (*parent)(void), void (*child)(void), void *dso);
 
 /* What pthread_atfork() is. The C library is told as well, for a process without a manager. */
@@ -154,9 +193,11 @@ PRELOAD_API int __register_atfork(void (*prepare)(void), void (*parent)(void), v
     int (*real)(void (*)(void), void (*)(void), void (*)(void), void *) = NULL;
 
     kernel_find(&real, "__register_atfork");
+    if (dso == __dso_handle) /* nothing else in this library registers any */
+        handler = around_heap(handler);
     if (!add_handler(&handler))
         return ENOMEM;
-    return real != NULL ? real(prepare, parent, child, dso) : 0;
+    return real != NULL ? real(handler.prepare, handler.parent, handler.child, dso) : 0;
 }
 
 /* Returns the number of the newest: what is registered meanwhile is not for this fork. */

@@ -162,6 +162,67 @@ static void test_streams(void)
     fclose(file);
 }
 
+#define LINE_LENGTH 300000
+
+/* Allocates with its stream locked. */
+static void *read_lines(void *argument)
+{
+    FILE *file = argument;
+
+    while (!stop) {
+        char *line = NULL;
+        size_t room = 0;
+
+        rewind(file);
+        disturbances += getline(&line, &room, file) == LINE_LENGTH + 1;
+        free(line);
+    }
+    return NULL;
+}
+
+/* Waits for streams with the lock on all of them. */
+static void *flush_all(void *argument)
+{
+    (void)argument;
+    while (!stop) {
+        fflush(NULL);
+        usleep(20);
+    }
+    return NULL;
+}
+
+/* Each of the three has what another waits for, if a fork locks the heap before the streams. */
+static void test_locks(void)
+{
+    pthread_t reader, flusher;
+    FILE *file = tmpfile();
+    unsigned right = 0;
+
+    for (unsigned i = 0; i < LINE_LENGTH; i++)
+        fputc('x', file);
+    fputc('\n', file);
+    stop = false;
+    disturbances = 0;
+    pthread_create(&reader, NULL, read_lines, file);
+    pthread_create(&flusher, NULL, flush_all, NULL);
+    while (disturbances == 0)
+        usleep(100);
+    for (unsigned i = 0; i < 40; i++) {
+        pid_t child = fork();
+
+        if (child == 0) {
+            fflush(NULL);
+            _exit(fclose(tmpfile()) == 0 ? 5 : 1);
+        }
+        right += status_of(child) == 5;
+    }
+    stop = true;
+    pthread_join(reader, NULL);
+    pthread_join(flusher, NULL);
+    fclose(file);
+    is(right, 40, "forks while streams allocate and all are flushed");
+}
+
 static void test_others(char *memory)
 {
     char *arguments[] = {(char *)"true", NULL};
@@ -232,6 +293,7 @@ int main(void)
     test_threads(memory);
     test_handlers();
     test_streams();
+    test_locks();
     test_others(memory);
     test_many();
     return done_testing();
