@@ -65,7 +65,7 @@ static int touches_measure(struct bound *b)
     hash_key_init(&key, 1);
     begin = seconds_now();
     for (size_t i = 0; i < TOUCHES; i++)
-        sum += hash_page(&key, base + i * BOUND_PAGE).low;
+        sum += hash_page(&key, base + i * BOUND_PAGE).word[0];
     bound_put(b, BOUND_HASH, sum != 0 ? (seconds_now() - begin) / TOUCHES : NAN);
     munmap(base, TOUCHES * (size_t)BOUND_PAGE);
     return 0;

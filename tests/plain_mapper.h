@@ -19,7 +19,7 @@ static struct plain {
     struct mapper mapper; /* first */
     size_t buffer_bytes, stage_bytes;
     uint32_t stage_pages;
-    char *stage, *larges;
+    char *larges;
     bool *stage_taken;
     bool filled[LARGE_MAX];
     /* What goes wrong from now on. */
@@ -61,8 +61,7 @@ static inline void plain_region_close(struct mapper *mapper, uintptr_t base, siz
 }
 
 static inline unsigned plain_stage_take(struct mapper *mapper, unsigned want,
-                                        const uint32_t *frames, struct mapper_stage *stage,
-                                        void **content)
+                                        const uint32_t *frames, struct mapper_stage *stage)
 {
     uint32_t first = 0;
 
@@ -71,8 +70,8 @@ static inline unsigned plain_stage_take(struct mapper *mapper, unsigned want,
         first++;
     *stage = (struct mapper_stage){.first = first};
     while (stage->count < want && first < plain.stage_pages && !plain.stage_taken[first]) {
-        plain.stage_taken[first] = true;
-        content[stage->count++] = plain.stage + first++ * PAGE_SIZE;
+        plain.stage_taken[first++] = true;
+        stage->count++;
     }
     return stage->count;
 }
@@ -244,7 +243,7 @@ static inline unsigned plain_full(void)
 static inline void plain_close(struct mapper *mapper)
 {
     munmap(mapper->buffers, plain.buffer_bytes);
-    munmap(plain.stage, plain.stage_bytes);
+    munmap(mapper->stage, plain.stage_bytes);
     munmap(plain.larges, LARGE_MAX * LARGE_SIZE);
     free(plain.stage_taken);
 }
@@ -297,7 +296,7 @@ static inline int plain_mapper_open(struct sync *sync, const struct mapper_optio
     plain.buffer_bytes = options->buffers * PAGE_SIZE;
     plain.stage_bytes = options->stage * PAGE_SIZE;
     plain.mapper.buffers = plain_memory(plain.buffer_bytes);
-    plain.stage = plain_memory(plain.stage_bytes);
+    plain.mapper.stage = plain_memory(plain.stage_bytes);
     plain.larges = plain_memory(LARGE_MAX * LARGE_SIZE);
     plain.stage_taken = calloc(options->stage, sizeof(bool));
     *mapper = &plain.mapper;

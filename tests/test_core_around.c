@@ -100,9 +100,9 @@ static void unwanted(void)
 static struct mapper_ops scarce, usual;
 
 static unsigned stage_take_scarce(struct mapper *mapper, unsigned want, const uint32_t *frames,
-                                  struct mapper_stage *stage, void **content)
+                                  struct mapper_stage *stage)
 {
-    return usual.stage_take(mapper, want < 3 ? want : 3, frames, stage, content);
+    return usual.stage_take(mapper, want < 3 ? want : 3, frames, stage);
 }
 
 static int open_scarce(struct sync *sync, const struct mapper_options *options,

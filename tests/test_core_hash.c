@@ -12,7 +12,7 @@ int main(void)
     struct hash_key key, same_key, other_key;
     unsigned same = 0, not_zero = 0, differ = 0;
     bool wide;
-    struct hash128 hash;
+    struct page_hash hash;
 
     hash_key_init(&key, 1);
     hash_key_init(&same_key, 1);
@@ -24,7 +24,7 @@ int main(void)
     ok(!hash_equal(hash, hash_page(&other_key, page)), "another key gives another hash");
     wide = key.wide;
     for (unsigned i = 0; i < PAGE && wide; i++) {
-        struct hash128 other;
+        struct page_hash other;
 
         page[i] ^= 0x55;
         other = hash_page(&key, page);
@@ -45,7 +45,12 @@ int main(void)
     is(same, 0, "every single bit changes the hash");
     page[PAGE] ^= 1;
     ok(hash_equal(hash, hash_page(&key, page)), "what lies behind the page does not");
-    ok(!hash_equal(hash, (struct hash128){hash.low, hash.high ^ 1}), "both halves count");
+    for (unsigned i = 0; i < 3; i++) {
+        struct page_hash other = hash;
+
+        other.word[i] ^= 1;
+        ok(!hash_equal(hash, other), "word %u counts", i);
+    }
 
     memset(page, 0, sizeof(page));
     page[PAGE] = 1;

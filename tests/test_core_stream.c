@@ -301,9 +301,9 @@ static int map_zero_scarce(struct mapper *mapper, uintptr_t va, unsigned count,
 }
 
 static unsigned stage_take_scarce(struct mapper *mapper, unsigned want, const uint32_t *frames,
-                                  struct mapper_stage *stage, void **content)
+                                  struct mapper_stage *stage)
 {
-    return usual.stage_take(mapper, want < stage_most ? want : stage_most, frames, stage, content);
+    return usual.stage_take(mapper, want < stage_most ? want : stage_most, frames, stage);
 }
 
 static int open_scarce(struct sync *sync, const struct mapper_options *options,

@@ -56,15 +56,15 @@ struct fault {
     unsigned pending; /* reads not yet reaped */
     unsigned tries;   /* reads repeated so far */
     uint64_t started; /* ns; the time of the trap */
-    uint32_t frames[RUN_MAX];
-    uint32_t slots[RUN_MAX];
-    void *content[RUN_MAX];
-    bool broken[RUN_MAX]; /* could not be read or verified */
+    uint64_t broken;  /* a bit for each page that could not be read or verified */
     struct mapper_stage stage;
+    uint32_t frames[RUN_MAX];
     unsigned pieces;
     struct store_io ios[FAULT_PIECES];
-    struct iovec iovs[RUN_MAX];
+    struct iovec iovs[]; /* as many as the pieces may need: fault_size() */
 };
+
+_Static_assert(RUN_MAX <= 64, "a bit for each page of a run");
 
 #define FAULT_QUEUE_DEPTH_MAX 96u
 #define FAULT_AHEAD_MAX 64u  /* of these, read-ahead: two windows of steps */
@@ -78,9 +78,9 @@ struct fault_list {
 
 struct fault_queue {
     struct store_queue *store;
-    struct fault *faults; /* FAULT_QUEUE_DEPTH_MAX of them */
-    struct fault *free;   /* a list that ends with NULL, or with */
-    struct fault *fresh;  /* the first that was never used: these are not linked, nor populated */
+    char *faults;        /* memory for FAULT_QUEUE_DEPTH_MAX of them */
+    struct fault *free;  /* a list that ends with NULL, or with */
+    struct fault *fresh; /* the first that was never used: these are not linked, nor populated */
     struct store_io *unsent[FAULT_UNSENT_MAX];
     unsigned unsent_count; /* reads prepared and not yet with the store */
     /* In flight, all reads reaped, to be mapped: with a page that was asked for; and read-ahead. */

@@ -18,7 +18,7 @@
 #include "core/stream.h"
 
 /* fault_queue.c: take a struct fault from the queue, which has one, and give it back. */
-struct fault *fault_get(struct fault_queue *queue);
+struct fault *fault_get(const struct machine *m, struct fault_queue *queue);
 void fault_put(struct fault_queue *queue, struct fault *fault);
 
 /* fault_map.c */

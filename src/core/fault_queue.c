@@ -7,27 +7,40 @@
 #include "core/fault_internal.h"
 #include "core/machine.h"
 
+/* Staging of a cache is in one piece, so each read needs one iovec; else pages are anywhere. */
+static size_t fault_size(const struct machine *m)
+{
+    unsigned iovs = m->mapper->has_cache ? FAULT_PIECES : RUN_MAX;
+
+    return sizeof(struct fault) + iovs * sizeof(struct iovec);
+}
+
+static size_t faults_size(const struct machine *m)
+{
+    return FAULT_QUEUE_DEPTH_MAX * fault_size(m);
+}
+
 int fault_queue_open(struct machine *m, struct fault_queue *queue)
 {
     int error;
 
-    queue->faults = m->platform->reserve(FAULT_QUEUE_DEPTH_MAX * sizeof(struct fault));
+    queue->faults = m->platform->reserve(faults_size(m));
     if (queue->faults == NULL)
         return error_set(-ENOMEM, "no memory for a fault queue");
     error = m->pagefile.store->ops->queue_open(m->pagefile.store, (unsigned)m->tunables.store_depth,
                                                &queue->store);
     if (error != 0) {
-        m->platform->release(queue->faults, FAULT_QUEUE_DEPTH_MAX * sizeof(struct fault));
+        m->platform->release(queue->faults, faults_size(m));
         queue->faults = NULL;
         return error;
     }
-    queue->free = queue->fresh = queue->faults;
+    queue->free = queue->fresh = (void *)queue->faults;
     return 0;
 }
 
 uint64_t fault_queue_bytes(const struct machine *m, const struct fault_queue *queue)
 {
-    return table_bytes(m, queue->faults, FAULT_QUEUE_DEPTH_MAX * sizeof(struct fault));
+    return table_bytes(m, queue->faults, faults_size(m));
 }
 
 void fault_queue_close(struct machine *m, struct fault_queue *queue)
@@ -36,7 +49,7 @@ void fault_queue_close(struct machine *m, struct fault_queue *queue)
         return;
     check_always(queue->in_flight == 0);
     m->pagefile.store->ops->queue_close(queue->store);
-    m->platform->release(queue->faults, FAULT_QUEUE_DEPTH_MAX * sizeof(struct fault));
+    m->platform->release(queue->faults, faults_size(m));
     queue->faults = NULL;
 }
 
@@ -94,17 +107,18 @@ void fault_queue_put(struct machine *m, struct fault_queue *queue)
     sync_event_signal(&m->sync, &m->queues_event);
 }
 
-struct fault *fault_get(struct fault_queue *queue)
+struct fault *fault_get(const struct machine *m, struct fault_queue *queue)
 {
     struct fault *fault = queue->free;
+    char *next = (char *)queue->fresh + fault_size(m);
 
     check_always(fault != NULL);
-    if (fault != queue->fresh)
+    if (fault != queue->fresh) {
         queue->free = fault->next;
-    else if (++queue->fresh < queue->faults + FAULT_QUEUE_DEPTH_MAX)
-        queue->free = queue->fresh;
-    else
-        queue->free = NULL;
+        return fault;
+    }
+    queue->fresh = next < queue->faults + faults_size(m) ? (void *)next : NULL;
+    queue->free = queue->fresh;
     return fault;
 }
 

@@ -10,26 +10,46 @@
 
 #define READ_TRIES 3u
 
+/* The slot of page i of the run, which is BUSY by us. */
+static uint32_t slot_of(const struct fault *f, unsigned i)
+{
+    return pte_number(pte_load(pagetable_pte(f->table, f->va + i * PAGE_SIZE)));
+}
+
+/* Where page i is read into. */
+static void *content_of(const struct machine *m, const struct fault *f, unsigned i)
+{
+    return stage_content(m->mapper, &f->stage, f->frames, i);
+}
+
+static bool is_broken(const struct fault *f, unsigned i)
+{
+    return f->broken >> i & 1;
+}
+
 /* Add page i to the last piece if it continues it and is not to be read alone, or begin another.
  * False: no piece is left. */
-static bool add_piece(struct fault *f, unsigned i, bool alone, unsigned *iovs)
+static bool add_piece(const struct machine *m, struct fault *f, unsigned i, bool alone,
+                      unsigned *iovs)
 {
     struct store_io *io = f->pieces > 0 ? &f->ios[f->pieces - 1] : NULL;
     struct iovec *last = io != NULL ? &io->iov[io->iovcnt - 1] : NULL;
+    char *content = content_of(m, f, i);
+    uint32_t slot = slot_of(f, i);
 
-    if (io == NULL || alone || io->slot + io->count != f->slots[i]) {
+    if (io == NULL || alone || io->slot + io->count != slot) {
         if (f->pieces == FAULT_PIECES)
             return false;
         io = &f->ios[f->pieces++];
-        *io = (struct store_io){.slot = f->slots[i], .iov = &f->iovs[*iovs], .owner = f};
+        *io = (struct store_io){.slot = slot, .iov = &f->iovs[*iovs], .owner = f};
         last = NULL;
     }
     io->count++;
-    if (last != NULL && (char *)last->iov_base + last->iov_len == f->content[i]) {
+    if (last != NULL && (char *)last->iov_base + last->iov_len == content) {
         last->iov_len += PAGE_SIZE;
         return true;
     }
-    f->iovs[(*iovs)++] = (struct iovec){.iov_base = f->content[i], .iov_len = PAGE_SIZE};
+    f->iovs[(*iovs)++] = (struct iovec){.iov_base = content, .iov_len = PAGE_SIZE};
     io->iovcnt++;
     return true;
 }
@@ -60,9 +80,9 @@ void fault_add_reads(struct machine *m, struct fault_queue *queue, struct fault 
 /* Page i of the run, BUSY by us, as it was but for its flags. */
 static uint64_t page_word(struct fault *f, unsigned i)
 {
-    pte_t *pte = pagetable_pte(f->table, f->va + i * PAGE_SIZE);
+    uint64_t word = pte_load(pagetable_pte(f->table, f->va + i * PAGE_SIZE));
 
-    return pte_make(PTE_PAGEFILE, f->slots[i]) | (pte_load(pte) & PTE_HISTORY);
+    return pte_make(PTE_PAGEFILE, pte_number(word)) | (word & PTE_HISTORY);
 }
 
 /* Give up the pages of the run from `from` on: they stay in the pagefile. */
@@ -81,21 +101,19 @@ static void limit_pieces(struct machine *m, struct fault *f, unsigned from)
     unsigned low = from, high = from, pieces = 1;
 
     while (high + 1 < f->count) {
-        pieces += f->slots[high + 1] != f->slots[high] + 1;
+        pieces += slot_of(f, high + 1) != slot_of(f, high) + 1;
         if (pieces > FAULT_PIECES)
             break;
         high++;
     }
     while (low > 0) {
-        pieces += f->slots[low] != f->slots[low - 1] + 1;
+        pieces += slot_of(f, low) != slot_of(f, low - 1) + 1;
         if (pieces > FAULT_PIECES)
             break;
         low--;
     }
     give_up_pages(m, f, high + 1, f->count);
     give_up_pages(m, f, 0, low);
-    for (unsigned i = low; low > 0 && i <= high; i++)
-        f->slots[i - low] = f->slots[i];
     f->va += low * PAGE_SIZE;
     f->count = high - low + 1;
     if (f->wanted < RUN_MAX)
@@ -111,8 +129,6 @@ static void keep_pages(struct machine *m, struct fault *f, unsigned from, unsign
     give_up_pages(m, f, 0, front);
     give_up_pages(m, f, front + room, f->count);
     frame_free(m, f->count - room, f->frames + room, true);
-    for (unsigned i = 0; front > 0 && i < room; i++)
-        f->slots[i] = f->slots[i + front];
     f->va += front * PAGE_SIZE;
     f->count = room;
     if (f->wanted < RUN_MAX)
@@ -120,9 +136,9 @@ static void keep_pages(struct machine *m, struct fault *f, unsigned from, unsign
 }
 
 /*
- * The run f->va, f->count is BUSY by us and `rights` frames have been reserved for it: find out the
- * slots, get frames and staging, prepare the reads. What there is no room for is given up, of what
- * is next to page `from` last.
+ * The run f->va, f->count is BUSY by us and `rights` frames have been reserved for it: get frames and
+ * staging, prepare the reads. What there is no room for is given up, of what is next to page `from`
+ * last.
  */
 static enum fault_result read_run(struct machine *m, struct fault_queue *queue, struct fault *f,
                                   unsigned rights, unsigned from)
@@ -130,12 +146,10 @@ static enum fault_result read_run(struct machine *m, struct fault_queue *queue, 
     uintptr_t va = f->va + from * PAGE_SIZE;
     unsigned room, iovs = 0;
 
-    for (unsigned i = 0; i < f->count; i++)
-        f->slots[i] = pte_number(pte_load(pagetable_pte(f->table, f->va + i * PAGE_SIZE)));
     limit_pieces(m, f, from);
     frame_unreserve(m, rights - f->count);
     frame_take(m, f->count, f->frames, false);
-    room = m->mapper->ops->stage_take(m->mapper, f->count, f->frames, &f->stage, f->content);
+    room = m->mapper->ops->stage_take(m->mapper, f->count, f->frames, &f->stage);
     if (room < f->count) {
         atomic_store_explicit(&m->lent.stage_short, 1, memory_order_relaxed);
         keep_pages(m, f, (unsigned)((va - f->va) >> PAGE_SHIFT), room);
@@ -147,10 +161,9 @@ static enum fault_result read_run(struct machine *m, struct fault_queue *queue, 
     }
     f->pieces = 0;
     f->tries = 0;
-    for (unsigned i = 0; i < f->count; i++) {
-        f->broken[i] = false;
-        check_always(add_piece(f, i, false, &iovs));
-    }
+    f->broken = 0;
+    for (unsigned i = 0; i < f->count; i++)
+        check_always(add_piece(m, f, i, false, &iovs));
     queue->in_flight++;
     fault_add_reads(m, queue, f);
     return FAULT_PENDING;
@@ -200,7 +213,7 @@ enum fault_result fault_read_begin(struct machine *m, struct fault_queue *queue,
     }
     if (word & PTE_BAD)
         m->mapper->ops->unfail(m->mapper, va);
-    f = fault_get(queue);
+    f = fault_get(m, queue);
     f->table = region->table;
     f->flags = flags;
     f->thread = thread;
@@ -241,7 +254,7 @@ unsigned read_ahead(struct machine *m, struct fault_queue *queue, struct region 
         frame_ahead_done(m, rights);
         return 0;
     }
-    f = fault_get(queue);
+    f = fault_get(m, queue);
     f->table = region->table;
     f->flags = FAULT_AHEAD;
     f->thread = 0;
@@ -265,14 +278,18 @@ static void verify(struct machine *m, struct fault *f)
 
         count(m, COUNTER_decrypt_errors, io->result == -EBADMSG);
         for (unsigned i = 0; i < f->count; i++) {
-            if (f->slots[i] < io->slot || f->slots[i] >= io->slot + io->count)
+            uint32_t slot = slot_of(f, i);
+            bool good = io->result == 0;
+
+            if (slot < io->slot || slot >= io->slot + io->count)
                 continue;
-            f->broken[i] = io->result != 0;
-            if (io->result == 0 &&
-                !hash_equal(hash_page(&m->key, f->content[i]), m->pagefile.hashes[f->slots[i]])) {
-                f->broken[i] = true;
+            if (good &&
+                !hash_equal(hash_page(&m->key, content_of(m, f, i)), m->pagefile.hashes[slot])) {
+                good = false;
                 count(m, COUNTER_hash_errors, 1);
             }
+            f->broken &= ~(UINT64_C(1) << i);
+            f->broken |= (uint64_t)!good << i;
         }
     }
 }
@@ -286,11 +303,11 @@ static bool retry_broken(struct machine *m, struct fault_queue *queue, struct fa
     if (++f->tries >= READ_TRIES)
         return false;
     f->pieces = 0;
-    if (f->wanted < f->count && f->broken[f->wanted])
-        add_piece(f, f->wanted, true, &iovs);
+    if (f->wanted < f->count && is_broken(f, f->wanted))
+        add_piece(m, f, f->wanted, true, &iovs);
     for (unsigned i = 0; i < f->count && f->pieces < FAULT_PIECES; i++) {
-        if (f->broken[i] && i != f->wanted)
-            add_piece(f, i, true, &iovs);
+        if (is_broken(f, i) && i != f->wanted)
+            add_piece(m, f, i, true, &iovs);
     }
     if (f->pieces == 0)
         return false;
@@ -316,10 +333,11 @@ static bool read_failed(struct machine *m, struct fault *f, unsigned i)
 {
     uintptr_t va = f->va + i * PAGE_SIZE;
     uint64_t word = page_word(f, i);
+    uint32_t slot = slot_of(f, i);
     int result = 0;
 
     for (unsigned p = 0; p < f->pieces; p++) {
-        if (f->ios[p].slot <= f->slots[i] && f->slots[i] < f->ios[p].slot + f->ios[p].count)
+        if (f->ios[p].slot <= slot && slot < f->ios[p].slot + f->ios[p].count)
             result = f->ios[p].result;
     }
     if (i == f->wanted) {
@@ -327,7 +345,7 @@ static bool read_failed(struct machine *m, struct fault *f, unsigned i)
         count(m, COUNTER_pages_lost, 1);
         count(m, COUNTER_faults_failed, (f->flags & FAULT_TRAP) != 0);
         error_set(-EIO, "the page at %p cannot be read back from slot %u of pagefile %s: %s",
-                  (void *)va, f->slots[i], m->pagefile.store->where, read_error_words(result));
+                  (void *)va, slot, m->pagefile.store->where, read_error_words(result));
         log_repeated(&m->said_lost, LOG_ERROR,
                      "%s; after %u attempts the program gets SIGBUS for this page", error_last(),
                      f->tries);
@@ -351,22 +369,26 @@ static unsigned read_map(struct machine *m, struct fault *f, unsigned from, unsi
     bool keeps = pagefile_has_plenty(m);
     bool protect = !written && keeps && protect_begin(m, f->table, va, to - from);
     bool keep = keeps && (protect || m->tunables.dirty != DIRTY_PROTECT);
+    void *content[RUN_MAX];
     unsigned done = 0;
 
-    m->mapper->ops->map(m->mapper, va, to - from, f->frames + from, f->content + from,
+    for (unsigned i = from; i < to; i++)
+        content[i - from] = content_of(m, f, i);
+    m->mapper->ops->map(m->mapper, va, to - from, f->frames + from, content,
                         protect ? MAP_PROTECTED : 0, &done);
     count(m, COUNTER_map_calls, 1);
     batch_stats_add(&m->counters->maps, done);
     section_add_valid(f->table, va, done);
     for (unsigned i = from; i < from + done; i++) {
         uintptr_t at = f->va + i * PAGE_SIZE;
+        uint32_t slot = slot_of(f, i);
 
-        frame_attach(m, f->frames[i], pagetable_pte(f->table, at), at, keep ? f->slots[i] : 0);
+        frame_attach(m, f->frames[i], pagetable_pte(f->table, at), at, keep ? slot : 0);
         pte_release(m, pagetable_pte(f->table, at), at,
                     mapped_word(m, page_word(f, i), f->frames[i],
                                 i == f->wanted || asked_for_all(f), protect));
         if (!keep)
-            slot_release(m, f->slots[i]);
+            slot_release(m, slot);
     }
     if (protect)
         protect_end(m, f->table, va + done * PAGE_SIZE, to - from - done);
@@ -378,17 +400,14 @@ static bool fault_read_finish(struct machine *m, struct fault_queue *queue, stru
                               unsigned *failed)
 {
     unsigned i = 0, mapped = 0;
-    bool any_broken = false;
 
     verify(m, f);
-    for (unsigned n = 0; n < f->count; n++)
-        any_broken |= f->broken[n];
-    if (any_broken && retry_broken(m, queue, f))
+    if (f->broken != 0 && retry_broken(m, queue, f))
         return false;
     while (i < f->count) {
         unsigned to = i, done;
 
-        while (to < f->count && !f->broken[to])
+        while (to < f->count && !is_broken(f, to))
             to++;
         if (to > i) {
             done = read_map(m, f, i, to);
@@ -550,7 +569,7 @@ enum fault_result fault_begin_run(struct machine *m, struct fault_queue *queue, 
         result = FAULT_BUSY;
         goto out;
     }
-    f = fault_get(queue);
+    f = fault_get(m, queue);
     f->table = region->table;
     f->flags = FAULT_EXPLICIT;
     f->thread = 0;

@@ -79,7 +79,7 @@ struct frame {
     uint32_t home;         /* slot for the writer to try first, or 0: (b) when trimmed, then (f) */
     pte_t *pte;            /* (c) the PTE of the page it holds; NULL while FREE or ZERO */
     uintptr_t va;          /* (c) address of that page */
-    struct hash128 hash; /* of the content while MODIFIED or WRITING: (b) when trimmed, then (f) */
+    struct page_hash hash; /* the content's if MODIFIED or WRITING: (b) when trimmed, then (f) */
 };
 
 _Static_assert(sizeof(struct frame) <= 64, "a frame entry is a cache line at most");

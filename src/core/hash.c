@@ -22,14 +22,14 @@ void hash_key_init(struct hash_key *key, uint64_t seed)
     XXH3_generateSecret_fromSeed(key->secret, seed);
 }
 
-struct hash128 hash_page(const struct hash_key *key, const void *page)
+struct page_hash hash_page(const struct hash_key *key, const void *page)
 {
     XXH128_hash_t hash;
 
     if (key->wide)
         return hash_page_wide(key, page);
     hash = XXH3_128bits_withSecret(page, HASHED_PAGE, key->secret, sizeof(key->secret));
-    return (struct hash128){.low = hash.low64, .high = hash.high64};
+    return hash_kept(hash.low64, hash.high64);
 }
 
 /* Compares the page with itself, shifted by a word, after the first word proved zero. */

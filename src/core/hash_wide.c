@@ -9,10 +9,10 @@
 
 #include "core/hash.h"
 
-struct hash128 hash_page_wide(const struct hash_key *key, const void *page)
+struct page_hash hash_page_wide(const struct hash_key *key, const void *page)
 {
     XXH128_hash_t hash =
         XXH3_128bits_withSecret(page, HASHED_PAGE, key->secret, sizeof(key->secret));
 
-    return (struct hash128){.low = hash.low64, .high = hash.high64};
+    return hash_kept(hash.low64, hash.high64);
 }

@@ -469,7 +469,7 @@ enum large_result large_read_begin(struct machine *m, struct fault_queue *queue,
     l->va = start;
     l->wanted = flags & FAULT_AHEAD ? SECTION_PAGES : (unsigned)((va - start) >> PAGE_SHIFT);
     if (own(m, table, start, PTE_PAGEFILE)) {
-        f = fault_get(queue);
+        f = fault_get(m, queue);
         f->large = l;
         f->table = table;
         f->va = start;

@@ -98,11 +98,13 @@ struct slot_ring {
 };
 
 struct write_batch;
+struct write_scratch;
 
 /* The writer's. */
 struct writer {
     struct store_queue *queue;      /* (c); used by (w) */
     struct write_batch *batches;    /* (w) write_depth of them */
+    struct write_scratch *scratch;  /* (w) */
     unsigned batch_pages;           /* (c) most pages in one */
     char *buffer;                   /* (w) staging: write_depth * batch_pages pages */
     unsigned in_flight;             /* (w) batches */

@@ -28,10 +28,10 @@
 struct pagefile {
     struct store *store;
     struct bitmap slots;
-    struct hash128 *hashes; /* of each slot; written by the slot's owner before the write is sent */
-    uint64_t hash_capacity; /* entries */
-    struct sync_mutex lock; /* coarse_locks only: guards the bitmap */
-    _Atomic uint64_t bad;   /* slots withdrawn */
+    struct page_hash *hashes; /* of each slot; written by its owner before the write is sent */
+    uint64_t hash_capacity;   /* entries */
+    struct sync_mutex lock;   /* coarse_locks only: guards the bitmap */
+    _Atomic uint64_t bad;     /* slots withdrawn */
 
     /* A file that was not preallocated gets a slot's blocks when it is first written, and keeps
      * them. On a full disk such slots can still be written. These belong to who runs the writer. */

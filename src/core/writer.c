@@ -46,7 +46,10 @@ struct write_batch {
     struct store_io ios[BATCH_MAX];
     struct iovec iovs[BATCH_MAX];
     uint16_t first[BATCH_MAX]; /* item of each piece's first page */
-    /* scratch */
+};
+
+/* What is taken from lists, or put on one: of the batch that the writer is at. */
+struct write_scratch {
     uint32_t frames[BATCH_MAX];
     uint32_t slots[BATCH_MAX];
     bool kept[BATCH_MAX];
@@ -59,8 +62,9 @@ int writer_init(struct machine *m)
     unsigned depth = (unsigned)m->tunables.write_depth;
 
     w->batches = m->platform->reserve(depth * sizeof(*w->batches));
+    w->scratch = m->platform->reserve(sizeof(*w->scratch));
     w->buffer = m->platform->buffer(depth * w->batch_pages * PAGE_SIZE);
-    if (w->batches == NULL || w->buffer == NULL)
+    if (w->batches == NULL || w->scratch == NULL || w->buffer == NULL)
         return error_set(-ENOMEM, "no memory for the writer's buffers");
     for (unsigned i = 0; i < depth; i++)
         w->batches[i].buffer = w->buffer + i * w->batch_pages * PAGE_SIZE;
@@ -71,7 +75,8 @@ int writer_init(struct machine *m)
 uint64_t writer_bytes(const struct machine *m)
 {
     return table_bytes(m, m->writer.batches,
-                       (size_t)m->tunables.write_depth * sizeof(*m->writer.batches));
+                       (size_t)m->tunables.write_depth * sizeof(*m->writer.batches)) +
+           table_bytes(m, m->writer.scratch, sizeof(*m->writer.scratch));
 }
 
 void writer_fini(struct machine *m)
@@ -83,6 +88,8 @@ void writer_fini(struct machine *m)
         m->pagefile.store->ops->queue_close(w->queue);
     if (w->buffer != NULL)
         m->platform->release(w->buffer, depth * w->batch_pages * PAGE_SIZE);
+    if (w->scratch != NULL)
+        m->platform->release(w->scratch, sizeof(*w->scratch));
     if (w->batches != NULL)
         m->platform->release(w->batches, depth * sizeof(*w->batches));
 }
@@ -163,14 +170,15 @@ static void sort_items(struct write_item *items, unsigned count)
 static unsigned collect(struct machine *m, struct write_batch *b)
 {
     unsigned most = m->tunables.batching ? m->writer.batch_pages : 1;
+    uint32_t *frames = m->writer.scratch->frames;
 
-    b->count = framelist_pop(m, LIST_MODIFIED, FRAME_WRITING, most, b->frames, NULL);
+    b->count = framelist_pop(m, LIST_MODIFIED, FRAME_WRITING, most, frames, NULL);
     for (unsigned i = 0; i < b->count; i++) {
-        struct frame *frame = &m->frames[b->frames[i]];
+        struct frame *frame = &m->frames[frames[i]];
 
         sync_mutex_lock(&m->sync, &frame->lock, SYNC_FRAME);
-        b->items[i] = (struct write_item){
-            .frame = b->frames[i], .va = frame->va, .priority = frame->priority};
+        b->items[i] =
+            (struct write_item){.frame = frames[i], .va = frame->va, .priority = frame->priority};
         /* It may have been rescued, and is its page's again. A home that cannot be written is not
          * tried twice. */
         if (frame->state == FRAME_WRITING) {
@@ -187,13 +195,14 @@ static unsigned collect(struct machine *m, struct write_batch *b)
 /* Frames of items [from, count) that are still WRITING without a slot go back to modified. */
 static void put_back(struct machine *m, struct write_batch *b, unsigned from)
 {
+    struct write_scratch *s = m->writer.scratch;
     unsigned n = 0;
 
     for (unsigned i = from; i < b->count; i++) {
-        b->frames[n] = b->items[i].frame;
-        b->slots[n++] = b->items[i].slot;
+        s->frames[n] = b->items[i].frame;
+        s->slots[n++] = b->items[i].slot;
     }
-    framelist_return(m, LIST_MODIFIED, FRAME_MODIFIED, n, b->frames, b->slots, b->kept);
+    framelist_return(m, LIST_MODIFIED, FRAME_MODIFIED, n, s->frames, s->slots, s->kept);
     atomic_fetch_sub(&m->writing, n);
     b->count = from;
 }
@@ -430,6 +439,7 @@ static void write_finish_large(struct machine *m, struct write_batch *b)
 static unsigned return_items(struct machine *m, struct write_batch *b, enum framelist_id id,
                              bool failed, int priority)
 {
+    struct write_scratch *s = m->writer.scratch;
     unsigned n = 0, kept = 0;
 
     for (unsigned i = 0; i < b->count; i++) {
@@ -438,17 +448,17 @@ static unsigned return_items(struct machine *m, struct write_batch *b, enum fram
         if (item->frame == FRAME_NONE || item->failed != failed ||
             (priority >= 0 && item->priority != priority))
             continue;
-        b->frames[n] = item->frame;
-        b->bad[n] = item->bad;
-        b->slots[n++] = item->slot;
+        s->frames[n] = item->frame;
+        s->bad[n] = item->bad;
+        s->slots[n++] = item->slot;
     }
-    framelist_return(m, id, failed ? FRAME_MODIFIED : FRAME_STANDBY, n, b->frames, b->slots,
-                     b->kept);
+    framelist_return(m, id, failed ? FRAME_MODIFIED : FRAME_STANDBY, n, s->frames, s->slots,
+                     s->kept);
     for (unsigned i = 0; i < n; i++) {
-        kept += b->kept[i];
+        kept += s->kept[i];
         /* A page that failed keeps no slot; a page that was rescued has given it up. */
-        if ((failed || !b->kept[i]) && !b->bad[i])
-            slot_release(m, b->slots[i]);
+        if ((failed || !s->kept[i]) && !s->bad[i])
+            slot_release(m, s->slots[i]);
     }
     atomic_fetch_sub(&m->writing, n);
     return kept;

@@ -25,7 +25,6 @@ struct copy_mapper {
     struct take_watch watch; /* not with trap sigbus, where reading does not wait */
     struct huge_buffers huge;
     struct bitmap stage_map; /* pages of staging that are taken */
-    char *stage;
     uint32_t buffers, stage_pages;
     bool vm_read;                         /* process_vm_readv() is allowed */
     unsigned char present[SECTION_PAGES]; /* who is in take() */
@@ -50,16 +49,13 @@ static void copy_region_close(struct mapper *mapper, uintptr_t base, size_t leng
 }
 
 static unsigned copy_stage_take(struct mapper *mapper, unsigned want, const uint32_t *frames,
-                                struct mapper_stage *stage, void **content)
+                                struct mapper_stage *stage)
 {
-    struct copy_mapper *copy = copy_of(mapper);
     uint64_t first = 0;
 
     (void)frames;
-    stage->count = bitmap_take_run(&copy->stage_map, want, &first);
+    stage->count = bitmap_take_run(&copy_of(mapper)->stage_map, want, &first);
     stage->first = (uint32_t)first;
-    for (unsigned i = 0; i < stage->count; i++)
-        content[i] = copy->stage + (first + i) * PAGE_SIZE;
     return stage->count;
 }
 
@@ -88,7 +84,7 @@ static bool copy_stage_lend(struct mapper *mapper, unsigned pages, struct mapper
             n++;
         if (n == pages) {
             *stage = (struct mapper_stage){.first = first, .count = pages};
-            if (give_back(copy, copy->stage + first * PAGE_SIZE, pages))
+            if (give_back(copy, mapper->stage + first * PAGE_SIZE, pages))
                 return true;
             copy_stage_give(mapper, stage);
             return false;
@@ -324,7 +320,7 @@ static int copy_fork_prepare(struct mapper *mapper, bool inherited)
     if (error == 0)
         error = platform_linux.inherit(mapper->buffers, copy->buffers * PAGE_SIZE, inherited);
     if (error == 0)
-        error = platform_linux.inherit(copy->stage, copy->stage_pages * PAGE_SIZE, inherited);
+        error = platform_linux.inherit(mapper->stage, copy->stage_pages * PAGE_SIZE, inherited);
     if (error == 0)
         error = huge_inherit(&copy->huge, inherited);
     return error;
@@ -358,8 +354,8 @@ static void copy_close(struct mapper *mapper)
     take_watch_close(&copy->watch);
     if (copy->mapper.buffers != NULL)
         platform_linux.release(copy->mapper.buffers, copy->buffers * PAGE_SIZE);
-    if (copy->stage != NULL)
-        platform_linux.release(copy->stage, copy->stage_pages * PAGE_SIZE);
+    if (copy->mapper.stage != NULL)
+        platform_linux.release(copy->mapper.stage, copy->stage_pages * PAGE_SIZE);
     huge_close(&copy->huge);
     bitmap_fini(&copy->stage_map);
     if (copy->memory_fd >= 0)
@@ -441,8 +437,8 @@ int mapper_copy_open(struct sync *sync, const struct mapper_options *options,
     }
     copy->mapper.larges = copy->huge.count;
     copy->mapper.buffers = cache_memory(copy->buffers * PAGE_SIZE);
-    copy->stage = platform_linux.buffer(copy->stage_pages * PAGE_SIZE);
-    if (copy->mapper.buffers == NULL || copy->stage == NULL ||
+    copy->mapper.stage = platform_linux.buffer(copy->stage_pages * PAGE_SIZE);
+    if (copy->mapper.buffers == NULL || copy->mapper.stage == NULL ||
         bitmap_init(&copy->stage_map, &platform_linux, sync, copy->stage_pages,
                     copy->stage_pages) != 0) {
         copy_close(&copy->mapper);

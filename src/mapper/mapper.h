@@ -53,9 +53,10 @@ struct mapper_ops {
      * meet their SIGSEGV. */
     void (*region_close)(struct mapper *mapper, uintptr_t base, size_t length);
 
-    /* Memory to read `want` pages into: fills content[], returns how many there is room for now. */
+    /* Memory to read `want` pages into, where stage_content() says; returns how many there is room
+     * for now. */
     unsigned (*stage_take)(struct mapper *mapper, unsigned want, const uint32_t *frames,
-                           struct mapper_stage *stage, void **content);
+                           struct mapper_stage *stage);
     void (*stage_give)(struct mapper *mapper, struct mapper_stage *stage);
 
     /* Take a piece of staging that begins at a multiple of its size, and give its memory back to
@@ -151,11 +152,21 @@ struct mapper {
     int fd;           /* userfaultfd, or -1 */
     unsigned larges;  /* large buffers; 0: sections cannot be large pages */
     char *buffers;    /* buffer n is at buffers + n * 4096 */
+    char *stage;      /* with a cache: so is page n of staging */
 };
 
 static inline void *mapper_buffer(const struct mapper *mapper, uint32_t buffer)
 {
     return mapper->buffers + (size_t)buffer * PAGE_SIZE;
+}
+
+/* Where page i of those that stage_take() was called for is read into. */
+static inline void *stage_content(const struct mapper *mapper, const struct mapper_stage *stage,
+                                  const uint32_t *frames, unsigned i)
+{
+    if (mapper->has_cache)
+        return mapper->stage + (size_t)(stage->first + i) * PAGE_SIZE;
+    return mapper_buffer(mapper, frames[i]);
 }
 
 struct mapper_options {

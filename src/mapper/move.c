@@ -130,16 +130,14 @@ static unsigned back_homes(struct move_mapper *move, unsigned count, const uint3
 }
 
 static unsigned move_stage_take(struct mapper *mapper, unsigned want, const uint32_t *frames,
-                                struct mapper_stage *stage, void **content)
+                                struct mapper_stage *stage)
 {
     struct move_mapper *move = move_of(mapper);
     unsigned got = back_homes(move, want, frames);
 
     stage->count = 0;
-    for (unsigned i = 0; i < got; i++) {
-        content[i] = home(move, frames[i]);
+    for (unsigned i = 0; i < got; i++)
         move->clean[frames[i]] = 0;
-    }
     return got;
 }
 

@@ -43,13 +43,11 @@ static void soft_region_close(struct mapper *mapper, uintptr_t base, size_t leng
 }
 
 static unsigned soft_stage_take(struct mapper *mapper, unsigned want, const uint32_t *frames,
-                                struct mapper_stage *stage, void **content)
+                                struct mapper_stage *stage)
 {
     stage->count = 0;
-    for (unsigned i = 0; i < want; i++) {
-        content[i] = mapper_buffer(mapper, frames[i]);
+    for (unsigned i = 0; i < want; i++)
         soft_of(mapper)->clean[frames[i]] = 0;
-    }
     return want;
 }
 

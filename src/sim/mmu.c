@@ -138,8 +138,7 @@ static void mmu_region_close(struct mapper *mapper, uintptr_t base, size_t lengt
 
 /* ---- staging ---- */
 
-static unsigned stage_copy(struct mmu *mmu, unsigned want, struct mapper_stage *stage,
-                           void **content)
+static unsigned stage_copy(struct mmu *mmu, unsigned want, struct mapper_stage *stage)
 {
     uint32_t first = 0;
 
@@ -151,27 +150,24 @@ static unsigned stage_copy(struct mmu *mmu, unsigned want, struct mapper_stage *
     for (stage->count = 0; stage->count < want && first < mmu->stage_pages; stage->count++) {
         if (mmu->stage_taken[first])
             break;
-        mmu->stage_taken[first] = STAGE_TAKEN;
-        content[stage->count] = mmu->stage + first++ * PAGE_SIZE;
+        mmu->stage_taken[first++] = STAGE_TAKEN;
     }
     return stage->count;
 }
 
 static unsigned mmu_stage_take(struct mapper *mapper, unsigned want, const uint32_t *frames,
-                               struct mapper_stage *stage, void **content)
+                               struct mapper_stage *stage)
 {
     struct mmu *mmu = mmu_in(mapper);
 
     yield(mmu);
     stage->count = 0;
     if (mmu->kind == MAPPER_COPY)
-        return stage_copy(mmu, want, stage, content);
+        return stage_copy(mmu, want, stage);
     if (happens(mmu, mmu->faults.stage_every))
         want = (unsigned)random_below(&mmu->random, want + 1);
-    for (unsigned i = 0; i < want; i++) {
-        content[i] = mapper_buffer(mapper, frames[i]);
+    for (unsigned i = 0; i < want; i++)
         mmu->clean[frames[i]] = 0;
-    }
     return want;
 }
 
@@ -210,7 +206,7 @@ static void mmu_stage_give(struct mapper *mapper, struct mapper_stage *stage)
     for (uint32_t i = 0; i < stage->count; i++) {
         require(mmu, mmu->stage_taken[stage->first + i], "staging is given back twice");
         mmu->stage_taken[stage->first + i] = 0;
-        memset(mmu->stage + (stage->first + i) * PAGE_SIZE, FOREIGN, PAGE_SIZE);
+        memset(mmu->mapper.stage + (stage->first + i) * PAGE_SIZE, FOREIGN, PAGE_SIZE);
     }
     stage->count = 0;
 }
@@ -600,7 +596,7 @@ static void mmu_close(struct mapper *mapper)
     platform_sim.release(mapper->buffers, (size_t)mmu->buffers * PAGE_SIZE);
     platform_sim.release(mmu->clean, mmu->frames);
     if (mmu->stage_pages > 0) {
-        platform_sim.release(mmu->stage, (size_t)mmu->stage_pages * PAGE_SIZE);
+        platform_sim.release(mmu->mapper.stage, (size_t)mmu->stage_pages * PAGE_SIZE);
         platform_sim.release(mmu->stage_taken, mmu->stage_pages);
     }
     platform_sim.release(mmu, sizeof(*mmu));
@@ -676,7 +672,7 @@ int mmu_open(struct sync *sync, const struct mapper_options *options, struct map
     for (uint32_t i = 0; i < mmu->pages_max; i++)
         mmu->free[i] = i;
     if (mmu->stage_pages > 0) {
-        mmu->stage = platform_sim.reserve((size_t)mmu->stage_pages * PAGE_SIZE);
+        mmu->mapper.stage = platform_sim.reserve((size_t)mmu->stage_pages * PAGE_SIZE);
         mmu->stage_taken = platform_sim.reserve(mmu->stage_pages);
     }
     for (unsigned i = 0; i < mmu->mapper.larges; i++)

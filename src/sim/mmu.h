@@ -82,7 +82,6 @@ struct mmu {
     uint32_t present, present_max; /* present_max: while nothing is lent */
     uint32_t pages_max;
     uint32_t frames, buffers, stage_pages;
-    char *stage;
     uint8_t *stage_taken;        /* 0, or STAGE_TAKEN, STAGE_LENT */
     bool *vacant;                /* of each buffer: it has no memory (copy) */
     uint32_t vacant_count, lent; /* buffers that have none, pages of staging that are lent */

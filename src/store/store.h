@@ -23,12 +23,12 @@ struct store_queue;
 
 struct store_io {
     uint64_t slot;         /* first slot of the run */
-    uint32_t count;        /* slots in the run, at least 1 */
-    bool write;            /* else read */
-    int iovcnt;            /* entries of iov in use */
     struct iovec *iov;     /* count * 4096 bytes in all, 512-aligned; not changed by the store */
     void *owner;           /* the submitter's */
+    uint32_t count;        /* slots in the run, at least 1 */
+    int iovcnt;            /* entries of iov in use */
     int result;            /* after reap: 0 or a negative errno */
+    bool write;            /* else read */
     uint32_t done;         /* the store's: bytes transferred so far */
     uint32_t attempts;     /* the store's: how often it was sent */
     uint64_t due_ns;       /* the store's: not complete before this time (delay) */
