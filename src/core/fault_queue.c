@@ -110,13 +110,14 @@ void fault_queue_put(struct machine *m, struct fault_queue *queue)
 struct fault *fault_get(const struct machine *m, struct fault_queue *queue)
 {
     struct fault *fault = queue->free;
-    char *next = (char *)queue->fresh + fault_size(m);
+    char *next;
 
     check_always(fault != NULL);
     if (fault != queue->fresh) {
         queue->free = fault->next;
         return fault;
     }
+    next = (char *)fault + fault_size(m);
     queue->fresh = next < queue->faults + faults_size(m) ? (void *)next : NULL;
     queue->free = queue->fresh;
     return fault;
