@@ -138,23 +138,22 @@ int group_enter(const struct group *group)
     return write(group->procs, "0", 1) == 1 ? 0 : -errno;
 }
 
-int group_limit(const struct group *group, uint64_t limit)
+int group_limit(struct group *group, uint64_t limit)
 {
+    group->limit = limit;
     return text_write_number(group->path, limit_name(group), limit);
 }
 
 bool group_wake(const struct group *group)
 {
     char text[256];
-    uint64_t limit;
 
     if (group->version2 || text_read(group->path, "memory.oom_control", text, sizeof(text)) != 0 ||
         strstr(text, "under_oom 1") == NULL)
         return false;
     /* A limit that grows wakes them. */
-    limit = text_number(group->path, limit_name(group));
-    if (group_limit(group, limit + 4096) == 0)
-        group_limit(group, limit);
+    text_write_number(group->path, limit_name(group), group->limit + 4096);
+    text_write_number(group->path, limit_name(group), group->limit);
     return true;
 }
 

@@ -13,6 +13,7 @@
 struct group {
     char root[TEXT_PATH / 2]; /* where the memory controller is mounted */
     char path[TEXT_PATH];     /* the group */
+    uint64_t limit;           /* bytes; the one asked for last */
     bool version2;
     bool made;
     bool controller_enabled; /* version 2: by us, for the children of root */
@@ -29,7 +30,7 @@ int group_make(struct group *group, uint64_t limit, bool swap, struct why *why);
 /* Put the calling process into it. Async-signal-safe. 0 or a negative errno. */
 int group_enter(const struct group *group);
 /* A new limit; the kernel makes room at once, in the calling thread. 0 or a negative errno. */
-int group_limit(const struct group *group, uint64_t limit);
+int group_limit(struct group *group, uint64_t limit);
 /* Version 1: go on with processes that found no memory, and were not killed. The kernel wakes them when
  * some is given back, but may miss it: to be called every few milliseconds. Were there any? */
 bool group_wake(const struct group *group);

@@ -9,6 +9,7 @@
 #include <stdarg.h>
 #include <sys/ioctl.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 
 #include "mapper/uffd.h"
 #include "real_fixture.h"
@@ -53,6 +54,24 @@ long syscall(long number, ...)
     if (number == SYS_process_madvise && gives_back((int)a[3]))
         return -1;
     return real(number, a[0], a[1], a[2], a[3], a[4], a[5]);
+}
+
+/* Refuse to read another process's memory, and one's own, as containers do. */
+static _Atomic bool refuse_vm_read;
+
+ssize_t process_vm_readv(pid_t pid, const struct iovec *to, unsigned long to_count,
+                         const struct iovec *from, unsigned long from_count, unsigned long flags)
+{
+    static ssize_t (*real)(pid_t, const struct iovec *, unsigned long, const struct iovec *,
+                           unsigned long, unsigned long);
+
+    if (refuse_vm_read) {
+        errno = EPERM;
+        return -1;
+    }
+    if (real == NULL)
+        *(void **)&real = dlsym(RTLD_NEXT, "process_vm_readv");
+    return real(pid, to, to_count, from, from_count, flags);
 }
 
 /* Refuse to lift protection so often, and to poison. */
@@ -242,12 +261,13 @@ static void no_poison(const char *kind)
     real_close(&r);
 }
 
-/* Pages that the program has made inaccessible cannot be copied out: they stay what they are. */
-static void inaccessible(const char *kind)
+/* Pages that the program has made inaccessible stay what they are, whoever may read them. */
+static void inaccessible(const char *kind, bool forbidden)
 {
     const size_t first = PAGES - 4;
     struct real r;
 
+    refuse_vm_read = forbidden;
     if (!real_open(&r, PAGES, "%s,memory:1M", kind))
         return;
     for (uint64_t generation = 1; generation <= 3; generation++) {
@@ -260,6 +280,7 @@ static void inaccessible(const char *kind)
            "%s: pages that were inaccessible are as they were", r.conf);
     }
     real_close(&r);
+    refuse_vm_read = false;
 }
 
 int main(void)
@@ -275,7 +296,8 @@ int main(void)
         }
     }
     lifts();
-    inaccessible("mapper:copy,trap:thread");
+    inaccessible("mapper:copy,trap:thread", false);
+    inaccessible("mapper:copy,trap:thread", true);
     no_poison("mapper:copy,trap:thread");
     no_poison("mapper:move,trap:thread");
     ok(log_has(log, "they stay"), "what stays is told in the log");

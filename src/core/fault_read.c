@@ -9,6 +9,7 @@
 #include "core/machine.h"
 
 #define READ_TRIES 3u
+#define REAP_AT_ONCE 32u
 
 /* The slot of page i of the run, which is BUSY by us. */
 static uint32_t slot_of(const struct fault *f, unsigned i)
@@ -295,12 +296,13 @@ static void verify(struct machine *m, struct fault *f)
 }
 
 /* Read broken pages once more, each alone: one bad slot must not fail its neighbours, least of all
- * the page that was asked for. True if reads are to be sent. */
-static bool retry_broken(struct machine *m, struct fault_queue *queue, struct fault *f)
+ * the page that was asked for. A round that mended some is not one of the tries, as it may not have
+ * come to the others. True if reads are to be sent. */
+static bool retry_broken(struct machine *m, struct fault_queue *queue, struct fault *f, bool mended)
 {
     unsigned iovs = 0;
 
-    if (++f->tries >= READ_TRIES)
+    if (!mended && ++f->tries >= READ_TRIES)
         return false;
     f->pieces = 0;
     if (f->wanted < f->count && is_broken(f, f->wanted))
@@ -399,10 +401,11 @@ static unsigned read_map(struct machine *m, struct fault *f, unsigned from, unsi
 static bool fault_read_finish(struct machine *m, struct fault_queue *queue, struct fault *f,
                               unsigned *failed)
 {
+    uint64_t before = f->broken;
     unsigned i = 0, mapped = 0;
 
     verify(m, f);
-    if (f->broken != 0 && retry_broken(m, queue, f))
+    if (f->broken != 0 && retry_broken(m, queue, f, (before & ~f->broken) != 0))
         return false;
     while (i < f->count) {
         unsigned to = i, done;
@@ -492,16 +495,20 @@ static struct fault *list_take(struct fault_queue *queue)
 /* Send what has been prepared, and see which faults have all their reads by now. */
 static void collect_reads(struct machine *m, struct fault_queue *queue, bool wait)
 {
-    struct store_io *done[32];
-    unsigned n = exchange_reads(m, queue, done, 32, wait);
+    struct store_io *done[REAP_AT_ONCE];
+    unsigned n;
 
-    for (unsigned i = 0; i < n; i++) {
-        struct fault *f = done[i]->owner;
+    do {
+        n = exchange_reads(m, queue, done, REAP_AT_ONCE, wait);
+        wait = false;
+        for (unsigned i = 0; i < n; i++) {
+            struct fault *f = done[i]->owner;
 
-        check_always(f->pending > 0);
-        if (--f->pending == 0)
-            list_append(f->flags & FAULT_AHEAD ? &queue->read_ahead : &queue->read, f);
-    }
+            check_always(f->pending > 0);
+            if (--f->pending == 0)
+                list_append(f->flags & FAULT_AHEAD ? &queue->read_ahead : &queue->read, f);
+        }
+    } while (n == REAP_AT_ONCE);
 }
 
 unsigned fault_reap(struct machine *m, struct fault_queue *queue, bool wait, unsigned *failed)
@@ -527,9 +534,12 @@ unsigned fault_reap(struct machine *m, struct fault_queue *queue, bool wait, uns
         queue->in_flight--;
         finished++;
     }
-    if (finished > 0)
-        send_reads(m,
-                   queue); /* what has been begun by these: the caller may sleep until it is back */
+    /* The caller may sleep until what has been begun by these is back. A store without a descriptor to
+     * poll has it back as soon as it is sent, and tells nobody. */
+    if (finished > 0 && fault_queue_read(queue))
+        send_reads(m, queue);
+    else if (finished > 0)
+        collect_reads(m, queue, false);
     if (failed != NULL)
         *failed += failures;
     return finished;

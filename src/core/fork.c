@@ -42,7 +42,13 @@ static int copy_run(struct machine *m, struct store *copy, struct store_queue *t
                                   strerror(-error));
 }
 
-/* Copy the slots that are taken, in runs; the writer's buffer is free while nothing runs. */
+/* Does a slot hold what some page may need? One that was withdrawn need not be readable. */
+static bool slot_needed(const struct machine *m, uint64_t slot)
+{
+    return bitmap_test(&m->pagefile.slots, slot) && !pagefile_is_bad(m, slot);
+}
+
+/* Copy the slots that are needed, in runs; the writer's buffer is free while nothing runs. */
 static int copy_slots(struct machine *m, struct store *copy)
 {
     struct pagefile *pf = &m->pagefile;
@@ -58,7 +64,7 @@ static int copy_slots(struct machine *m, struct store *copy)
     while (slot < limit && error == 0) {
         unsigned count = 0;
 
-        while (count < most && slot + count < limit && bitmap_test(&pf->slots, slot + count))
+        while (count < most && slot + count < limit && slot_needed(m, slot + count))
             count++;
         if (count > 0)
             error = copy_run(m, copy, to, slot, count);

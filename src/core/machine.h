@@ -19,6 +19,9 @@
  *   n buffers lent, taken back   available +- n, cache_room -+ n / (lend.c)
  *   a section leaves and is kept, is taken or given up
  *                                nothing: its n rights are kept with it, are used or available + n
+ *   a section that cannot be put back at once is by n copies
+ *                                available - n, at once and below zero if need be: its own rights
+ *                                stay with its buffer until that is given up (frame_overdraw())
  *   staging lent, taken back     available +- n, ahead_room -+ n/2 / (lend.c)
  *
  * Workers sleep on their event until machine_balance(), called where a level has changed, finds

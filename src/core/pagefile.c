@@ -247,7 +247,13 @@ void pagefile_note_full(struct machine *m)
 void pagefile_mark_bad(struct machine *m, uint32_t slot)
 {
     check_always(bitmap_test(&m->pagefile.slots, slot));
+    m->pagefile.hashes[slot] = (struct page_hash){0};
     atomic_fetch_add(&m->pagefile.bad, 1);
+}
+
+bool pagefile_is_bad(const struct machine *m, uint64_t slot)
+{
+    return hash_equal(m->pagefile.hashes[slot], (struct page_hash){0});
 }
 
 unsigned pagefile_reclaim(struct machine *m, unsigned want)

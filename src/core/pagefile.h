@@ -70,8 +70,11 @@ void pagefile_release(struct machine *m, uint32_t slot);
 /* Slots have been written, or the disk had no room for one. */
 void pagefile_note_written(struct machine *m, uint64_t first, unsigned count);
 void pagefile_note_full(struct machine *m);
-/* Withdraw a slot that could not be written: it stays taken. */
+/* Withdraw a slot that could not be written, or whose page is gone and could not be read: it stays
+ * taken, and what it holds is nobody's. Its hash becomes zero, which no content is likely to have; who
+ * asks has stopped the machine. */
 void pagefile_mark_bad(struct machine *m, uint32_t slot);
+bool pagefile_is_bad(const struct machine *m, uint64_t slot);
 /* Take back up to want slots that valid pages own beside their frame. Returns how many. */
 unsigned pagefile_reclaim(struct machine *m, unsigned want);
 

@@ -341,7 +341,6 @@ static bool write_begin(struct machine *m, struct write_batch *b)
 {
     unsigned with_slot;
 
-    slot_release_deferred(m);
     if (collect(m, b) == 0)
         return false;
     slot_release_deferred(m); /* homes, too */

@@ -161,14 +161,6 @@ static void copy_lift(struct mapper *mapper, uintptr_t va, size_t length)
     uffd_lift(&copy_of(mapper)->uffd, va, length);
 }
 
-/* Copy pages [from, count) one by one: they are mapped, and stay so until the drop. */
-static void copy_singly(struct mapper *mapper, unsigned from, unsigned count, const uintptr_t *va,
-                        const uint32_t *buffers)
-{
-    for (unsigned i = from; i < count; i++)
-        memcpy(mapper_buffer(mapper, buffers[i]), (const void *)va[i], PAGE_SIZE);
-}
-
 static unsigned append(struct iovec *iov, unsigned n, void *base)
 {
     if (n > 0 && (char *)iov[n - 1].iov_base + iov[n - 1].iov_len == base) {
@@ -181,14 +173,20 @@ static unsigned append(struct iovec *iov, unsigned n, void *base)
 
 /*
  * A page that the program has protected from reading is read past its protection. One that cannot be
- * read at all is one that the program unmapped behind our back.
+ * read at all is one that the program unmapped behind our back. Who may neither do that nor read by
+ * process_vm_readv() can only hope that pages are readable.
  */
-static int take_protected(const struct copy_mapper *copy, uintptr_t va, void *buffer)
+static int take_alone(const struct copy_mapper *copy, uintptr_t va, void *buffer)
 {
+    if (copy->memory_fd < 0 && !copy->vm_read) {
+        memcpy(buffer, (const void *)va, PAGE_SIZE);
+        return 0;
+    }
     return pread(copy->memory_fd, buffer, PAGE_SIZE, (off_t)va) == (ssize_t)PAGE_SIZE ? 0 : -EFAULT;
 }
 
-/* Read pages [first, count), as far as goes at once; returns the first that is not read. */
+/* Read pages [first, count), as far as goes at once; returns the first that is not read: the first of
+ * all where process_vm_readv() is forbidden. */
 static unsigned take_run(struct copy_mapper *copy, unsigned first, unsigned count,
                          const uintptr_t *va, const uint32_t *buffers)
 {
@@ -196,6 +194,8 @@ static unsigned take_run(struct copy_mapper *copy, unsigned first, unsigned coun
     unsigned from_count = 0, to_count = 0;
     ssize_t got;
 
+    if (!copy->vm_read)
+        return first;
     for (unsigned i = first; i < count; i++) {
         from_count = append(from, from_count, (void *)va[i]);
         to_count = append(to, to_count, mapper_buffer(&copy->mapper, buffers[i]));
@@ -231,14 +231,10 @@ static void copy_take(struct mapper *mapper, unsigned count, const uintptr_t *va
     memset(status, 0, count * sizeof(*status));
     take_watch_begin(&copy->watch, count, va);
     restore_missing(copy, count, va);
-    /* The kernel reads through the page table; touching just-protected pages ourselves costs more.
-     */
-    if (!copy->vm_read) {
-        copy_singly(mapper, 0, count, va, buffers);
-        done = count;
-    }
+    /* The kernel reads through the page table; touching just-protected pages ourselves costs more,
+     * and the program may have made them unreadable. */
     while (done < count && (done = take_run(copy, done, count, va, buffers)) < count) {
-        status[done] = take_protected(copy, va[done], mapper_buffer(mapper, buffers[done]));
+        status[done] = take_alone(copy, va[done], mapper_buffer(mapper, buffers[done]));
         done++;
     }
     take_watch_end(&copy->watch);
