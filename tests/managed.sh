@@ -38,4 +38,7 @@ for program in memory heap forks process calls; do
     check "$program, with more memory than it needs" $program "$vmsm" run --memory 256M --
 done
 
+check "borrow, plain" borrow
+check "borrow, with 128 MiB" borrow "$vmsm" run --memory 128M --
+
 finish

@@ -49,6 +49,7 @@ for program in calls memory heap forks process; do
     done
 done
 for trap in thread sigbus; do
+    check "borrow, $trap, with 128 MiB" borrow --memory 128M --trap $trap
     check "calls, $trap, with 6 MiB and delays" calls --memory 6M --trap $trap --yield-delay 20us \
         --fault-threads 1
 done

@@ -75,7 +75,8 @@ static long break_to(const uintptr_t *a)
     return error != 0 ? error : break_move(a[0]);
 }
 
-/* The first call makes the manager, which can wait for another thread's fork. */
+/* The first call makes the manager, which can wait for another thread's fork. A child that shares
+ * its parent's memory cannot. */
 static long break_call(gate_function *function, uintptr_t argument)
 {
     struct timespec pause = {.tv_nsec = 1000000};
@@ -83,7 +84,7 @@ static long break_call(gate_function *function, uintptr_t argument)
 
     for (int tries = 0; tries < BRK_TRIES; tries++) {
         result = gate_call(function, &argument);
-        if (result != -EAGAIN)
+        if (result != -EAGAIN || process_is_shared())
             break;
         nanosleep(&pause, NULL);
     }

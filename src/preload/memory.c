@@ -386,7 +386,7 @@ void *memory_map(void *address, size_t length, int protection, int flags, int fd
         result = gate_call(memory_map_anywhere,
                            (uintptr_t[]){memory_page_up(length), (uintptr_t)protection,
                                          (flags & MAP_NORESERVE) ? SPACE_SPARSE : 0});
-        if (result == -EAGAIN) /* no manager can be made now: there is a fork */
+        if (result == -EAGAIN) /* no manager can be made now, or here */
             return kernel_mmap(address, length, protection, flags, fd, offset);
     }
     if (result < 0) {

@@ -42,7 +42,7 @@
  *   (descriptor.c).
  *
  * fork() is told in fork.c. Children by vfork(), posix_spawn(), system() and popen() share the
- * parent's memory until they exec, as ever.
+ * parent's memory until they exec, as ever; what they map before there is a manager is the kernel's.
  */
 #ifndef VMSM_PRELOAD_H
 #define VMSM_PRELOAD_H
@@ -103,8 +103,10 @@ struct process {
     size_t early_most;   /* bytes that may be mapped before there is a manager */
 };
 extern struct process process;
+/* Is this another process that has the same memory (a child by vfork())? */
+bool process_is_shared(void);
 /* Make the manager, if there is none. The gate is held. 0; -ENOMEM, and then it is logged; or
- * -EAGAIN: not now, there is a fork. */
+ * -EAGAIN: not now, there is a fork, or not here, for process_is_shared(). */
 int process_manage(void);
 /* Count what was mapped before; true: it is time for a manager. */
 bool process_early(size_t length);

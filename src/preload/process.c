@@ -60,13 +60,24 @@ size_t process_memory(void)
     return settings.memory;
 }
 
+bool process_is_shared(void)
+{
+    return getpid() != self;
+}
+
+/* What another process makes goes with it: handler threads, and all that has a descriptor. */
+static bool may_manage(void)
+{
+    return atomic_load(&plain_forks) == 0 && !process_is_shared();
+}
+
 bool process_early(size_t length)
 {
     if (!process.active)
         return false;
     if (atomic_load_explicit(&arena.managed, memory_order_acquire))
         return true;
-    if (atomic_load(&plain_forks) == 0 && atomic_load(&early) + length > process.early_most)
+    if (atomic_load(&early) + length > process.early_most && may_manage())
         return true;
     atomic_fetch_add(&early, length);
     return false;
@@ -119,9 +130,9 @@ int process_manage(void)
         return 0;
     if (refused)
         return -ENOMEM;
-    if (atomic_load(&plain_forks) > 0)
+    if (!may_manage())
         return -EAGAIN;
-    counted = atomic_load(&early); /* more than early_most, if there were forks meanwhile */
+    counted = atomic_load(&early); /* more than early_most, if there were forks or by a child */
     if (counted > t.memory / 2)
         counted = t.memory / 2;
     t.memory -= counted & ~(uint64_t)(VMSM_PAGE_SIZE - 1);
