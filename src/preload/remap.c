@@ -2,8 +2,9 @@
  * mremap(), as the program calls it: inside the arena, of what is from before there was a manager,
  * and of what is none of ours.
  *
- * Managed memory is moved by copying, which is not atomic: what another thread writes to the old
- * place meanwhile may be lost, where the kernel would move it or raise SIGSEGV.
+ * Managed memory is moved by copying, while which its old place can only be read, and what has been
+ * copied not even that: another thread that writes there meanwhile gets SIGSEGV, as the kernel would
+ * have it after the move, and nothing that it wrote is lost.
  */
 #include <errno.h>
 #include <stdarg.h>
@@ -20,19 +21,22 @@
 #define MREMAP_DONTUNMAP 4
 #endif
 
-/* Copy what has content, and give it back on the way, so that it never counts twice. */
+/*
+ * Copy what has content, and give it back on the way, so that it never counts twice. The old place
+ * can only be read; where access cannot be taken away, it is given back later, with the rest.
+ */
 static void move_content(uintptr_t from, uintptr_t to, size_t length)
 {
     for (size_t at = 0; at < length;) {
         size_t step = length - at < COPY_STEP ? length - at : COPY_STEP;
         uintptr_t next = vmsm_next_content(arena.manager, from + at, from + at + step);
+        size_t skip = next < from + at + step ? next - (from + at) : step;
 
-        if (next < from + at + step) {
-            size_t skip = next - (from + at);
-
+        if (skip < step)
             __builtin_memcpy((void *)(to + at + skip), (const void *)next, step - skip);
+        /* Also where nothing is: pieces that differ are mappings of the kernel's. */
+        if (kernel_mprotect((void *)(from + at), step, PROT_NONE) == 0 && skip < step)
             memory_discard(next, from + at + step);
-        }
         at += step;
     }
 }
@@ -54,7 +58,8 @@ static long move_managed(const uintptr_t *a, struct space_what what)
     memory_moving = 0;
     if (to < 0)
         return to;
-    if (!(what.protection & PROT_READ) && kernel_mprotect((void *)a[0], a[1], PROT_READ) != 0) {
+    if (kernel_mprotect((void *)a[0], a[1], PROT_READ) != 0) {
+        kernel_mprotect((void *)a[0], a[1], what.protection); /* it may have been done in part */
         memory_unmap_inside((uintptr_t[]){(uintptr_t)to, (uintptr_t)to + a[2]});
         return -ENOMEM;
     }

@@ -3,6 +3,7 @@
  * `vmsm run` with little memory that managed memory is no different.
  */
 #include <errno.h>
+#include <pthread.h>
 #include <setjmp.h>
 #include <signal.h>
 #include <stdint.h>
@@ -223,6 +224,53 @@ static void test_remap(void)
 }
 
 /* What was mapped, and protected, before there was a manager, where there is enough memory. */
+#define RACE_PAGES (8 * MIB / PAGE)
+
+static _Atomic uint64_t race_writes;
+static uint64_t written[RACE_PAGES]; /* on each page, last */
+
+/* Writes to all pages again and again, until that raises SIGSEGV. */
+static void *write_on(void *argument)
+{
+    char *memory = argument;
+
+    if (sigsetjmp(back, 1) != 0)
+        return NULL;
+    for (uint64_t n = 1;; n++) {
+        size_t i = n % RACE_PAGES;
+
+        *(volatile uint64_t *)(void *)(memory + i * PAGE) = n;
+        written[i] = n;
+        race_writes = n;
+    }
+}
+
+static void test_remap_race(void)
+{
+    struct sigaction action = {.sa_sigaction = on_fault, .sa_flags = SA_SIGINFO}, before;
+    unsigned lost = 0;
+
+    sigaction(SIGSEGV, &action, &before);
+    for (int round = 0; round < 4; round++) {
+        char *memory = map(8 * MIB, PROT_READ | PROT_WRITE);
+        char *place = map(8 * MIB, PROT_READ | PROT_WRITE);
+        pthread_t writer;
+
+        memset(written, 0, sizeof(written));
+        race_writes = 0;
+        pthread_create(&writer, NULL, write_on, memory);
+        while (race_writes < RACE_PAGES)
+            usleep(100);
+        mremap(memory, 8 * MIB, 8 * MIB, MREMAP_MAYMOVE | MREMAP_FIXED, place);
+        pthread_join(writer, NULL);
+        for (size_t i = 0; i < RACE_PAGES; i++)
+            lost += *(uint64_t *)(void *)(place + i * PAGE) < written[i];
+        munmap(place, 8 * MIB);
+    }
+    sigaction(SIGSEGV, &before, NULL);
+    is(lost, 0, "what another thread writes while memory is moved is not lost");
+}
+
 static void test_early(char *early, char *sparse)
 {
     size_t vast = 64UL * 1024 * MIB;
@@ -342,6 +390,7 @@ int main(void)
     test_reserve();
     test_advice();
     test_remap();
+    test_remap_race();
     test_early(early, sparse);
     test_foreign();
     test_break();
