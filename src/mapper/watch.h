@@ -26,7 +26,8 @@ struct take_watch {
     _Atomic bool asleep;     /* the next take is to wake it */
     _Atomic uint64_t serial; /* odd: that take goes on */
     _Atomic bool restoring;  /* it uses the pages: the take does not end */
-    /* Of the take that goes on: */
+    /* Of the take that goes on; written by who takes, before `serial` becomes odd, and read by the watch
+     * only while `restoring` keeps that take from its end: */
     unsigned count;
     const uintptr_t *va;
 };
