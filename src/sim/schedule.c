@@ -379,7 +379,7 @@ __attribute__((noinline)) static void step(struct schedule *s, enum sync_point p
     self->point = point;
     if (s->observe != NULL)
         s->observe(s->observer, self, point);
-    if (s->steps > s->steps_max || s->clock > s->clock_max) {
+    if (s->steps - s->got_on_at > s->steps_max || s->clock > s->clock_max) {
         s->stuck = "no end: threads run, but the run does not get on";
         s->failure = -ETIME;
         go_home(s);

@@ -84,7 +84,8 @@ struct schedule {
     unsigned spurious_every; /* one step in so many wakes a parked thread for nothing; 0: none */
     uint64_t step_ns;        /* virtual time of a step */
     uint64_t points;         /* mask of enum sync_point where a switch may happen */
-    uint64_t steps_max, clock_max;
+    uint64_t steps_max;      /* since schedule_got_on() */
+    uint64_t clock_max;      /* ns */
     /* After every step, before the next is chosen; may be NULL. Must not yield. */
     void (*observe)(void *observer, struct sync_thread *current, enum sync_point point);
     void *observer;
@@ -96,6 +97,7 @@ struct schedule {
     _Atomic uint32_t event_word; /* CHOSEN: counts schedule_at() */
     uint64_t clock;              /* ns */
     uint64_t steps, turn;
+    uint64_t got_on_at;                  /* steps */
     uint64_t change_at[SIM_CHANGES_MAX]; /* PCT: steps, ascending */
     unsigned changes, changed;
     uint64_t lowest, highest; /* PCT: priorities under and over those given at start */
@@ -122,6 +124,15 @@ struct sync_thread *schedule_start(struct schedule *s, const char *name, void (*
  * end within steps_max or clock_max. s->stuck says it in words. Threads left are forgotten.
  */
 int schedule_run(struct schedule *s);
+
+/*
+ * What the run is for has got on: steps_max counts from here. A run that waits long and often, for a
+ * disk that hangs, takes many steps and ends; one that lives on without getting on does not.
+ */
+static inline void schedule_got_on(struct schedule *s)
+{
+    s->got_on_at = s->steps;
+}
 
 /*
  * CHOSEN: schedule_run() returned SCHEDULE_CHOICE, and so may this. s->ready says between whom the

@@ -183,6 +183,8 @@ static enum mmu_result access_one(struct user *u, uintptr_t va, bool write)
         if (result == MMU_OK)
             touch(w, &u->random, va, write, memory);
     }
+    if (result == MMU_OK)
+        schedule_got_on(&w->schedule);
     if (result == MMU_SIGSEGV && page->epoch == epoch && page->live)
         fail(w, "SIGSEGV inside a region");
     if (result == MMU_SIGBUS) {
