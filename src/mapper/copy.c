@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
@@ -28,7 +29,7 @@ struct copy_mapper {
     uint32_t buffers, stage_pages;
     bool vm_read;                         /* process_vm_readv() is allowed */
     unsigned char present[SECTION_PAGES]; /* who is in take() */
-    int memory_fd;                        /* /proc/self/mem, or -1 */
+    int memory_fd;                        /* /proc/thread-self/mem, or -1 */
     struct iovec from[SECTION_PAGES],
         to[SECTION_PAGES]; /* of take(): its caller's, the trimmer's */
 };
@@ -186,7 +187,8 @@ static int take_alone(const struct copy_mapper *copy, uintptr_t va, void *buffer
 }
 
 /* Read pages [first, count), as far as goes at once; returns the first that is not read: the first of
- * all where process_vm_readv() is forbidden. */
+ * all where process_vm_readv() is forbidden. (By the thread's number: the first thread may have ended,
+ * and then the process's finds no memory.) */
 static unsigned take_run(struct copy_mapper *copy, unsigned first, unsigned count,
                          const uintptr_t *va, const uint32_t *buffers)
 {
@@ -200,7 +202,7 @@ static unsigned take_run(struct copy_mapper *copy, unsigned first, unsigned coun
         from_count = append(from, from_count, (void *)va[i]);
         to_count = append(to, to_count, mapper_buffer(&copy->mapper, buffers[i]));
     }
-    got = process_vm_readv(getpid(), to, to_count, from, from_count, 0);
+    got = process_vm_readv((pid_t)syscall(SYS_gettid), to, to_count, from, from_count, 0);
     return first + (got > 0 ? (unsigned)((size_t)got / PAGE_SIZE) : 0);
 }
 
@@ -305,7 +307,7 @@ static bool copy_large_split(struct mapper *mapper, uintptr_t va)
 
 static int open_memory(void)
 {
-    return open("/proc/self/mem", O_RDONLY | O_CLOEXEC);
+    return open("/proc/thread-self/mem", O_RDONLY | O_CLOEXEC); /* "self" may have ended */
 }
 
 static int copy_fork_prepare(struct mapper *mapper, bool inherited)
@@ -399,7 +401,7 @@ static bool probe_vm_read(void)
     struct iovec from = {.iov_base = &source, .iov_len = 1};
     struct iovec to = {.iov_base = &target, .iov_len = 1};
 
-    return process_vm_readv(getpid(), &to, 1, &from, 1, 0) == 1;
+    return process_vm_readv((pid_t)syscall(SYS_gettid), &to, 1, &from, 1, 0) == 1;
 }
 
 int mapper_copy_open(struct sync *sync, const struct mapper_options *options,

@@ -83,7 +83,7 @@ int huge_reopen(struct huge_buffers *huge)
 {
     if (huge->count == 0)
         return 0;
-    huge->pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    huge->pagemap = open("/proc/thread-self/pagemap", O_RDONLY | O_CLOEXEC);
     return uffd_watch(huge->uffd, (uintptr_t)huge->taken, huge->count * LARGE_SIZE, false);
 }
 

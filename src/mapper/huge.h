@@ -30,7 +30,7 @@ struct huge_buffers {
     struct uffd *uffd;
     unsigned count;           /* 0: none, the kernel cannot */
     char *fresh, *taken;      /* count pieces of LARGE_SIZE each */
-    int pagemap;              /* /proc/self/pagemap, or -1 */
+    int pagemap;              /* /proc/thread-self/pagemap, or -1 */
     uint8_t place[LARGE_MAX]; /* enum huge_place; the buffer's owner's */
 };
 

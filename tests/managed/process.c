@@ -243,7 +243,14 @@ static void test_cancel(char *memory)
 static void *outlive_main(void *argument)
 {
     usleep(50000);
-    return holds(argument, SIZE, 3) ? NULL : (_exit(4), NULL);
+    if (!holds(argument, SIZE, 3))
+        _exit(4);
+    /* What has no access is trimmed, too, and has its content afterwards. */
+    mprotect(argument, SIZE / 2, PROT_NONE);
+    for (unsigned round = 0; round < 3; round++)
+        fill(malloc(SIZE), SIZE, round);
+    mprotect(argument, SIZE / 2, PROT_READ | PROT_WRITE);
+    return holds(argument, SIZE, 3) ? NULL : (_exit(5), NULL);
 }
 
 static void test_last_thread(char *memory)
