@@ -32,4 +32,8 @@ int vmsm_fork_child(struct vmsm *m, struct store *copy);
  * if there is none. */
 uintptr_t vmsm_next_content(struct vmsm *m, uintptr_t start, uintptr_t end);
 
+/* As vmsm_decommit(); *refused: why the kernel does not give up pages (a negative errno), which is no
+ * matter of pins; else 0. */
+int vmsm_discard(struct vmsm *m, void *addr, size_t length, int *refused);
+
 #endif

@@ -307,6 +307,16 @@ int vmsm_decommit(struct vmsm *m, void *addr, size_t length)
     return gated(m->machine, region_decommit, addr, length);
 }
 
+int vmsm_discard(struct vmsm *m, void *addr, size_t length, int *refused)
+{
+    int state = call_begin(), error;
+
+    machine_enter(m->machine);
+    error = region_discard(m->machine, (uintptr_t)addr, length, refused);
+    sync_rwlock_unread(&m->machine->sync, &m->machine->gate, SYNC_GATE);
+    return call_end(state, error);
+}
+
 int vmsm_prefault(struct vmsm *m, const struct iovec *ranges, int count)
 {
     int state = call_begin();

@@ -363,11 +363,11 @@ static void discard_flush(struct machine *m, struct pagetable *table, struct dis
 
 /*
  * Discard [start, end) of one table, section by section, passing over sections never touched.
- * -EBUSY with words if it left pages as they are: pinned, or not to be had from the kernel. With
- * `force` (the region is cut out) it leaves none.
+ * -EBUSY with words if it left pages as they are: pinned, or not to be had from the kernel, and then
+ * *refused is why. With `force` (the region is cut out) it leaves none.
  */
 static int discard_range(struct machine *m, struct pagetable *table, uintptr_t start, uintptr_t end,
-                         bool force)
+                         bool force, int *refused)
 {
     struct discard d;
     uintptr_t va = start;
@@ -392,6 +392,7 @@ static int discard_range(struct machine *m, struct pagetable *table, uintptr_t s
             region_discard_page(m, table, va, &d);
         discard_flush(m, table, &d);
     }
+    *refused = d.error;
     if (d.refused > 0)
         return error_set(
             -EBUSY,
@@ -451,22 +452,30 @@ static int check_range(struct machine *m, const char *what, uintptr_t start, siz
     return 0;
 }
 
-int region_decommit(struct machine *m, uintptr_t start, size_t length)
+int region_discard(struct machine *m, uintptr_t start, size_t length, int *refused)
 {
     uintptr_t end = start + length;
     int error;
 
+    *refused = 0;
     sync_rwlock_read(&m->sync, &m->regions_lock, SYNC_REGIONS);
     error = check_range(m, "decommit", start, length);
     while (error == 0 && start < end) {
         struct region *region = region_find(m, start);
         uintptr_t stop = region->end < end ? region->end : end;
 
-        error = discard_range(m, region->table, start, stop, false);
+        error = discard_range(m, region->table, start, stop, false, refused);
         start = stop;
     }
     sync_rwlock_unread(&m->sync, &m->regions_lock, SYNC_REGIONS);
     return error;
+}
+
+int region_decommit(struct machine *m, uintptr_t start, size_t length)
+{
+    int refused;
+
+    return region_discard(m, start, length, &refused);
 }
 
 /*
@@ -508,9 +517,10 @@ static struct pagetable *cut(struct machine *m, uintptr_t start, uintptr_t end,
 /* Unmap [start, end) of one region that has been cut out: content, addresses, table. */
 static void unmap_cut(struct machine *m, struct pagetable *table, uintptr_t start, uintptr_t end)
 {
+    int refused;
     bool last;
 
-    discard_range(m, table, start, end, true);
+    discard_range(m, table, start, end, true, &refused);
     m->mapper->ops->region_close(m->mapper, start, end - start);
     if (!table->overcommit)
         pagefile_uncommit(m, (end - start) / PAGE_SIZE);

@@ -156,6 +156,8 @@ struct region *region_find(struct machine *m, uintptr_t va);
 int region_map(struct machine *m, size_t length, bool overcommit, uintptr_t *base);
 int region_unmap(struct machine *m, uintptr_t start, size_t length);
 int region_decommit(struct machine *m, uintptr_t start, size_t length);
+/* The same; *refused: why the kernel does not give up pages, which is no matter of pins; else 0. */
+int region_discard(struct machine *m, uintptr_t start, size_t length, int *refused);
 void region_unmap_all(struct machine *m);
 
 /* Bytes of the page tables that are populated. regions_lock held. */

@@ -69,15 +69,22 @@ static void await_unpin(uintptr_t start, uintptr_t end)
     direct_unpin_ended();
 }
 
-void memory_discard(uintptr_t start, uintptr_t end)
+int memory_discard(uintptr_t start, uintptr_t end)
 {
-    while (vmsm_decommit(arena.manager, (void *)start, end - start) == -EBUSY)
+    int error, refused, refusals = 0;
+
+    while ((error = vmsm_discard(arena.manager, (void *)start, end - start, &refused)) == -EBUSY) {
+        if (refused != 0 && refusals++ > 0) /* unlocked, too */
+            return refused;
         await_unpin(start, end);
+    }
+    return error;
 }
 
 static int unmap_piece(const struct space_range *piece)
 {
     size_t length = piece->end - piece->start;
+    int error;
 
     if (piece->what.kind == SPACE_FREE || piece->what.kind == SPACE_DEAD)
         return 0;
@@ -92,7 +99,11 @@ static int unmap_piece(const struct space_range *piece)
     if (piece->what.protection != PROT_NONE &&
         kernel_mprotect((void *)piece->start, length, PROT_NONE) != 0)
         return -errno;
-    memory_discard(piece->start, piece->end);
+    error = memory_discard(piece->start, piece->end);
+    if (error != 0) {
+        kernel_mprotect((void *)piece->start, length, piece->what.protection);
+        return error;
+    }
     space_set(&arena.space, piece->start, piece->end, (struct space_what){.kind = SPACE_FREE});
     return 0;
 }
@@ -178,6 +189,7 @@ static int remap_piece(const struct space_range *piece, int protection, uint8_t 
 {
     void *start = (void *)piece->start;
     size_t length = piece->end - piece->start;
+    int error = 0;
 
     if (!space_has_room(&arena.space))
         return -ENOMEM;
@@ -193,7 +205,11 @@ static int remap_piece(const struct space_range *piece, int protection, uint8_t 
     if (kernel_mprotect(start, length, protection) != 0)
         return -errno;
     if (piece->what.kind == SPACE_MANAGED)
-        memory_discard(piece->start, piece->end);
+        error = memory_discard(piece->start, piece->end);
+    if (error != 0) {
+        kernel_mprotect(start, length, piece->what.protection);
+        return error;
+    }
     space_set(&arena.space, piece->start, piece->end, managed_as(protection, flags));
     return 0;
 }
@@ -480,8 +496,7 @@ static int advise_piece(const struct space_range *piece, int advice)
     case MADV_DONTNEED:
     case MADV_DONTNEED_LOCKED:
     case MADV_FREE:
-        memory_discard(piece->start, piece->end);
-        return 0;
+        return memory_discard(piece->start, piece->end);
     case MADV_NORMAL:
         return vmsm_advise(arena.manager, start, length, VMSM_NORMAL);
     case MADV_RANDOM:

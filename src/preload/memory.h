@@ -42,7 +42,10 @@ long memory_map_at(const uintptr_t *a);
 long memory_protect_inside(const uintptr_t *a);
 /* The part of [start, end) that lies in the arena. */
 long memory_unmap_inside(const uintptr_t *a);
-/* Back to zeroes. Waits for pins. */
-void memory_discard(uintptr_t start, uintptr_t end);
+/* populate.c: [start, end) of the arena, by MADV_POPULATE_READ or MADV_POPULATE_WRITE; without the
+ * gate. */
+long memory_populate(uintptr_t start, uintptr_t end, int advice);
+/* Back to zeroes. Waits for pins. 0, or what the kernel says that does not give pages up. */
+int memory_discard(uintptr_t start, uintptr_t end);
 
 #endif
