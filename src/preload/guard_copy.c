@@ -8,6 +8,7 @@
 
 #include "preload/guard.h"
 #include "preload/kernel.h"
+#include "preload/memory.h"
 #include "preload/preload.h"
 
 #define LEAST (64UL * 1024) /* of a mapping that is kept, */
@@ -130,12 +131,7 @@ void guard_touch(uintptr_t start, size_t length)
     if (writable < length)
         readable = managed(start + writable, length - writable, false);
     for (size_t at = 0; at < writable + readable;) {
-        char *byte = (char *)(start + at);
-
-        if (at < writable)
-            __atomic_fetch_or(byte, 0, __ATOMIC_RELAXED);
-        else
-            (void)*(volatile char *)byte;
+        memory_touch(start + at, at < writable);
         at += VMSM_PAGE_SIZE - (start + at) % VMSM_PAGE_SIZE;
     }
 }

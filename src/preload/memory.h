@@ -6,6 +6,7 @@
 #define VMSM_PRELOAD_MEMORY_H
 
 #include <errno.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -25,6 +26,18 @@ static inline int memory_failed(long error)
 {
     errno = (int)-error;
     return -1;
+}
+
+/* As the program would, but nothing is changed, whatever other threads write there. (Of an atomic `or`
+ * of nothing clang makes a read.) */
+static inline void memory_touch(uintptr_t at, bool write)
+{
+    volatile char *byte = (volatile char *)at;
+
+    if (write)
+        __asm__ volatile("lock orb $0, %0" : "+m"(*byte) : : "cc");
+    else
+        (void)*byte;
 }
 
 /* (gate) Bytes that are promised where they are, and will be elsewhere. */
