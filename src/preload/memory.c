@@ -552,8 +552,9 @@ int memory_advise(void *address, size_t length, int advice)
     if (start < arena.base || end > arena.end)
         return memory_failed(-ENOMEM);
     if (advice == MADV_POPULATE_READ || advice == MADV_POPULATE_WRITE)
-        return kernel_madvise(address, length, advice); /* it faults, as a touch does */
-    error = gate_call(advise_inside, (uintptr_t[]){start, end, (uintptr_t)advice});
+        error = memory_populate(start, end, advice);
+    else
+        error = gate_call(advise_inside, (uintptr_t[]){start, end, (uintptr_t)advice});
     return error == 0 ? 0 : memory_failed(error);
 }
 
