@@ -387,6 +387,7 @@ static bool changes_arena(long number, const uintptr_t *a)
     case SYS_munmap:
     case SYS_mprotect:
     case SYS_pkey_mprotect:
+    case SYS_mseal:
     case SYS_madvise:
     case SYS_mlock:
     case SYS_mlock2:

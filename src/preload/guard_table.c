@@ -12,6 +12,8 @@
 #include <sys/uio.h>
 #include <time.h>
 
+#include "preload/kernel.h"
+
 #define BYTES(index, size)                                                                         \
     {                                                                                              \
         index, GUARD_BYTES, 0, size                                                                \
@@ -549,6 +551,7 @@ static const uint8_t pointers[] = {
     [SYS_process_mrelease] = NONE,
     [SYS_futex_waitv] = P(0) | P(3),
     [SYS_set_mempolicy_home_node] = NONE,
+    [SYS_mseal] = NONE,
 };
 
 unsigned guard_pointers(long number)

@@ -8,8 +8,19 @@
 #include <poll.h>
 #include <stddef.h>
 #include <sys/epoll.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/types.h>
 #include <sys/uio.h>
+
+/* Headers are older than kernels. */
+#ifndef SYS_mseal
+#define SYS_mseal 462
+#endif
+int mseal(void *address, size_t length, unsigned long flags);
+#ifndef PR_SET_MEMORY_MERGE
+#define PR_SET_MEMORY_MERGE 67
+#endif
 
 /* What syscall() of the C library is; that one, too, has ours in its place (syscall.c). */
 long kernel_call(long number, ...);

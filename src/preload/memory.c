@@ -483,6 +483,20 @@ PRELOAD_API int pkey_mprotect(void *address, size_t length, int protection, int 
     return result;
 }
 
+/* What is sealed can neither be trimmed nor given to a child. */
+PRELOAD_API int mseal(void *address, size_t length, unsigned long flags)
+{
+    int result;
+
+    if (arena_overlaps((uintptr_t)address, length))
+        return memory_failed(-EPERM);
+    result = (int)kernel_call(SYS_mseal, address, length, flags);
+    /* It stays where it is, and the kernel's, as what has no access does. */
+    if (result == 0 && process.active)
+        early_protected((uintptr_t)address, memory_page_up(length), PROT_NONE);
+    return result;
+}
+
 /* ---- advice ---- */
 
 static int advise_piece(const struct space_range *piece, int advice)

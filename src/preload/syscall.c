@@ -153,6 +153,8 @@ PRELOAD_API long syscall(long number, ...)
         return mprotect((void *)a[0], a[1], (int)a[2]);
     case SYS_pkey_mprotect:
         return pkey_mprotect((void *)a[0], a[1], (int)a[2], (int)a[3]);
+    case SYS_mseal:
+        return mseal((void *)a[0], a[1], a[2]);
     case SYS_madvise:
         return madvise((void *)a[0], a[1], (int)a[2]);
     case SYS_mincore:
