@@ -72,7 +72,7 @@ void filter_install(void)
     error = install(&filter);
     /* Without privilege it takes this; then set-user-ID programs that it starts stay as they
      * are. */
-    if (error == EACCES && prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0)
+    if (error == EACCES && kernel_prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0)
         error = install(&filter);
     if (error == 0)
         return;

@@ -408,7 +408,7 @@ long guard_plain_call(long number, const uintptr_t *a)
     uintptr_t b[6];
     long result;
 
-    if (number == SYS_prctl && a[0] == PR_SET_SYSCALL_USER_DISPATCH)
+    if (number == SYS_prctl && (a[0] == PR_SET_SYSCALL_USER_DISPATCH || memory_would_merge(a)))
         return -EINVAL;
     if (!atomic_load_explicit(&arena.managed, memory_order_acquire))
         return guard_make(number, a);

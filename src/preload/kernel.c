@@ -157,6 +157,11 @@ int kernel_munlock(const void *address, size_t length)
     return (int)kernel_call(SYS_munlock, address, length);
 }
 
+int kernel_prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d)
+{
+    return (int)kernel_call(SYS_prctl, option, a, b, c, d);
+}
+
 void *kernel_mremap(void *address, size_t old_length, size_t new_length, int flags, void *target)
 {
     return (void *)kernel_call(SYS_mremap, address, old_length, new_length, flags, target);

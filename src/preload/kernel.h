@@ -45,6 +45,7 @@ int kernel_mincore(void *address, size_t length, unsigned char *vector);
 int kernel_mlock(const void *address, size_t length);
 int kernel_mlock2(const void *address, size_t length, unsigned flags);
 int kernel_munlock(const void *address, size_t length);
+int kernel_prctl(int option, unsigned long a, unsigned long b, unsigned long c, unsigned long d);
 void *kernel_mremap(void *address, size_t old_length, size_t new_length, int flags, void *target);
 int kernel_dup3(int from, int to, int flags);
 ssize_t kernel_read(int fd, void *buffer, size_t length);

@@ -6,7 +6,9 @@
  * and how the kernel protects.
  */
 #include <errno.h>
+#include <stdarg.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -525,11 +527,10 @@ static int advise_piece(const struct space_range *piece, int advice)
     case MADV_NOHUGEPAGE:
     case MADV_DONTDUMP:
     case MADV_DODUMP:
-    case MADV_MERGEABLE:
     case MADV_UNMERGEABLE:
     case MADV_DOFORK:
         return 0;
-    default: /* MADV_DONTFORK, MADV_WIPEONFORK, MADV_COLLAPSE, …: not known here */
+    default: /* MADV_DONTFORK, MADV_WIPEONFORK, MADV_MERGEABLE, …: not known here */
         return -EINVAL;
     }
 }
@@ -635,6 +636,28 @@ PRELOAD_API int mlockall(int flags)
     if (process.active)
         return memory_failed(-EPERM);
     return (int)kernel_call(SYS_mlockall, flags);
+}
+
+/* ---- merging of equal pages: it takes the manager's write protection away unseen ---- */
+
+/* Also before there is a manager: it is for all memory that will be mapped, too. */
+bool memory_would_merge(const uintptr_t *a)
+{
+    return process.active && a[0] == PR_SET_MEMORY_MERGE && a[1] != 0;
+}
+
+PRELOAD_API int prctl(int option, ...)
+{
+    uintptr_t a[6] = {(uintptr_t)option};
+    va_list args;
+
+    va_start(args, option);
+    for (int i = 1; i < 5; i++)
+        a[i] = va_arg(args, uintptr_t);
+    va_end(args);
+    if (memory_would_merge(a)) /* as a kernel that cannot */
+        return memory_failed(-EINVAL);
+    return (int)guard_function_call(SYS_prctl, a);
 }
 
 /* ---- mmap, munmap ---- */

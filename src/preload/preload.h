@@ -137,6 +137,8 @@ pid_t fork_by_call(const struct clone_call *call);
 void *memory_map(void *address, size_t length, int protection, int flags, int fd, off_t offset);
 int memory_unmap(void *address, size_t length);
 int memory_advise(void *address, size_t length, int advice);
+/* Would this prctl() have the kernel merge pages of the arena? */
+bool memory_would_merge(const uintptr_t *a);
 /* A range is to be the kernel's from now on, with its content. 0 or -ENOMEM. */
 int memory_release(uintptr_t start, size_t length);
 /* break.c: the system call brk. Where the break is afterwards. */

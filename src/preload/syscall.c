@@ -167,6 +167,8 @@ PRELOAD_API long syscall(long number, ...)
         return munlock((const void *)a[0], a[1]);
     case SYS_mlockall:
         return mlockall((int)a[0]);
+    case SYS_prctl:
+        return prctl((int)a[0], a[1], a[2], a[3], a[4]);
     case SYS_process_madvise:
         return process_madvise((int)a[0], (const struct iovec *)a[1], a[2], (int)a[3],
                                (unsigned)a[4]);
