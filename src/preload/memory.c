@@ -416,30 +416,37 @@ void *memory_map(void *address, size_t length, int protection, int flags, int fd
 
 /* ---- protection ---- */
 
+static bool is_hole(const struct space_range *piece)
+{
+    return piece->what.kind == SPACE_FREE || piece->what.kind == SPACE_DEAD;
+}
+
+/* What lies before the first hole is protected all the same. */
 long memory_protect_inside(const uintptr_t *a)
 {
     int protection = (int)a[2], error;
+    uintptr_t end = a[0];
     size_t more = 0;
 
-    if (space_has_hole(&arena.space, a[0], a[1]))
-        return -ENOMEM;
-    for (uintptr_t at = a[0]; at < a[1];) {
-        struct space_range piece = space_piece(&arena.space, at, a[1]);
+    while (end < a[1]) {
+        struct space_range piece = space_piece(&arena.space, end, a[1]);
 
+        if (is_hole(&piece))
+            break;
         if (piece.what.kind == SPACE_MANAGED && !(piece.what.flags & SPACE_CHARGED) &&
             (managed_as(protection, piece.what.flags).flags & SPACE_CHARGED))
             more += piece.end - piece.start;
-        at = piece.end;
+        end = piece.end;
     }
     error = more > 0 ? memory_may_charge(more) : 0;
     if (error != 0)
         return error;
     if (!space_has_room(&arena.space))
         return -ENOMEM;
-    if (kernel_mprotect((void *)a[0], a[1] - a[0], protection) != 0)
+    if (kernel_mprotect((void *)a[0], end - a[0], protection) != 0)
         return -errno;
-    for (uintptr_t at = a[0]; at < a[1];) {
-        struct space_range piece = space_piece(&arena.space, at, a[1]);
+    for (uintptr_t at = a[0]; at < end;) {
+        struct space_range piece = space_piece(&arena.space, at, end);
 
         /* Neighbours become alike, so this needs no more entries than at its two ends. */
         if (piece.what.kind == SPACE_MANAGED)
@@ -447,7 +454,7 @@ long memory_protect_inside(const uintptr_t *a)
                       managed_as(protection, piece.what.flags));
         at = piece.end;
     }
-    return 0;
+    return end < a[1] ? -ENOMEM : 0;
 }
 
 PRELOAD_API int mprotect(void *address, size_t length, int protection)
@@ -463,10 +470,13 @@ PRELOAD_API int mprotect(void *address, size_t length, int protection)
         return result;
     }
     if (!whole_range(start, length, &end))
-        return memory_failed(-EINVAL);
-    if (start < arena.base || end > arena.end)
-        return memory_failed(-ENOMEM); /* it ends in a hole: nothing but ours is beside the arena */
-    error = gate_call(memory_protect_inside, (uintptr_t[]){start, end, (uintptr_t)protection});
+        return memory_failed(start % MEMORY_PAGE != 0 ? -EINVAL : -ENOMEM);
+    if (start < arena.base)
+        return memory_failed(-ENOMEM); /* a hole: nothing but ours is beside the arena */
+    error = gate_call(memory_protect_inside, (uintptr_t[]){start, end < arena.end ? end : arena.end,
+                                                           (uintptr_t)protection});
+    if (error == 0 && end > arena.end)
+        error = -ENOMEM;
     return error == 0 ? 0 : memory_failed(error);
 }
 
@@ -564,6 +574,8 @@ int memory_advise(void *address, size_t length, int advice)
         return kernel_madvise(address, length, advice);
     if (!whole_range(start, length, &end))
         return memory_failed(-EINVAL);
+    if (kernel_madvise(address, 0, advice) != 0)
+        return -1; /* no advice at all, whatever is there */
     if (start < arena.base || end > arena.end)
         return memory_failed(-ENOMEM);
     if (advice == MADV_POPULATE_READ || advice == MADV_POPULATE_WRITE)
@@ -601,7 +613,7 @@ PRELOAD_API int mincore(void *address, size_t length, unsigned char *vector)
 
     if (arena_overlaps(start, length)) {
         if (!whole_range(start, length, &end))
-            return memory_failed(-EINVAL);
+            return memory_failed(start % MEMORY_PAGE != 0 ? -EINVAL : -ENOMEM);
         if (start < arena.base || end > arena.end ||
             gate_call(hole_inside, (uintptr_t[]){start, end}) != 0)
             return memory_failed(-ENOMEM);

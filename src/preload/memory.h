@@ -51,7 +51,7 @@ long memory_map_anywhere(const uintptr_t *a);
 long memory_map_fixed(const uintptr_t *a);
 /* start, end, protection, flags, fd, offset, 1: it is for us to manage: where MAP_FIXED says. */
 long memory_map_at(const uintptr_t *a);
-/* start, end, protection */
+/* start, end, protection. -ENOMEM also if it has a hole. */
 long memory_protect_inside(const uintptr_t *a);
 /* The part of [start, end) that lies in the arena. */
 long memory_unmap_inside(const uintptr_t *a);
