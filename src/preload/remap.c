@@ -8,8 +8,10 @@
  */
 #include <errno.h>
 #include <stdarg.h>
+#include <string.h>
 #include <sys/mman.h>
 
+#include "core/error.h"
 #include "internal.h"
 #include "preload/kernel.h"
 #include "preload/memory.h"
@@ -41,10 +43,43 @@ static void move_content(uintptr_t from, uintptr_t to, size_t length)
     }
 }
 
+/* As it was where it comes from: what was never writable is not SPARSE because of that. */
+static void protect_moved(uintptr_t start, uintptr_t end, struct space_what what)
+{
+    struct space_what now;
+
+    if (memory_protect_inside((uintptr_t[]){start, end, what.protection}) == 0 &&
+        space_uniform(&arena.space, start, end, &now) && now.kind == SPACE_MANAGED &&
+        space_has_room(&arena.space))
+        space_set(&arena.space, start, end, what);
+}
+
+/*
+ * What stays of a move with MREMAP_DONTUNMAP. Other threads may have taken the mappings that its
+ * protection needs (vm.max_map_count). The content has gone, so this can be no error any more: it has
+ * no access then, which mprotect() may give it later.
+ */
+static void empty_old_place(uintptr_t start, uintptr_t end, struct space_what what)
+{
+    int error = memory_discard(start, end);
+
+    if (error == 0 && kernel_mprotect((void *)start, end - start, what.protection) != 0)
+        error = -errno;
+    if (error == 0)
+        return;
+    kernel_mprotect((void *)start, end - start, PROT_NONE); /* it may have been done in part */
+    log_line(LOG_ERROR, "run: %zu bytes at %p, moved by mremap(), stay without access: %s",
+             end - start, (void *)start, strerror(-error));
+    what.protection = PROT_NONE;
+    if (space_has_room(&arena.space))
+        space_set(&arena.space, start, end, what);
+}
+
 /* old, old length, new length, where (0: anywhere), flags */
 static long move_managed(const uintptr_t *a, struct space_what what)
 {
-    uintptr_t flags = what.flags & SPACE_SPARSE;
+    /* What was never writable promises nothing where it goes, either. */
+    uintptr_t flags = (what.flags & SPACE_CHARGED) ? 0 : SPACE_SPARSE;
     int writable = what.protection | PROT_READ | PROT_WRITE;
     long to;
 
@@ -65,13 +100,11 @@ static long move_managed(const uintptr_t *a, struct space_what what)
     }
     move_content(a[0], (uintptr_t)to, a[1] < a[2] ? a[1] : a[2]);
     if (what.protection != writable)
-        memory_protect_inside((uintptr_t[]){(uintptr_t)to, (uintptr_t)to + a[2], what.protection});
-    if (a[4] & MREMAP_DONTUNMAP) {
-        memory_discard(a[0], a[0] + a[1]);
-        kernel_mprotect((void *)a[0], a[1], what.protection);
-    } else {
+        protect_moved((uintptr_t)to, (uintptr_t)to + a[2], what);
+    if (a[4] & MREMAP_DONTUNMAP)
+        empty_old_place(a[0], a[0] + a[1], what);
+    else
         memory_unmap_inside((uintptr_t[]){a[0], a[0] + a[1]});
-    }
     return to;
 }
 
