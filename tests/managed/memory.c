@@ -8,6 +8,9 @@
 #include <signal.h>
 #include <stdint.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
 #include <ucontext.h>
 #include <unistd.h>
 
@@ -17,6 +20,15 @@
 #define MIB (1024UL * 1024)
 #define BIG (24 * MIB) /* several times what the test is run with */
 
+#ifndef SYS_mseal
+#define SYS_mseal 462
+#endif
+#ifndef PR_SET_MEMORY_MERGE
+#define PR_SET_MEMORY_MERGE 67
+#define PR_GET_MEMORY_MERGE 68
+#endif
+
+static bool plain; /* not by `vmsm run` */
 static sigjmp_buf back;
 static volatile uintptr_t fault_address;
 
@@ -143,6 +155,13 @@ static void test_protect(void)
     ok(holds(memory, 8 * MIB, 2), "and its content is there");
     is(munmap(memory + 5 * MIB, MIB), 0, "a hole");
     ok(mprotect(memory, 8 * MIB, PROT_READ) == -1 && errno == ENOMEM, "a hole cannot be protected");
+    ok(faults(memory + 4 * MIB, true) && !faults(memory + 6 * MIB, true),
+       "what is before it is, and what is behind it not");
+    ok(mprotect(memory, SIZE_MAX, PROT_NONE) == -1 && errno == ENOMEM &&
+           mprotect(memory, SIZE_MAX - (uintptr_t)memory, PROT_NONE) == -1 && errno == ENOMEM,
+       "nor more than there are addresses");
+    ok(mprotect(memory + 1, PAGE, PROT_NONE) == -1 && errno == EINVAL, "nor an odd address");
+    ok(!faults(memory, false), "which changes nothing");
     munmap(memory, 8 * MIB);
     munmap(pressure, BIG);
 }
@@ -180,7 +199,124 @@ static void test_advice(void)
     ok(madvise(memory, 8 * MIB, MADV_DONTNEED) == -1 && errno == ENOMEM, "so does madvise");
     ok(all_zero(memory + 3 * MIB, 5 * MIB), "but advises what is behind it");
     ok(madvise(memory + 1, PAGE, MADV_DONTNEED) == -1 && errno == EINVAL, "odd addresses are not");
+    ok(mincore(memory, SIZE_MAX - (uintptr_t)memory, vector) == -1 && errno == ENOMEM,
+       "more than there are addresses is not there");
+    ok(madvise(memory, SIZE_MAX - (uintptr_t)memory, MADV_COLD) == -1 && errno == EINVAL,
+       "nor can it be advised");
+    ok(madvise(memory, 0, 999) == -1 && errno == EINVAL, "what is no advice is refused,");
+    ok(madvise(memory + 2 * MIB, PAGE, 999) == -1 && errno == EINVAL, "over a hole, too");
+    is(madvise(memory, 0, MADV_COLD), 0, "nothing can be advised");
     munmap(memory, 8 * MIB);
+}
+
+static _Atomic bool counting;
+static _Atomic uint64_t counted;
+
+/* Counts on each page, as long as it is told to. */
+static void *count_on(void *argument)
+{
+    while (counting) {
+        for (size_t at = 0; at < MIB; at += PAGE)
+            (*(volatile uint64_t *)(void *)((char *)argument + at))++;
+        counted++;
+    }
+    return NULL;
+}
+
+static void test_populate(void)
+{
+    char *memory = map(BIG, PROT_READ | PROT_WRITE);
+    bool right = true;
+    pthread_t counter;
+
+    if (madvise(memory, PAGE, MADV_POPULATE_READ) != 0 && errno == EINVAL) {
+        skip("the kernel populates nothing by advice");
+        return;
+    }
+    fill(memory, BIG / 2, 16);
+    is(madvise(memory, BIG, MADV_POPULATE_READ), 0, "more than the memory is populated,");
+    is(madvise(memory, BIG, MADV_POPULATE_WRITE), 0, "to be written, too,");
+    ok(holds(memory, BIG / 2, 16) && all_zero(memory + BIG / 2, BIG / 2), "which changes nothing");
+    memset(memory, 0, MIB);
+    counting = true;
+    pthread_create(&counter, NULL, count_on, memory);
+    for (int round = 0; round < 20; round++) {
+        right &= madvise(memory, 2 * MIB, MADV_POPULATE_WRITE) == 0;
+        right &= madvise(memory + 2 * MIB, 8 * MIB, MADV_POPULATE_READ) == 0;
+    }
+    counting = false;
+    pthread_join(counter, NULL);
+    for (size_t at = 0; at < MIB; at += PAGE)
+        right &= *(uint64_t *)(void *)(memory + at) == counted;
+    ok(right, "nor is what another thread writes meanwhile lost");
+    mprotect(memory, MIB, PROT_NONE);
+    mprotect(memory + MIB, MIB, PROT_READ);
+    mprotect(memory + 2 * MIB, MIB, PROT_WRITE);
+    munmap(memory + 3 * MIB, MIB);
+    ok(madvise(memory, PAGE, MADV_POPULATE_READ) == -1 && errno == EINVAL,
+       "what has no access cannot be populated");
+    ok(madvise(memory + MIB, MIB, MADV_POPULATE_READ) == 0 &&
+           madvise(memory + MIB, MIB, MADV_POPULATE_WRITE) == -1 && errno == EINVAL,
+       "what can be read only for that");
+    ok(madvise(memory + 2 * MIB, MIB, MADV_POPULATE_WRITE) == 0 &&
+           madvise(memory + 2 * MIB, MIB, MADV_POPULATE_READ) == -1 && errno == EINVAL,
+       "what can be written only for that");
+    ok(madvise(memory + 2 * MIB, 4 * MIB, MADV_POPULATE_WRITE) == -1 && errno == ENOMEM,
+       "a hole cannot be");
+    munmap(memory, BIG);
+}
+
+/* Plain it can be; managed memory is as if the kernel could not. */
+static void test_merge(void)
+{
+    char *memory = map(MIB, PROT_READ | PROT_WRITE);
+
+    fill(memory, MIB, 17);
+    if (plain) {
+        skip("the kernel may merge what is not managed");
+        munmap(memory, MIB);
+        return;
+    }
+    ok(prctl(PR_SET_MEMORY_MERGE, 1, 0, 0, 0) == -1 && errno == EINVAL, "pages are not merged,");
+    ok(syscall(SYS_prctl, PR_SET_MEMORY_MERGE, 1, 0, 0, 0) == -1 && errno == EINVAL,
+       "by number neither,");
+    ok(prctl(PR_GET_MEMORY_MERGE, 0, 0, 0, 0) <= 0, "as can be seen,");
+    ok(madvise(memory, MIB, MADV_MERGEABLE) == -1 && errno == EINVAL, "nor by advice");
+    ok(holds(memory, MIB, 17), "and they are as they were");
+    munmap(memory, MIB);
+}
+
+/* Managed memory cannot be sealed; what cannot hold would be for ever. */
+static void test_seal(char *early)
+{
+    char *memory = map(4 * MIB, PROT_READ | PROT_WRITE);
+    pid_t child;
+    int status = -1;
+
+    fill(memory, 4 * MIB, 18);
+    if (plain) {
+        skip("what is not managed can be sealed");
+        munmap(memory, 4 * MIB);
+        return;
+    }
+    ok(syscall(SYS_mseal, memory, 2 * MIB, 0) == -1 && errno == EPERM,
+       "managed memory is not sealed");
+    is(mprotect(memory, 2 * MIB, PROT_READ), 0, "it can still be protected,");
+    is(madvise(memory, MIB, MADV_DONTNEED), 0, "emptied,");
+    ok(all_zero(memory, MIB), "to zeroes,");
+    child = fork();
+    if (child == 0)
+        _exit(*(uint64_t *)(void *)(memory + 3 * MIB) != 0 ? 3 : 4);
+    waitpid(child, &status, 0);
+    ok(WIFEXITED(status) && WEXITSTATUS(status) == 3, "inherited,");
+    is(munmap(memory, 4 * MIB), 0, "and unmapped");
+    if (syscall(SYS_mseal, early, PAGE, 0) != 0) {
+        skip("the kernel seals nothing, or not this"); /* managed: there is little memory */
+        return;
+    }
+    ok(mremap(early, PAGE, BIG, MREMAP_MAYMOVE) == MAP_FAILED && errno == EPERM,
+       "what is sealed from before there was a manager cannot grow");
+    ok(mprotect(early, PAGE, PROT_READ) == -1 && errno == EPERM && early[0] == 5, "nor be changed");
 }
 
 static void test_remap(void)
@@ -221,6 +357,39 @@ static void test_remap(void)
     ok(faults(moved + 2 * MIB, false) && faults(moved + 8 * MIB, false) && holds(moved, 2 * MIB, 6),
        "what is behind is gone");
     munmap(moved, 2 * MIB);
+}
+
+static void test_remap_reserved(void)
+{
+    size_t vast = 200UL * 1024 * MIB;
+    char *memory = mmap(NULL, vast, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), *moved, *wall;
+
+    ok(memory != MAP_FAILED, "200 GiB are reserved");
+    wall = mmap(memory + vast, PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE,
+                -1, 0);
+    moved = mremap(memory, vast, vast + PAGE, MREMAP_MAYMOVE);
+    ok(moved != MAP_FAILED && moved != memory, "and moved, for they promise nothing");
+    ok(faults(moved, false), "they still have no access");
+    is(mprotect(moved + vast / 2, MIB, PROT_READ | PROT_WRITE), 0, "a part is opened");
+    fill(moved + vast / 2, MIB, 19);
+    ok(holds(moved + vast / 2, MIB, 19), "and used");
+    munmap(moved, vast + PAGE);
+    if (wall != MAP_FAILED)
+        munmap(wall, PAGE);
+}
+
+/* The old place stays, empty, with what it had of access. */
+static void test_remap_stays(void)
+{
+    char *memory = map(4 * MIB, PROT_READ | PROT_WRITE), *moved;
+
+    fill(memory, 4 * MIB, 20);
+    moved = mremap(memory, 4 * MIB, 4 * MIB, MREMAP_MAYMOVE | MREMAP_DONTUNMAP, NULL);
+    ok(moved != MAP_FAILED && moved != memory && holds(moved, 4 * MIB, 20),
+       "MREMAP_DONTUNMAP moves the content,");
+    ok(all_zero(memory, 4 * MIB) && !faults(memory + MIB, true), "and leaves zeroes");
+    munmap(memory, 4 * MIB);
+    munmap(moved, 4 * MIB);
 }
 
 /* What was mapped, and protected, before there was a manager, where there is enough memory. */
@@ -380,7 +549,11 @@ int main(void)
     char *early = map(16 * PAGE, PROT_READ | PROT_WRITE);
     char *sparse = mmap(NULL, 16 * PAGE, PROT_READ | PROT_WRITE,
                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    char *sealed = map(PAGE, PROT_READ | PROT_WRITE);
+    const char *preloaded = getenv("LD_PRELOAD");
 
+    plain = preloaded == NULL || strstr(preloaded, "vmsm") == NULL;
+    sealed[0] = 5;
     fill(early, 16 * PAGE, 14);
     fill(sparse, 16 * PAGE, 15);
     mprotect(early, 16 * PAGE, PROT_READ);
@@ -389,7 +562,12 @@ int main(void)
     test_protect();
     test_reserve();
     test_advice();
+    test_populate();
+    test_merge();
+    test_seal(sealed);
     test_remap();
+    test_remap_reserved();
+    test_remap_stays();
     test_remap_race();
     test_early(early, sparse);
     test_foreign();
