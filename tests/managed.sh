@@ -41,4 +41,8 @@ done
 check "borrow, plain" borrow
 check "borrow, with 128 MiB" borrow "$vmsm" run --memory 128M --
 
+check "late, plain" late
+check "late, with 128 MiB" late "$vmsm" run --memory 128M --
+check "late, with 128 MiB, guarded" late "$vmsm" run --memory 128M --kernel-faults off --
+
 finish
