@@ -125,6 +125,7 @@ void machine_fork_parent(struct machine *m)
 static void forget_others(struct machine *m)
 {
     m->gate = m->regions_lock = (struct sync_rwlock){0};
+    SYNC_RANK_POP(SYNC_GATE); /* this thread's, since machine_fork_prepare() */
     m->reclaim_lock = m->pool_lock = (struct sync_mutex){0};
     m->pagefile.lock = m->pagefile.commit_lock = (struct sync_mutex){0};
     m->trim_behind.lock = m->slot_ring.lock = m->large.lock = (struct sync_mutex){0};
