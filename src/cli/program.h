@@ -15,8 +15,8 @@ enum program_fitness {
 };
 
 /*
- * Look for `name` as execvp() does, and into what is found (and its interpreter, if it is a script).
- * path receives where it is. What is wrong with it is in error_last().
+ * Look for `name` as execvp() does, and into what is found (and its interpreter, if it is a
+ * script). path receives where it is. What is wrong with it is in error_last().
  */
 enum program_fitness program_examine(const char *name, char *path, size_t size);
 

@@ -18,8 +18,8 @@
  * Neighbourhoods. Where nobody sees hits, pages that are asked for are a sample of those that are
  * used. LIVELY_PAGES side by side of which far more have been asked for since the last pass than
  * elsewhere are used together: all of them are young again, but those of the highest age, which
- * may have been advised to go. (Not if more than LIVELY_MOST have: then a stream has passed.) So are
- * those of dense sections (around.c).
+ * may have been advised to go. (Not if more than LIVELY_MOST have: then a stream has passed.) So
+ * are those of dense sections (around.c).
  */
 #include "core/machine.h"
 

@@ -2,22 +2,24 @@
  * Reading around: pages beside one that was asked for come with it.
  *
  * Where single pages are asked for at random no stream is seen, and yet all pages of a place may be
- * in use: a working set that moves comes to new places page by page. Whether a page that is there is
- * used nobody sees, but one that is not there shows it by its fault. So each section counts those
- * that were asked for; the count fades by half with each ageing pass, and keeps half a section at
- * most, however long it took. Of the pages that were not there of late, some have been asked for and
- * the others still are not there: where the first are a fifth of both, and two and a half times as
- * many as on average over all pages with content, the others are likely to be asked for as well: the
- * section is dense. A page in a dense section brings along those of its group (tunable `around`)
- * that lie beside it in the pagefile too, so that all come by one request; so does one in a section
- * beside it, for a working set moves into sections of which little is known yet. They do not belong
- * to the stream's window, for that they will be used is not known, but a stream goes on past them.
- * And where nobody sees hits, all pages of a dense section are young (age.c): those that came along show
- * no other sign of use. The ager asks when the count has faded already: for so much the threshold,
- * which is learned from counts that have not, is the higher, and that is meant.
+ * in use: a working set that moves comes to new places page by page. Whether a page that is there
+ * is used nobody sees, but one that is not there shows it by its fault. So each section counts
+ * those that were asked for; the count fades by half with each ageing pass, and keeps half a
+ * section at most, however long it took. Of the pages that were not there of late, some have been
+ * asked for and the others still are not there: where the first are a fifth of both, and two and a
+ * half times as many as on average over all pages with content, the others are likely to be asked
+ * for as well: the section is dense. A page in a dense section brings along those of its group
+ * (tunable `around`) that lie beside it in the pagefile too, so that all come by one request; so
+ * does one in a section beside it, for a working set moves into sections of which little is known
+ * yet. They do not belong to the stream's window, for that they will be used is not known, but a
+ * stream goes on past them. And where nobody sees hits, all pages of a dense section are young
+ * (age.c): those that came along show no other sign of use. The ager asks when the count has faded
+ * already: for so much the threshold, which is learned from counts that have not, is the higher,
+ * and that is meant.
  *
- * As at least a fifth of them would be asked for soon, and a page read in vain costs a sixth of a fault
- * (stream.c), that pays. Where pages are used at random, all of them alike, no section stands out.
+ * As at least a fifth of them would be asked for soon, and a page read in vain costs a sixth of a
+ * fault (stream.c), that pays. Where pages are used at random, all of them alike, no section stands
+ * out.
  */
 #include "core/fault.h"
 #include "core/machine.h"

@@ -21,14 +21,14 @@
 __attribute__((format(printf, 2, 3))) int error_set(int code, const char *format, ...);
 const char *error_last(void); /* "" if none */
 
-/* LOG_ADVICE: the system lacks something, so that a slower way is taken; it looks like a warning. */
+/* LOG_ADVICE: the system lacks something, so a slower way is taken; it looks like a warning. */
 enum log_level { LOG_ERROR, LOG_WARNING, LOG_ADVICE };
 
 /* One line "vmsm: …" on the standard error that was open when the library started. It never waits
  * for who reads that: a line that does not fit is left out, and the next that does is preceded by
- * how many that were. Only a process that reads that pipe itself, into memory that is managed, can stop
- * it: read() holds the pipe's lock over the fault, and who should serve that may be the one who
- * logs. */
+ * how many that were. Only a process that reads that pipe itself, into memory that is managed, can
+ * stop it: read() holds the pipe's lock over the fault, and who should serve that may be the one
+ * who logs. */
 __attribute__((format(printf, 2, 3))) void log_line(enum log_level level, const char *format, ...);
 
 /*
@@ -44,7 +44,7 @@ int log_descriptor(void);
 void log_use_descriptor(int fd);
 /* Whether LOG_ADVICE is shown (it is): who has many processes need not have it from each. */
 void log_show_advice(bool show);
-/* Standard error has become something else, or is closed: go on there, and let go of what it was. */
+/* Standard error has become something else or is closed: go on there, and let go of what it was. */
 void log_follow(void);
 
 #endif

@@ -12,10 +12,10 @@
 /* ---- faults on valid pages ---- */
 
 /*
- * A thread that finds a valid page missing is told to look again, for it has mostly been mapped since
- * the fault. If it comes again and again, the page may be gone: the program has dropped it by a
- * system call that nobody saw. True: that is to be found out. (Pages share counts: if the fault that
- * is looked into is another's, the next will be in turn.)
+ * A thread that finds a valid page missing is told to look again, for it has mostly been mapped
+ * since the fault. If it comes again and again, the page may be gone: the program has dropped it by
+ * a system call that nobody saw. True: that is to be found out. (Pages share counts: if the fault
+ * that is looked into is another's, the next will be in turn.)
  */
 static bool keeps_faulting(struct machine *m, uintptr_t va)
 {

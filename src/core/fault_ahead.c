@@ -68,7 +68,8 @@ static uint64_t look(const struct region *region, uintptr_t va)
     return pte_load(pagetable_pte(region->table, va));
 }
 
-/* How many pages next to va, `most` at most, could be read with it, which is in `slot`, by one request? */
+/* How many pages next to va, `most` at most, could be read with it, which is in `slot`, by one
+ * request? */
 static unsigned adjoining(const struct region *region, uintptr_t va, uint32_t slot, int stride,
                           unsigned most)
 {

@@ -79,8 +79,8 @@ unsigned read_ahead(struct machine *m, struct fault_queue *queue, struct region 
 void plan_window(struct machine *m, const struct region *region, uintptr_t va, uint32_t thread,
                  bool touching, struct stream_plan *plan);
 
-/* Where the plan is to read the page at va alone, and others of its group are likely to be asked for,
- * those are to come with it that lie beside it in the pagefile too. It is in `slot`. */
+/* Where the plan is to read the page at va alone, and others of its group are likely to be asked
+ * for, those are to come with it that lie beside it in the pagefile too. It is in `slot`. */
 void plan_around(const struct machine *m, const struct region *region, uintptr_t va, uint32_t slot,
                  struct stream_plan *plan);
 
@@ -92,7 +92,8 @@ static inline bool is_around(const struct stream_plan *plan)
 /* Is the stream one that goes by sections, where these may be large? */
 bool goes_by_sections(const struct stream_plan *plan);
 
-/* Of so many pages of the plan, those from va to the end of its section, if the next one may be large. */
+/* Of so many pages of the plan, those from va to the end of its section, if the next one may be
+ * large. */
 unsigned within_section(const struct machine *m, const struct region *region, uintptr_t va,
                         const struct stream_plan *plan, unsigned pages);
 
@@ -102,8 +103,8 @@ unsigned plan_run(const struct machine *m, const struct region *region, uintptr_
 
 /*
  * va and `covered` pages in all of the window have been dealt with; deal with the others, as far
- * as there is room, and tell the stream, if there is one, where it goes on: past what came around va,
- * which the window does not cover.
+ * as there is room, and tell the stream, if there is one, where it goes on: past what came around
+ * va, which the window does not cover.
  */
 void window_read(struct machine *m, struct fault_queue *queue, struct region *region, uintptr_t va,
                  uint32_t thread, const struct stream_plan *plan, unsigned covered);

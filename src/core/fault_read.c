@@ -121,8 +121,8 @@ static void limit_pieces(struct machine *m, struct fault *f, unsigned from)
         f->wanted -= low;
 }
 
-/* There is staging for `room` pages only: give up the others, and of page `from` and those before it
- * last. */
+/* There is staging for `room` pages only: give up the others, and of page `from` and those before
+ * it last. */
 static void keep_pages(struct machine *m, struct fault *f, unsigned from, unsigned room)
 {
     unsigned front = from >= room ? from + 1 - room : 0;
@@ -137,9 +137,9 @@ static void keep_pages(struct machine *m, struct fault *f, unsigned from, unsign
 }
 
 /*
- * The run f->va, f->count is BUSY by us and `rights` frames have been reserved for it: get frames and
- * staging, prepare the reads. What there is no room for is given up, of what is next to page `from`
- * last.
+ * The run f->va, f->count is BUSY by us and `rights` frames have been reserved for it: get frames
+ * and staging, prepare the reads. What there is no room for is given up, of what is next to page
+ * `from` last.
  */
 static enum fault_result read_run(struct machine *m, struct fault_queue *queue, struct fault *f,
                                   unsigned rights, unsigned from)
@@ -170,8 +170,8 @@ static enum fault_result read_run(struct machine *m, struct fault_queue *queue, 
     return FAULT_PENDING;
 }
 
-/* Own the pages on both sides of va, which is BUSY by us, that are to come with it, `most` in all; as
- * extend_run(). */
+/* Own the pages on both sides of va, which is BUSY by us, that are to come with it, `most` in all;
+ * as extend_run(). */
 static unsigned extend_around(struct machine *m, const struct region *region, uintptr_t va,
                               const struct stream_plan *plan, unsigned most, uintptr_t *first)
 {
@@ -534,8 +534,8 @@ unsigned fault_reap(struct machine *m, struct fault_queue *queue, bool wait, uns
         queue->in_flight--;
         finished++;
     }
-    /* The caller may sleep until what has been begun by these is back. A store without a descriptor to
-     * poll has it back as soon as it is sent, and tells nobody. */
+    /* The caller may sleep until what has been begun by these is back. A store without a descriptor
+     * to poll has it back as soon as it is sent, and tells nobody. */
     if (finished > 0 && fault_queue_read(queue))
         send_reads(m, queue);
     else if (finished > 0)

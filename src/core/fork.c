@@ -149,8 +149,8 @@ static void forget_pins(struct machine *m)
     atomic_store(&m->pinned, 0);
 }
 
-/* The kernel does not pass protection on: what is written here first is not noticed. Slots stay, and
- * their hashes tell. */
+/* The kernel does not pass protection on: what is written here first is not noticed. Slots stay,
+ * and their hashes tell. */
 static void forget_protection(struct machine *m)
 {
     for (uint32_t n = 0; n < m->frame_count; n++) {

@@ -1,12 +1,13 @@
 /*
- * A machine in a child made by fork(): it goes on as the parent's was at that moment, with a budget,
- * workers and a pagefile of its own.
+ * A machine in a child made by fork(): it goes on as the parent's was at that moment, with a
+ * budget, workers and a pagefile of its own.
  *
- * What the child needs is inherited: page tables, frames and slots are ordinary memory; Active pages
- * and the cache are inherited for this one fork, copied by the kernel when one of the two writes. What
- * cannot be inherited is made anew: the userfaultfd, the store and its queues, threads. The slots in
- * use are copied into the child's store before the fork, so that parent and child have nothing in
- * common afterwards, and a fork that lacks room fails before anything has happened.
+ * What the child needs is inherited: page tables, frames and slots are ordinary memory; Active
+ * pages and the cache are inherited for this one fork, copied by the kernel when one of the two
+ * writes. What cannot be inherited is made anew: the userfaultfd, the store and its queues,
+ * threads. The slots in use are copied into the child's store before the fork, so that parent and
+ * child have nothing in common afterwards, and a fork that lacks room fails before anything has
+ * happened.
  *
  *   parent   machine_fork_prepare()   stopped, slots copied, memory inheritable
  *            fork

@@ -185,8 +185,8 @@ void stage_given(struct machine *m)
     sync_event_signal(&m->sync, &m->stage_event);
 }
 
-/* Wait until staging is given back, or a while: it may have been in between. If nothing has been for long,
- * as when the disk keeps the reads that have it, there is less reason to look. */
+/* Wait until staging is given back, or a while: it may have been in between. If nothing has been
+ * for long, as when the disk keeps the reads that have it, there is less reason to look. */
 static void stage_wait(struct machine *m)
 {
     uint32_t key = sync_event_prepare(&m->sync, &m->stage_event);

@@ -120,8 +120,8 @@ unsigned frame_reserve(struct machine *m, unsigned want);
  * free: then a rescue may overdraw the rights by a few, until a page is trimmed into its buffer.
  */
 bool frame_reserve_rescue(struct machine *m);
-/* Rights that are taken whether there are any or not, for what is done already: until they are given
- * back nobody gets any that are not there. */
+/* Rights that are taken whether there are any or not, for what is done already: until they are
+ * given back nobody gets any that are not there. */
 void frame_overdraw(struct machine *m, unsigned count);
 void frame_unreserve(struct machine *m, unsigned count);
 /* frame_reserve() by the trimmer, for what was lent: it must not wake itself. */

@@ -122,7 +122,7 @@ void large_fit(struct machine *m)
         large_give_up(m, LARGE_MAX);
 }
 
-/* There is no memory for a section now. Will there be soon, and is the fault not too old to wait? */
+/* There is no memory for a section. Will there be soon, and is the fault not too old to wait? */
 static enum large_result soon(struct machine *m, uint64_t started)
 {
     if (!m->tunables.workers || large_leaving(m) == 0 || sync_now(&m->sync) - started > SOON_NS)
@@ -146,8 +146,8 @@ bool large_wait(struct machine *m)
     return true;
 }
 
-/* Memory from the system, and rights for it. A virtual machine may have to get it from its host, which
- * takes longer than all that is won by it, unless it is used many times. */
+/* Memory from the system, and rights for it. A virtual machine may have to get it from its host,
+ * which takes longer than all that is won by it, unless it is used many times. */
 static bool fill(struct machine *m, struct large *l)
 {
     uint64_t started = sync_now(&m->sync), now, took;
@@ -253,7 +253,8 @@ static bool own(struct machine *m, struct pagetable *table, uintptr_t va, uint64
     return true;
 }
 
-/* Map the buffer; returns how many pages are mapped. Who is asleep in a fault on the others is woken. */
+/* Map the buffer; returns how many pages are mapped. Who is asleep in a fault on the others is
+ * woken. */
 static unsigned map_section(struct machine *m, struct large *l)
 {
     unsigned done = 0;

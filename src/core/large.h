@@ -1,12 +1,12 @@
 /*
  * Large pages: sections that the mapper has as one huge page.
  *
- * Every page of such a section is valid, with a PTE and a frame of its own, as any other; that it is
- * large is known to the section (section.large) and the mapper alone. It becomes so by a first touch
- * or a read of all of it at once, where a stream goes through it, and ends
+ * Every page of such a section is valid, with a PTE and a frame of its own, as any other; that it
+ * is large is known to the section (section.large) and the mapper alone. It becomes so by a first
+ * touch or a read of all of it at once, where a stream goes through it, and ends
  *   - when all of it is trimmed: it is moved out of the program's sight, the writer writes it from
- *     where it is, and its pages are then in the pagefile. There is no second chance on standby. If it
- *     cannot be written it is moved back.
+ *     where it is, and its pages are then in the pagefile. There is no second chance on standby. If
+ *     it cannot be written it is moved back.
  *   - when it is discarded;
  *   - when pages of it are to leave alone: it is split before, into small pages.
  *
@@ -17,9 +17,9 @@
  *                                  ▼                                  not written
  *                                small
  *
- * From the first touch, or the trim, to the end all pages of it are BUSY. What a large buffer of the
- * mapper holds always has frames: those that it is taken from, or will be mapped with. So it needs no
- * part of the budget. Who has a buffer (struct large) owns all fields of it.
+ * From the first touch, or the trim, to the end all pages of it are BUSY. What a large buffer of
+ * the mapper holds always has frames: those that it is taken from, or will be mapped with. So it
+ * needs no part of the budget. Who has a buffer (struct large) owns all fields of it.
  */
 #ifndef VMSM_CORE_LARGE_H
 #define VMSM_CORE_LARGE_H
@@ -79,37 +79,39 @@ enum large_result {
 };
 
 /*
- * First touch of the page at va, of a stream, by a fault that was met at `started`: of all its section,
- * if that may be.
+ * First touch of the page at va, of a stream, by a fault that was met at `started`: of all its
+ * section, if that may be.
  */
 enum large_result large_touch(struct machine *m, struct region *region, uintptr_t va,
                               uint64_t started);
 
 /*
- * Begin reading all of the section of va, which is in the pagefile, if that may be. flags: of the fault,
- * FAULT_AHEAD if nobody has asked for the page.
+ * Begin reading all of the section of va, which is in the pagefile, if that may be. flags: of the
+ * fault, FAULT_AHEAD if nobody has asked for the page.
  */
 enum large_result large_read_begin(struct machine *m, struct fault_queue *queue,
                                    struct region *region, uintptr_t va, unsigned flags,
                                    uint32_t thread, uint64_t started);
-/* All its reads have been reaped. What cannot be had stays in the pagefile, to be read page by page. */
+/* All its reads have been reaped. What cannot be had stays in the pagefile, to be read page by
+ * page. */
 void large_read_finish(struct machine *m, struct fault_queue *queue, struct fault *f);
 
 /*
- * Begin to trim all of a large section; false: it cannot be now, and all is as it was. The section's
- * `trimming` mark is ours. Its pages leave at once, if they are unchanged, or else when the writer has
- * written them.
+ * Begin to trim all of a large section; false: it cannot be now, and all is as it was. The
+ * section's `trimming` mark is ours. Its pages leave at once, if they are unchanged, or else when
+ * the writer has written them.
  */
 bool large_trim(struct machine *m, struct pagetable *table, size_t n);
 /* Are as many under way as may be? */
 bool large_trims_full(const struct machine *m);
-/* Frames that nobody uses are kept for the next section, with the memory under them, which is dear to
- * get anew. Give up those of so many sections, or all of them where none has been wanted for long;
- * returns of how many. */
+/* Frames that nobody uses are kept for the next section, with the memory under them, which is dear
+ * to get anew. Give up those of so many sections, or all of them where none has been wanted for
+ * long; returns of how many. */
 unsigned large_give_up(struct machine *m, unsigned sections);
 void large_fit(struct machine *m);
 unsigned large_kept(const struct machine *m);
-/* Wait for memory for a section, or a while, if a fault has found that it comes soon; false: none has. */
+/* Wait for memory for a section, or a while, if a fault has found that it comes soon; false: none
+ * has. */
 bool large_wait(struct machine *m);
 /* Have sections been wanted of late? */
 bool large_wanted(const struct machine *m);
@@ -127,8 +129,8 @@ struct large *large_to_write(struct machine *m);
 bool large_waits(const struct machine *m);
 /* Has somebody asked for a page of it? Then it is put back, and ours no more. */
 bool large_call_back(struct machine *m, struct large *l);
-/* Requests for its pages, at most FAULT_PIECES, which write l->slots from its buffer, or read them into
- * it. Returns how many, or 0: the slots are in too many places. */
+/* Requests for its pages, at most FAULT_PIECES, which write l->slots from its buffer, or read them
+ * into it. Returns how many, or 0: the slots are in too many places. */
 unsigned large_pieces(struct machine *m, const struct large *l, bool write, void *owner,
                       struct store_io *ios, struct iovec *iovs);
 /* It has new slots, and they are about to be written. */

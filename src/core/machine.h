@@ -248,7 +248,7 @@ void machine_destroy(struct machine *m);
 void machine_stop(struct machine *m);
 void machine_go(struct machine *m);
 
-/* Parts of machine_create() that a child of fork() needs again; what was there before is forgotten. */
+/* Parts of machine_create() that a child of fork() needs again; what was there is forgotten. */
 int machine_open_pool(struct machine *m, unsigned queues);
 int machine_start_workers(struct machine *m);
 

@@ -58,11 +58,11 @@ int pagefile_commit(struct machine *m, uint64_t pages);
 void pagefile_uncommit(struct machine *m, uint64_t pages);
 uint64_t pagefile_commit_limit(const struct machine *m);
 
-/* May unchanged pages keep their slots? Not where there are hardly enough for the next that are written:
- * the writer would have to look for the slots that valid pages have, again and again. */
+/* May unchanged pages keep their slots? Not where there are hardly enough for the next that are
+ * written: the writer would have to look for the slots that valid pages have, again and again. */
 bool pagefile_has_plenty(const struct machine *m);
-/* Take a run of at most want slots; 0 when there are none. Together: it is worth looking for one that
- * is as long. While the disk is full, those first that may have blocks. For the writer. */
+/* Take a run of at most want slots; 0 when there are none. Together: it is worth looking for one
+ * that is as long. While the disk is full, those first that may have blocks. For the writer. */
 unsigned pagefile_take(struct machine *m, unsigned want, bool together, uint32_t *first);
 /* Take this very slot; false if it was taken. */
 bool pagefile_take_slot(struct machine *m, uint32_t slot);
@@ -71,8 +71,8 @@ void pagefile_release(struct machine *m, uint32_t slot);
 void pagefile_note_written(struct machine *m, uint64_t first, unsigned count);
 void pagefile_note_full(struct machine *m);
 /* Withdraw a slot that could not be written, or whose page is gone and could not be read: it stays
- * taken, and what it holds is nobody's. Its hash becomes zero, which no content is likely to have; who
- * asks has stopped the machine. */
+ * taken, and what it holds is nobody's. Its hash becomes zero, which no content is likely to have;
+ * who asks has stopped the machine. */
 void pagefile_mark_bad(struct machine *m, uint32_t slot);
 bool pagefile_is_bad(const struct machine *m, uint64_t slot);
 /* Take back up to want slots that valid pages own beside their frame. Returns how many. */

@@ -14,11 +14,12 @@
  *                                     valid     transition, standby
  *
  * PROTECTED is set by who maps the page, before its BUSY ends, and cleared by who holds it BUSY and
- * has lifted the protection (first write, pin, a trim that lets it off), or taken the page away (trim,
- * discard). It never comes back while the page is mapped. It goes, too, if the pagefile needs the
- * slot, or the section is found to be written (by compare-and-swap of the valid word, without BUSY):
- * the page stays protected then, as a bystander of a trim does (below), but is not known unchanged.
- * In a child of fork(), which inherits pages without their protection, it goes at once (fork.c).
+ * has lifted the protection (first write, pin, a trim that lets it off), or taken the page away
+ * (trim, discard). It never comes back while the page is mapped. It goes, too, if the pagefile
+ * needs the slot, or the section is found to be written (by compare-and-swap of the valid word,
+ * without BUSY): the page stays protected then, as a bystander of a trim does (below), but is not
+ * known unchanged. In a child of fork(), which inherits pages without their protection, it goes at
+ * once (fork.c).
  *
  * dirty=protect protects every such page, dirty=auto those of sections of which less than one page
  * in CHARGE is written before it is trimmed. Trims count unchanged pages, in sections of either
@@ -30,8 +31,8 @@
  *   - a section's `guarded` counts PROTECTED pages from before they are mapped until after;
  *   - who maps counts first, and looks at the section's `protect` then;
  *   - `protect` becomes 1 only by who holds the section's `trimming` mark. (Anybody may clear it.)
- * Hence, if a trim finds `protect` 0 and then `guarded` 0, no page is PROTECTED, and none becomes so
- * as long as it holds the mark. If not, it leaves bystanders protected, and their next write, a
+ * Hence, if a trim finds `protect` 0 and then `guarded` 0, no page is PROTECTED, and none becomes
+ * so as long as it holds the mark. If not, it leaves bystanders protected, and their next write, a
  * fault on a page that nobody owns, lifts that.
  */
 #include "core/check.h"

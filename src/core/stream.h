@@ -114,15 +114,15 @@ void stream_plan(struct machine *m, uintptr_t va, uint32_t thread, bool touching
 
 /*
  * How many pages the window covered in the end, va included, whether or not all of them had to be
- * mapped: the stream's next fault is expected at `next`; or, if it has just begun and goes backward,
- * at the page before `low`.
+ * mapped: the stream's next fault is expected at `next`; or, if it has just begun and goes
+ * backward, at the page before `low`.
  */
 void stream_covered(struct machine *m, uintptr_t va, uint32_t thread, unsigned pages, uintptr_t low,
                     uintptr_t next);
 
 /*
- * Has the thread's stream come to va, inside its window? Then what is behind it has been used: the plan
- * says so, and where the window ends. stream_longer() makes it so many pages longer.
+ * Has the thread's stream come to va, inside its window? Then what is behind it has been used: the
+ * plan says so, and where the window ends. stream_longer() makes it so many pages longer.
  */
 bool stream_passes(struct machine *m, uintptr_t va, uint32_t thread, struct stream_plan *plan);
 void stream_longer(struct machine *m, uintptr_t next, uint32_t thread, unsigned pages);

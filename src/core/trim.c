@@ -79,8 +79,8 @@ static bool has_victims(const struct span *span, unsigned min_age, unsigned wort
 }
 
 /*
- * May the page leave at once? It is PROTECTED, so its slot has its content; and nothing says that it
- * will be wanted soon, so that it needs no second chance on standby.
+ * May the page leave at once? It is PROTECTED, so its slot has its content; and nothing says that
+ * it will be wanted soon, so that it needs no second chance on standby.
  */
 static bool leaves_at_once(uint64_t word)
 {
@@ -114,8 +114,8 @@ static void trim_collect(struct machine *m, const struct span *span, unsigned mi
     }
 }
 
-/* The victims are to leave alone. While one page is BUSY by us the section does not become large; if it
- * is and cannot be split now, there are no victims. */
+/* The victims are to leave alone. While one page is BUSY by us the section does not become large;
+ * if it is and cannot be split now, there are no victims. */
 static void split_for(struct machine *m, const struct span *span, struct trim_victims *v)
 {
     if (v->count == 0 || large_split(m, span->table, span->low / SECTION_PAGES))
@@ -516,8 +516,8 @@ static bool cache_has_room(struct machine *m)
 /* What becomes of a section that may be large? */
 enum large_verdict { LARGE_STAYS, LARGE_GOES, LARGE_IS_SMALL };
 
-/* All of a large section goes, if most of it is old enough, or else its pages leave one by one. It stays
- * where others are on their way, and if a stream has left only a part of it. */
+/* All of a large section goes, if most of it is old enough, or else its pages leave one by one. It
+ * stays where others are on their way, and if a stream has left only a part of it. */
 static enum large_verdict trim_large(struct machine *m, const struct span *span, size_t n,
                                      unsigned min_age, bool passed)
 {

@@ -24,12 +24,13 @@ struct trim_victims {
     uint32_t some[SECTION_PAGES];
 };
 
-/* Pages that have been judged, all BUSY by the trim: where are those that changed to be written, and
- * which clean ones too, so that neighbours stay together? Sets slots of those that are changed. */
+/* Pages that have been judged, all BUSY by the trim: where are those that changed to be written,
+ * and which clean ones too, so that neighbours stay together? Sets slots of those that are
+ * changed. */
 void place_victims(struct machine *m, struct trim_victims *v);
 
-/* Runs that place_victims() would move to one place are no victims of a trim at once: they go the long
- * way. */
+/* Runs that place_victims() would move to one place are no victims of a trim at once: they go the
+ * long way. */
 void spare_pieces(struct machine *m, struct trim_victims *v);
 
 #endif

@@ -1,6 +1,6 @@
 /*
- * When the trimmer works, and how much it takes at a time: the marks follow the rate at which frames
- * are consumed. Which pages it takes, and how, is in trim.c.
+ * When the trimmer works, and how much it takes at a time: the marks follow the rate at which
+ * frames are consumed. Which pages it takes, and how, is in trim.c.
  */
 #include "core/machine.h"
 
@@ -9,8 +9,8 @@ static int64_t clamp(int64_t value, int64_t low, int64_t high)
     return value < low ? low : value > high ? high : value;
 }
 
-/* The marks follow what is consumed in the time that a trim step takes, and for sections in the time
- * that these take to leave. */
+/* The marks follow what is consumed in the time that a trim step takes, and for sections in the
+ * time that these take to leave. */
 static void set_marks(struct machine *m, uint64_t step_ns)
 {
     struct trimmer *t = &m->trimmer;
@@ -30,8 +30,8 @@ static void set_marks(struct machine *m, uint64_t step_ns)
     low = clamp(low, least, most);
     atomic_store(&m->low, (int32_t)low);
     /* The faster they go, the more are trimmed together: what is consumed in some 4 ms. */
-    /* Where sections leave whole, a little more than that is asked for brings 512 pages: what is not
-     * asked for is not taken from those in use. */
+    /* Where sections leave whole, a little more than that is asked for brings 512 pages: what is
+     * not asked for is not taken from those in use. */
     most = large_wanted(m) ? least : SECTION_PAGES;
     atomic_store(&m->high, (int32_t)(low + clamp((int64_t)(t->rate / 256), least, most)));
 }

@@ -1,11 +1,11 @@
 /*
- * Where pages that leave are written. Neighbours that leave together are likely to be wanted together
- * again, by one request if their slots are neighbours too; and a request costs what reading or writing
- * some pages more does.
+ * Where pages that leave are written. Neighbours that leave together are likely to be wanted
+ * together again, by one request if their slots are neighbours too; and a request costs what
+ * reading or writing some pages more does.
  *
- * Where neighbours lie side by side in the pagefile, changed ones are written to the slots that they
- * had (frame.home), few clean ones between two of them too. A home is a wish: nobody owns the slot,
- * which is released as ever, and the writer takes it if it is still free.
+ * Where neighbours lie side by side in the pagefile, changed ones are written to the slots that
+ * they had (frame.home), few clean ones between two of them too. A home is a wish: nobody owns the
+ * slot, which is released as ever, and the writer takes it if it is still free.
  *
  * What lies in too many places is moved: clean pages are written anew with the changed ones, in one
  * place.
@@ -30,8 +30,8 @@ static void write_anew(struct machine *m, struct trim_victims *v, unsigned i)
     count(m, COUNTER_pages_trimmed_joined, 1);
 }
 
-/* The changed pages of [first, end) are written where they were, few clean ones between two of them too,
- * so that it is one request. */
+/* The changed pages of [first, end) are written where they were, few clean ones between two of them
+ * too, so that it is one request. */
 static void write_home(struct machine *m, struct trim_victims *v, unsigned first, unsigned end)
 {
     unsigned clean = end; /* since the last changed page, the first of them */
@@ -48,8 +48,8 @@ static void write_home(struct machine *m, struct trim_victims *v, unsigned first
     }
 }
 
-/* Neighbours that lie side by side in the pagefile too are best left there: what has changed of them
- * goes where it was. */
+/* Neighbours that lie side by side in the pagefile too are best left there: what has changed of
+ * them goes where it was. */
 static void find_homes(struct machine *m, struct trim_victims *v)
 {
     for (unsigned first = 0, end; first < v->count; first = end) {

@@ -264,8 +264,8 @@ static void send(struct machine *m, struct write_batch *b)
     m->pagefile.store->ops->submit(m->writer.queue, ios, b->pieces);
 }
 
-/* A run of up to `want` slots, if need be of those that valid pages own beside their frames: then of
- * `rest` of them, which are needed in all, since looking for them is dear. */
+/* A run of up to `want` slots, if need be of those that valid pages own beside their frames: then
+ * of `rest` of them, which are needed in all, since looking for them is dear. */
 static unsigned take_run(struct machine *m, unsigned want, unsigned rest, bool together,
                          uint32_t *first)
 {
@@ -297,8 +297,8 @@ static unsigned take_homes(struct machine *m, struct write_batch *b, unsigned i)
     return n;
 }
 
-/* Pages from item i on that lie side by side and go to the same place, as far as one request may read
- * them back. */
+/* Pages from item i on that lie side by side and go to the same place, as far as one request may
+ * read them back. */
 static unsigned neighbours(const struct write_batch *b, unsigned i)
 {
     unsigned n = 1;
@@ -369,8 +369,8 @@ static bool write_begin(struct machine *m, struct write_batch *b)
     return true;
 }
 
-/* Give the large section a slot for each page, and write it; it is put back if there are too few, or if
- * they are in too many places. */
+/* Give the large section a slot for each page, and write it; it is put back if there are too few,
+ * or if they are in too many places. */
 static void write_begin_large(struct machine *m, struct write_batch *b, struct large *l)
 {
     unsigned got = 0;
@@ -403,8 +403,8 @@ static void write_begin_large(struct machine *m, struct write_batch *b, struct l
 
 /* ---- ending a batch ---- */
 
-/* The section goes back under its address, if it could not all be written: its pages are tried again
- * one by one. */
+/* The section goes back under its address, if it could not all be written: its pages are tried
+ * again one by one. */
 static void write_finish_large(struct machine *m, struct write_batch *b)
 {
     struct large *l = b->large;
@@ -629,7 +629,7 @@ bool writer_step(struct machine *m)
     bool small = b != NULL && small_needed(m) &&
                  (!atomic_load(&m->gate_closing) || atomic_load(&m->waiting) > 0);
 
-    /* The pages of sections are BUSY: these go first. But where some wait all the time, they take turns. */
+    /* The pages of sections are BUSY: these go first. But if some always wait, they take turns. */
     if (small && (m->writer.small_next || !large_waits(m))) {
         atomic_store(&m->writer.tried_at, sync_now(&m->sync));
         m->writer.small_next = false;

@@ -173,9 +173,9 @@ static unsigned append(struct iovec *iov, unsigned n, void *base)
 }
 
 /*
- * A page that the program has protected from reading is read past its protection. One that cannot be
- * read at all is one that the program unmapped behind our back. Who may neither do that nor read by
- * process_vm_readv() can only hope that pages are readable.
+ * A page that the program has protected from reading is read past its protection. One that cannot
+ * be read at all is one that the program unmapped behind our back. Who may neither do that nor read
+ * by process_vm_readv() can only hope that pages are readable.
  */
 static int take_alone(const struct copy_mapper *copy, uintptr_t va, void *buffer)
 {
@@ -186,9 +186,9 @@ static int take_alone(const struct copy_mapper *copy, uintptr_t va, void *buffer
     return pread(copy->memory_fd, buffer, PAGE_SIZE, (off_t)va) == (ssize_t)PAGE_SIZE ? 0 : -EFAULT;
 }
 
-/* Read pages [first, count), as far as goes at once; returns the first that is not read: the first of
- * all where process_vm_readv() is forbidden. (By the thread's number: the first thread may have ended,
- * and then the process's finds no memory.) */
+/* Read pages [first, count), as far as goes at once; returns the first that is not read: the first
+ * of all where process_vm_readv() is forbidden. (By the thread's number: the first thread may have
+ * ended, and then the process's finds no memory.) */
 static unsigned take_run(struct copy_mapper *copy, unsigned first, unsigned count,
                          const uintptr_t *va, const uint32_t *buffers)
 {

@@ -249,8 +249,8 @@ int huge_take(struct huge_buffers *huge, uintptr_t va, unsigned buffer)
 
 bool huge_split(struct huge_buffers *huge, uintptr_t va)
 {
-    /* Of a whole huge page the kernel would split none: all but the last small page. It splits none that
-     * the program has locked, either; but locking does not keep managed memory in frames. */
+    /* Of a whole huge page the kernel would split none: all but the last small page. It splits none
+     * that the program has locked, either; but locking does not keep managed memory in frames. */
     if (madvise((void *)va, LARGE_SIZE - PAGE_SIZE, MADV_COLD) != 0) {
         munlock((void *)va, LARGE_SIZE);
         madvise((void *)va, LARGE_SIZE - PAGE_SIZE, MADV_COLD);

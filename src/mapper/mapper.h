@@ -116,26 +116,28 @@ struct mapper_ops {
      * Sections as large pages; NULL where mapper.larges is 0. A large buffer is memory for a
      * section, empty while it has no owner. What it holds, its owner has frames for.
      */
-    /* Fill an empty one with zeroes. 1: it took so long that small pages would have done better, unless it
-     * is used often; -ENOMEM: the system has no huge page now. */
+    /* Fill an empty one with zeroes. 1: it took so long that small pages would have done better,
+     * unless it is used often; -ENOMEM: the system has no huge page now. */
     int (*large_fill)(struct mapper *mapper, unsigned buffer);
     void *(*large_content)(struct mapper *mapper, unsigned buffer);
     /* Its memory goes back to the system. */
     void (*large_empty)(struct mapper *mapper, unsigned buffer);
     /* Put its content under the section at va, of which nothing is mapped, and wake. *done says how
-     * many pages are mapped, as of map(); if it is all, the buffer is empty. True: as a large page. */
+     * many pages are mapped, as of map(); if it is all, the buffer is empty. True: as a large
+     * page. */
     bool (*large_map)(struct mapper *mapper, uintptr_t va, unsigned buffer, unsigned *done);
-    /* Unmap all pages of a section at once: an empty buffer has them then. 0, or a negative errno, and
-     * all are where they were. */
+    /* Unmap all pages of a section at once: an empty buffer has them then. 0, or a negative errno,
+     * and all are where they were. */
     int (*large_take)(struct mapper *mapper, uintptr_t va, unsigned buffer);
     /* Make small pages of a large one, so that memory of some can be given back; any number of
      * threads at a time. False: it cannot be now (a device uses it). */
     bool (*large_split)(struct mapper *mapper, uintptr_t va);
 
-    /* For fork(); NULL where pages cannot be inherited (core/fork.h). Buffers and staging are to be in
-     * a child, or not to be. */
+    /* For fork(); NULL where pages cannot be inherited (core/fork.h). Buffers and staging are to be
+     * in a child, or not to be. */
     int (*fork_prepare)(struct mapper *mapper, bool inherited);
-    /* In the child: begin anew; then each region is watched again. 0 or a negative errno, with words. */
+    /* In the child: begin anew; then each region is watched again. 0 or a negative errno, with
+     * words. */
     int (*fork_child)(struct mapper *mapper);
     int (*region_adopt)(struct mapper *mapper, uintptr_t base, size_t length);
 

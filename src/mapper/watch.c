@@ -3,8 +3,8 @@
 #define LOOK_NS UINT64_C(20000000)
 
 /*
- * The take with this number has gone on for long. It cannot end while `restoring` is set, so that the
- * pages are its own, BUSY, all the time: a page of zeroes never lands where another owner has
+ * The take with this number has gone on for long. It cannot end while `restoring` is set, so that
+ * the pages are its own, BUSY, all the time: a page of zeroes never lands where another owner has
  * something else in mind. Pages that are there stay as they are.
  */
 static void restore_taken(struct take_watch *watch, uint64_t serial)

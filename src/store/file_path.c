@@ -157,8 +157,8 @@ static int open_named(const char *path, bool *made)
 }
 
 /*
- * The kernel holds the file of a killed process until the requests of its ring have come back, which
- * may be after its parent has seen it end: a start right after that waits.
+ * The kernel holds the file of a killed process until the requests of its ring have come back,
+ * which may be after its parent has seen it end: a start right after that waits.
  */
 static int lock_exclusive(const struct file_path *file)
 {

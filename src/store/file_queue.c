@@ -76,8 +76,8 @@ struct file_queue {
     int gone;       /* why they cannot be done without it either, or 0 */
     unsigned depth; /* most requests in the ring */
     unsigned sent;  /* requests in the ring */
-    /* Buffered writes: the kernel has told of an error (once, for the whole file), which may be that
-     * of any of so many requests that it had then. (The owner's, as all here.) */
+    /* Buffered writes: the kernel has told of an error (once, for the whole file), which may be
+     * that of any of so many requests that it had then. (The owner's, as all here.) */
     unsigned doubtful;
     int doubt;
     struct io_list waiting, ready;
@@ -315,7 +315,7 @@ static void ring_prepare(struct file_queue *queue, struct store_io *io, struct i
     io->attempts++;
 }
 
-/* Is our descriptor still that of the pagefile? Else we would write into a file of the program's. */
+/* Is our descriptor still the pagefile's? Else we would write into a file of the program's. */
 static bool file_is_there(const struct file_path *path)
 {
     struct stat st;
@@ -607,7 +607,7 @@ unsigned file_queue_reap(struct store_queue *base, struct store_io **done, unsig
             n += ring_harvest(queue, done + n, max - n);
             ring_send(queue);
         }
-        /* Last: a ring that has just been refused leaves some here, and nothing else tells of them. */
+        /* Last: a ring just refused leaves some here, and nothing else tells of them. */
         while (n < max && queue->ready.first != NULL)
             done[n++] = list_take(&queue->ready);
         if (n > 0 || max == 0 || queue->sent == 0 || !wait)

@@ -67,9 +67,9 @@ struct store_ops {
 
     /*
      * A descriptor that polls readable when reap() has something to do (it may still return 0), or
-     * -1: every request is complete when submit() returns, and reap() never has to wait. Of reads that
-     * are complete when submit() returns the descriptor need not tell (the kernel may refuse the ring
-     * from one moment to the next): call reap() once more before sleeping for it.
+     * -1: every request is complete when submit() returns, and reap() never has to wait. Of reads
+     * that are complete when submit() returns the descriptor need not tell (the kernel may refuse
+     * the ring from one moment to the next): call reap() once more before sleeping for it.
      */
     int (*queue_fd)(struct store_queue *queue);
 
