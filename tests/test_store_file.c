@@ -341,13 +341,57 @@ static void test_refused_midway(void)
     free_pages(pages, 6);
 }
 
+/* A queue whose ring will be refused, and a request for each of its pages. */
+struct refused {
+    struct store *store;
+    struct store_queue *queue;
+    struct pollfd descriptor; /* -1: there is no ring to refuse */
+    struct store_io ios[REFUSED], *list[REFUSED];
+    struct iovec iov[REFUSED];
+    char *pages;
+};
+
+static void refused_open(struct refused *r, bool direct, bool write)
+{
+    memset(r, 0, sizeof(*r));
+    if (open_store("", 64, direct, true, &r->store) != 0 ||
+        r->store->ops->queue_open(r->store, 4, &r->queue) != 0)
+        exit(1);
+    r->descriptor = (struct pollfd){.fd = r->store->ops->queue_fd(r->queue), .events = POLLIN};
+    r->pages = new_pages(REFUSED);
+    for (unsigned i = 0; i < REFUSED; i++) {
+        fill(r->pages + i * PAGE, i, 1);
+        r->iov[i] = (struct iovec){r->pages + i * PAGE, PAGE};
+        r->ios[i] = (struct store_io){
+            .slot = 1 + i, .count = 1, .write = write, .iovcnt = 1, .iov = &r->iov[i]};
+        r->list[i] = &r->ios[i];
+    }
+}
+
+/* The kernel gets the first `most`; those after them are refused, and all is from then on. */
+static void refused_submit(struct refused *r, unsigned most, int code)
+{
+    r->store->ops->submit(r->queue, r->list, most);
+    script.code = code;
+    script.refuse = 1000;
+    r->store->ops->submit(r->queue, r->list + most, REFUSED - most);
+}
+
+static void refused_close(struct refused *r)
+{
+    script.refuse = script.tamper = 0;
+    r->store->ops->queue_close(r->queue);
+    r->store->ops->close(r->store);
+    free_pages(r->pages, REFUSED);
+}
+
 /* Reap until `wanted` have come; returns how many failed. */
-static unsigned reap_without_error(struct store *store, struct store_queue *queue, unsigned wanted)
+static unsigned reap_without_error(struct refused *r, unsigned wanted)
 {
     struct store_io *done[REFUSED];
     unsigned got = 0, failed = 0, n;
 
-    while (got < wanted && (n = store->ops->reap(queue, done, REFUSED, true)) > 0) {
+    while (got < wanted && (n = r->store->ops->reap(r->queue, done, REFUSED, true)) > 0) {
         for (unsigned i = 0; i < n; i++)
             failed += done[i]->result != 0;
         got += n;
@@ -362,90 +406,76 @@ static unsigned reap_without_error(struct store *store, struct store_queue *queu
 static void test_refused_ring(bool direct)
 {
     const char *what = direct ? "refused ring" : "refused ring, buffered";
-    struct store *store;
-    struct store_queue *queue;
-    struct store_io ios[REFUSED] = {0}, *list[REFUSED], *done[REFUSED];
-    struct iovec iov[REFUSED];
-    struct pollfd descriptor;
-    char *pages = new_pages(REFUSED);
+    struct refused r;
+    struct store_io *done[REFUSED];
     unsigned wrong = 0;
     const char *text;
 
-    if (open_store("", 64, direct, true, &store) != 0 ||
-        store->ops->queue_open(store, 4, &queue) != 0)
-        exit(1);
-    descriptor = (struct pollfd){.fd = store->ops->queue_fd(queue), .events = POLLIN};
-    if (descriptor.fd < 0)
+    refused_open(&r, direct, true);
+    if (r.descriptor.fd < 0)
         skip("no ring to refuse");
-    for (unsigned i = 0; i < REFUSED; i++) {
-        fill(pages + i * PAGE, i, 1);
-        iov[i] = (struct iovec){pages + i * PAGE, PAGE};
-        ios[i] = (struct store_io){
-            .slot = 1 + i, .count = 1, .write = true, .iovcnt = 1, .iov = &iov[i]};
-        list[i] = &ios[i];
-    }
     log_catch();
-    store->ops->submit(queue, list, 2);
-    script.code = -EPERM;
-    script.refuse = 1000;
-    store->ops->submit(queue, list + 2, REFUSED - 2);
-    is(store->ops->reap(queue, done, 1, false), 1, "%s: a request comes back at once", what);
-    is(reap_without_error(store, queue, REFUSED - 1), 0, "%s: all do, with success", what);
-    is(store->ops->reap(queue, done, 1, true), 0, "%s: there is nothing to wait for then", what);
-    memset(pages, 0, REFUSED * PAGE);
-    for (unsigned i = 0; i < REFUSED; i++)
-        ios[i].write = false;
-    store->ops->submit(queue, list, REFUSED);
-    is(store->ops->reap(queue, done, REFUSED, false), REFUSED, "%s: later ones are done in submit",
+    refused_submit(&r, 2, -EPERM);
+    is(r.store->ops->reap(r.queue, done, 1, false), 1, "%s: a request comes back at once", what);
+    is(reap_without_error(&r, REFUSED - 1), 0, "%s: all do, with success", what);
+    is(r.store->ops->reap(r.queue, done, 1, true), 0, "%s: there is nothing to wait for then",
        what);
+    memset(r.pages, 0, REFUSED * PAGE);
     for (unsigned i = 0; i < REFUSED; i++)
-        wrong += ios[i].result != 0 || !filled(pages + i * PAGE, i, 1);
+        r.ios[i].write = false;
+    r.store->ops->submit(r.queue, r.list, REFUSED);
+    is(r.store->ops->reap(r.queue, done, REFUSED, false), REFUSED,
+       "%s: later ones are done in submit", what);
+    for (unsigned i = 0; i < REFUSED; i++)
+        wrong += r.ios[i].result != 0 || !filled(r.pages + i * PAGE, i, 1);
     is(wrong, 0, "%s: every page is right", what);
-    if (descriptor.fd >= 0)
-        is(poll(&descriptor, 1, 0), 0, "%s: the descriptor is quiet", what);
-    script.refuse = 0;
+    if (r.descriptor.fd >= 0)
+        is(poll(&r.descriptor, 1, 0), 0, "%s: the descriptor is quiet", what);
     text = log_caught();
-    ok(descriptor.fd < 0 || strstr(text, "refused (error 1)") != NULL, "%s: a message", what);
+    ok(r.descriptor.fd < 0 || strstr(text, "refused (error 1)") != NULL, "%s: a message", what);
     ok(strchr(text, '\n') == strrchr(text, '\n'), "%s: and no other", what);
-    store->ops->queue_close(queue);
-    store->ops->close(store);
-    free_pages(pages, REFUSED);
+    refused_close(&r);
+}
+
+/* What the kernel had then, and has not done, or not all of it, is done without the ring. */
+static void test_refused_undone(int result, const char *what)
+{
+    struct refused r;
+    unsigned wrong = 0;
+
+    refused_open(&r, true, true);
+    script.result = result;
+    script.tamper = r.descriptor.fd < 0 ? 0 : 1;
+    refused_submit(&r, 1, -EPERM);
+    is(script.tamper, 0, "refused ring, %s: it is so", what);
+    is(reap_without_error(&r, REFUSED), 0, "refused ring, %s: all come back", what);
+    memset(r.pages, 0, REFUSED * PAGE);
+    for (unsigned i = 0; i < REFUSED; i++)
+        r.ios[i].write = false;
+    r.store->ops->submit(r.queue, r.list, REFUSED);
+    is(reap_without_error(&r, REFUSED), 0, "refused ring, %s: and can be read", what);
+    for (unsigned i = 0; i < REFUSED; i++)
+        wrong += !filled(r.pages + i * PAGE, i, 1);
+    is(wrong, 0, "refused ring, %s: every page is right", what);
+    refused_close(&r);
 }
 
 /* What is with the kernel when the ring is refused makes its descriptor readable. */
 static void test_refused_poll(void)
 {
-    struct store *store;
-    struct store_queue *queue;
-    struct store_io ios[REFUSED] = {0}, *list[REFUSED], *done[REFUSED];
-    struct iovec iov[REFUSED];
-    struct pollfd descriptor;
-    char *pages = new_pages(REFUSED);
+    struct refused r;
+    struct store_io *done[REFUSED];
     unsigned got = 0;
 
-    if (open_store("", 64, true, true, &store) != 0 ||
-        store->ops->queue_open(store, 4, &queue) != 0)
-        exit(1);
-    descriptor = (struct pollfd){.fd = store->ops->queue_fd(queue), .events = POLLIN};
-    for (unsigned i = 0; i < REFUSED; i++) {
-        iov[i] = (struct iovec){pages + i * PAGE, PAGE};
-        ios[i] = (struct store_io){.slot = 1 + i, .count = 1, .iovcnt = 1, .iov = &iov[i]};
-        list[i] = &ios[i];
-    }
-    script.code = -ENOSYS;
-    store->ops->submit(queue, list, 3);
-    script.refuse = 1000;
-    store->ops->submit(queue, list + 3, REFUSED - 3);
+    refused_open(&r, true, false);
+    refused_submit(&r, 3, -ENOSYS);
     for (unsigned i = 0; i <= REFUSED && got < REFUSED; i++) {
-        got += store->ops->reap(queue, done, REFUSED, false);
-        if (got < REFUSED && descriptor.fd >= 0)
-            poll(&descriptor, 1, 5000);
+        got += r.store->ops->reap(r.queue, done, REFUSED, false);
+        if (got < REFUSED && r.descriptor.fd >= 0)
+            poll(&r.descriptor, 1, 5000);
     }
     is(got, REFUSED, "refused ring: who polls gets all");
-    script.refuse = 0;
-    store->ops->queue_close(queue);
-    store->ops->close(store);
-    free_pages(pages, REFUSED);
+    refused_close(&r);
 }
 
 /* The program has closed the pagefile, too, and opened another file in its place. */
@@ -745,6 +775,8 @@ int main(void)
     test_refused_midway();
     test_refused_ring(true);
     test_refused_ring(false);
+    test_refused_undone(-EAGAIN, "not done");
+    test_refused_undone(512, "done in part");
     test_refused_poll();
     test_refused_closed();
     test_broken_ring();
