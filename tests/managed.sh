@@ -2,19 +2,7 @@
 # Programs of tests/managed, which know nothing of vmsm: plain, then in `vmsm run` with a quarter of
 # the memory that they use and less, with delays at random points, and with a slow pagefile. TAP.
 
-root=$(cd "$(dirname "$0")/.." && pwd)
-build=${VMSM_BUILD:-$root/build}
-vmsm=$build/vmsm
-export LC_ALL=C
-unset VMSM_CONF
-
-dir=$(mktemp -d "${TMPDIR:-/var/tmp}/vmsm-managed.XXXXXX") || exit 1
-trap 'rm -rf "$dir"' EXIT
-trap 'exit 1' HUP INT TERM
-. "$root/tests/tap_shell"
-tap_evidence="$dir/out $dir/err"
-
-need_run
+. "$(dirname "$0")/run_shell" managed
 
 # check NAME PROGRAM COMMAND…: every line of its output is ok, and its status 0.
 check() {

@@ -1,19 +1,7 @@
 #!/bin/bash
 # `vmsm run` where faults of system calls are not served: an ordinary user, and the trap sigbus. TAP.
 
-root=$(cd "$(dirname "$0")/.." && pwd)
-build=$(realpath "${VMSM_BUILD:-$root/build}")
-vmsm=$build/vmsm
-export LC_ALL=C
-unset VMSM_CONF LD_PRELOAD
-
-dir=$(mktemp -d "${TMPDIR:-/var/tmp}/vmsm-guarded.XXXXXX") || exit 1
-trap 'rm -rf "$dir"' EXIT
-trap 'exit 1' HUP INT TERM
-. "$root/tests/tap_shell"
-tap_evidence="$dir/out $dir/err"
-
-need_run
+. "$(dirname "$0")/run_shell" guarded
 if ! "$vmsm" run --kernel-faults off -- true 2>"$dir/err"; then
     echo "1..0 # SKIP $(tail -1 "$dir/err")"
     exit 0

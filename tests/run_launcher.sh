@@ -1,19 +1,7 @@
 #!/bin/bash
 # `vmsm run`: what it refuses, exit statuses, signals, environment, reports, limits. TAP.
 
-root=$(cd "$(dirname "$0")/.." && pwd)
-build=$(realpath "${VMSM_BUILD:-$root/build}")
-vmsm=$build/vmsm
-export LC_ALL=C
-unset VMSM_CONF LD_PRELOAD
-
-dir=$(mktemp -d "${TMPDIR:-/var/tmp}/vmsm-run.XXXXXX") || exit 1
-trap 'rm -rf "$dir"' EXIT
-trap 'exit 1' HUP INT TERM
-. "$root/tests/tap_shell"
-tap_evidence="$dir/out $dir/err"
-
-need_run
+. "$(dirname "$0")/run_shell" run
 
 # run ARGUMENT…: leaves the exit status in $status.
 run() {

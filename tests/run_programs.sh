@@ -8,24 +8,14 @@
 # often, by turns with delays at random points of the manager, of the pagefile, and of both. SETTINGS
 # are options of `vmsm run` for all of them, such as "--kernel-faults off".
 
-root=$(cd "$(dirname "$0")/.." && pwd)
-build=${VMSM_BUILD:-$root/build}
-vmsm=$build/vmsm
+. "$(dirname "$0")/run_shell" programs
+tap_evidence="$dir/err $dir/difference"
+server=
+trap '[ -z "$server" ] || kill -9 "$server" 2>/dev/null; rm -rf "$dir"' EXIT
 scale=${SCALE:-1}
 repeats=${REPEATS:-1}
 patience=${PATIENCE:-$((100 * scale))} # seconds that a run may take
 chosen="$*"
-export LC_ALL=C
-unset VMSM_CONF LD_PRELOAD
-
-dir=$(mktemp -d "${TMPDIR:-/var/tmp}/vmsm-programs.XXXXXX") || exit 1
-server=
-trap '[ -z "$server" ] || kill -9 "$server" 2>/dev/null; rm -rf "$dir"' EXIT
-trap 'exit 1' HUP INT TERM
-. "$root/tests/tap_shell"
-tap_evidence="$dir/err $dir/difference"
-
-need_run
 
 # has PROGRAM…: is the first one wanted, and are all there? If not, a check is skipped.
 has() {

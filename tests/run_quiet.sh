@@ -2,19 +2,7 @@
 # What `vmsm run` asks of a program that asks nothing of it: its start, and processor time while it
 # sleeps. TAP.
 
-root=$(cd "$(dirname "$0")/.." && pwd)
-build=$(realpath "${VMSM_BUILD:-$root/build}")
-vmsm=$build/vmsm
-export LC_ALL=C
-unset VMSM_CONF LD_PRELOAD
-
-dir=$(mktemp -d "${TMPDIR:-/var/tmp}/vmsm-quiet.XXXXXX") || exit 1
-trap 'rm -rf "$dir"' EXIT
-trap 'exit 1' HUP INT TERM
-. "$root/tests/tap_shell"
-tap_evidence="$dir/out $dir/err"
-
-need_run
+. "$(dirname "$0")/run_shell" quiet
 
 # short SETTING…: does a start take less than 20 ms? Of many one is enough, for others use the
 # processors too; one that always takes more never takes less.
