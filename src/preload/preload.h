@@ -105,8 +105,8 @@ struct process {
 extern struct process process;
 /* Is this another process that has the same memory (a child by vfork())? */
 bool process_is_shared(void);
-/* Make the manager, if there is none. The gate is held. 0; -ENOMEM, and then it is logged; or
- * -EAGAIN: not now, there is a fork, or not here, for process_is_shared(). */
+/* Make the manager, if there is none. The gate is held. 0, or -EAGAIN: not now, there is a fork, or
+ * not here, for process_is_shared(). If it cannot be made, the process says so and ends. */
 int process_manage(void);
 /* Count what was mapped before; true: it is time for a manager. */
 bool process_early(size_t length);

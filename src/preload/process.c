@@ -32,7 +32,7 @@
 #define EARLY_SHARE 16u
 #define EARLY_MOST (64 * MIB)
 #define ARENA_LARGEST (1024UL * 1024 * MIB)
-#define ARENA_SMALLEST (4096UL * MIB)
+#define ARENA_SMALLEST (1024UL * MIB)
 #define RANGES_MAX 65536u /* more the kernel would not have either (vm.max_map_count) */
 #define DEFAULT_DIRECTORY "/var/tmp"
 #define ASK_EVERY (16 * MIB) /* of promises: how much room the file system has */
@@ -50,7 +50,6 @@ static struct timespec started;           /* constant after start */
 static _Atomic size_t early;              /* bytes mapped before there was a manager, by estimate */
 static _Atomic bool reported;
 static pid_t self;                   /* a child by vfork() is another */
-static bool refused;                 /* (gate) there was to be a manager, and there is none */
 static _Atomic unsigned plain_forks; /* by the C library, under way */
 
 /* ---- before there is a manager ---- */
@@ -95,6 +94,11 @@ void process_early_gone(size_t length)
 
 /* ---- making it ---- */
 
+static const char *program_name(void)
+{
+    return program_invocation_short_name;
+}
+
 static int arena_open(void)
 {
     size_t bytes = RANGES_MAX * sizeof(struct space_range), size = ARENA_LARGEST;
@@ -107,7 +111,7 @@ static int arena_open(void)
         return error_set(-ENOMEM, "no address space for a table of %u ranges", RANGES_MAX);
     do
         error = vmsm_reserve(arena.manager, size, &base);
-    while (error == -ENOMEM && (size /= 4) >= ARENA_SMALLEST);
+    while (error == -ENOMEM && (size /= 2) >= ARENA_SMALLEST);
     if (error == 0 && kernel_mprotect(base, size, PROT_NONE) != 0)
         error = error_set(-errno, "the arena cannot be protected: %s", strerror(errno));
     if (error != 0) {
@@ -128,8 +132,6 @@ int process_manage(void)
 
     if (atomic_load_explicit(&arena.managed, memory_order_relaxed))
         return 0;
-    if (refused)
-        return -ENOMEM;
     if (!may_manage())
         return -EAGAIN;
     counted = atomic_load(&early); /* more than early_most, if there were forks or by a child */
@@ -149,9 +151,10 @@ int process_manage(void)
         log_show_advice(false); /* a fork opens another pagefile */
         return 0;
     }
-    refused = true;
-    log_line(LOG_ERROR, "run: process %d gets no memory: %s", (int)getpid(), error_last());
-    return -ENOMEM;
+    /* A heap that cannot have what it begins with crashes (jemalloc 5.3). */
+    log_line(LOG_ERROR, "run: %s (process %d) cannot be managed: %s", program_name(), (int)getpid(),
+             error_last());
+    _exit(125);
 }
 
 /* ---- forks without a manager ---- */
@@ -222,11 +225,6 @@ uint64_t process_promise_limit(void)
 }
 
 /* ---- reporting ---- */
-
-static const char *program_name(void)
-{
-    return program_invocation_short_name;
-}
 
 static double seconds_since(const struct timespec *start)
 {
@@ -388,18 +386,31 @@ static void choose_pagefile(void)
 }
 
 /* Programs that this one starts are to find the environment as it was. */
+/* Not by setenv() and unsetenv(): programs have some of their own (bash). */
+static void forget_variable(const char *name)
+{
+    size_t length = strlen(name), kept = 0;
+
+    for (size_t i = 0; environ[i] != NULL; i++) {
+        if (strncmp(environ[i], name, length) != 0 || environ[i][length] != '=')
+            environ[kept++] = environ[i];
+    }
+    environ[kept] = NULL;
+}
+
 static void restore_environment(void)
 {
     const char *before = getenv(RUN_ENV_BEFORE);
+    char *preload = getenv("LD_PRELOAD");
 
-    if (before != NULL)
-        setenv("LD_PRELOAD", before, 1);
+    if (before == NULL || preload == NULL || strlen(before) > strlen(preload))
+        forget_variable("LD_PRELOAD");
     else
-        unsetenv("LD_PRELOAD");
-    unsetenv(RUN_ENV_CONF);
-    unsetenv(RUN_ENV_OPTIONS);
-    unsetenv(RUN_ENV_REPORT);
-    unsetenv(RUN_ENV_BEFORE);
+        memcpy(preload, before, strlen(before) + 1);
+    forget_variable(RUN_ENV_CONF);
+    forget_variable(RUN_ENV_OPTIONS);
+    forget_variable(RUN_ENV_REPORT);
+    forget_variable(RUN_ENV_BEFORE);
 }
 
 static int find_go(struct dl_phdr_info *info, size_t size, void *found)
