@@ -115,6 +115,26 @@ static enum fault_result fault_bad(struct machine *m, pte_t *pte, uintptr_t va, 
 
 /* ---- the entrance ---- */
 
+static enum fault_result fetch(struct machine *m, struct fault_queue *queue, struct region *region,
+                               uintptr_t va, uint64_t word, unsigned flags, uint32_t thread,
+                               uint64_t started)
+{
+    queue->others++;
+    if (word & PTE_TRANSITION)
+        return fault_rescue(m, queue, region, va, word, flags, thread, started);
+    return fault_read_begin(m, queue, region, va, word, flags, thread, started);
+}
+
+static enum fault_result touch(struct machine *m, struct fault_queue *queue, struct region *region,
+                               uintptr_t va, uint64_t word, uint32_t thread, uint64_t started)
+{
+    enum fault_result result = fault_touch(m, region, va, word, thread, started);
+
+    queue->touches += result == FAULT_DONE;
+    queue->others += result == FAULT_NO_FRAME;
+    return result;
+}
+
 static enum fault_result fault_dispatch(struct machine *m, struct fault_queue *queue,
                                         struct region *region, uintptr_t va, unsigned flags,
                                         uint32_t thread, uint64_t started)
@@ -135,12 +155,10 @@ static enum fault_result fault_dispatch(struct machine *m, struct fault_queue *q
             result = fault_valid(m, region, va, word, flags, started);
         else if ((word & PTE_BAD) && !(flags & FAULT_EXPLICIT))
             result = fault_bad(m, pte, va, word, flags);
-        else if (word & PTE_TRANSITION)
-            result = fault_rescue(m, queue, region, va, word, flags, thread, started);
-        else if (word & PTE_PAGEFILE)
-            result = fault_read_begin(m, queue, region, va, word, flags, thread, started);
+        else if ((word & PTE_FORMAT) == PTE_UNTOUCHED)
+            result = touch(m, queue, region, va, word, thread, started);
         else
-            result = fault_touch(m, region, va, word, thread, started);
+            result = fetch(m, queue, region, va, word, flags, thread, started);
         if (result != FAULT_BUSY) /* lost a race: look again */
             return result;
     }

@@ -56,7 +56,8 @@
     X(more_workers, BOOL, "on", 0, 0, "feature: zeroer and refiller threads")                      \
     X(workers, BOOL, "on", 0, 0, "worker threads; off: the faulting thread does all (single)")     \
     X(fault_threads, COUNT, "0", 0, 64,                                                            \
-      "handler threads of trap thread; 0: one for every two processors, eight at most")            \
+      "handler threads of trap thread; 0: one for every two processors, eight at most, and a "     \
+      "spare one while memory is filled")                                                          \
     X(fault_depth, COUNT, "16", 1, 64, "faults that one handler thread keeps in flight")           \
     X(fault_poll, TIME, "200us", 0, TUNABLE_SECOND / 100,                                          \
       "how long a handler thread polls for more before it sleeps, while faults keep coming")       \

@@ -212,6 +212,7 @@ void world_configure(uint64_t seed, struct world_config *c)
         draw_large(&r, c);
     else if (seed % DENSE_WORLD_EVERY == DENSE_WORLD_EVERY / 2)
         draw_dense(&r, c);
+    c->spare_after = chance(&r, 50) ? (unsigned)ONE_OF(&r, 1, 2, 5) : 0;
 }
 
 void world_describe(const struct world_config *c, char *text, size_t size)

@@ -701,7 +701,7 @@ static void post(struct mmu *mmu, uintptr_t va, unsigned flags, uint32_t thread)
     for (unsigned i = 0; i < mmu->bell_count; i++) {
         unsigned n = (first + i) % mmu->bell_count;
 
-        if (!mmu->asleep[n])
+        if (!mmu->asleep[n] || mmu->unwatched[n])
             continue;
         atomic_fetch_add(mmu->bells[n], 1);
         schedule_unpark(mmu->schedule, mmu->bells[n], INT32_MAX);

@@ -98,6 +98,7 @@ struct mmu {
     _Atomic uint32_t *bells[8]; /* of handlers */
     bool asleep[8];             /* which of them sleep, */
     bool reading[8];            /* and of those, which have reads in flight */
+    bool unwatched[8];          /* which are not to be rung */
     unsigned bell_count;
     struct mmu_sleeper sleepers[MMU_FAULTS];
     unsigned sleeper_count;

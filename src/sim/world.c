@@ -590,13 +590,20 @@ static unsigned handler_take(struct handler *h, struct pending_fault *faults, un
     return mmu_take_faults(mmu_of(self->w->machine), self->number, faults, max);
 }
 
+static void ring(struct sim_handler *h)
+{
+    atomic_fetch_add(&h->bell, 1);
+    schedule_unpark(&h->w->schedule, &h->bell, INT32_MAX);
+}
+
 static bool handler_sleep(struct handler *h)
 {
     struct sim_handler *self = (struct sim_handler *)(void *)h;
     struct mmu *mmu = mmu_of(self->w->machine);
 
     schedule_yield(&self->w->schedule, SYNC_AT_STEP);
-    if (mmu->posted_count > 0 || self->stop || disk_queue_ready(h->queue.store))
+    if ((mmu->posted_count > 0 && !mmu->unwatched[self->number]) || self->stop ||
+        disk_queue_ready(h->queue.store))
         return self->stop;
     mmu->reading[self->number] = h->queue.in_flight > 0;
     mmu->asleep[self->number] = true;
@@ -605,7 +612,22 @@ static bool handler_sleep(struct handler *h)
     return self->stop;
 }
 
-static const struct handler_source source = {.take = handler_take, .sleep = handler_sleep};
+/* As the kernel does, this looks whether faults wait already. */
+static bool handler_attend(struct handler *spare, bool on)
+{
+    struct sim_handler *h = (struct sim_handler *)(void *)spare;
+    struct mmu *mmu = mmu_of(h->w->machine);
+
+    schedule_yield(&h->w->schedule, SYNC_AT_STEP);
+    mmu->unwatched[h->number] = !on;
+    if (on && mmu->posted_count > 0)
+        ring(h);
+    schedule_yield(&h->w->schedule, SYNC_AT_STEP);
+    return true;
+}
+
+static const struct handler_source source = {
+    .take = handler_take, .sleep = handler_sleep, .attend = handler_attend};
 
 static void handler_main(void *argument)
 {
@@ -614,17 +636,27 @@ static void handler_main(void *argument)
     handler_run(&h->handler);
 }
 
+static unsigned handler_count(const struct world *w)
+{
+    return w->config->handlers + (w->config->spare_after > 0);
+}
+
 static void handlers_start(struct world *w, struct sim_handler *handlers)
 {
-    for (unsigned i = 0; i < w->config->handlers; i++) {
+    unsigned spare = w->config->handlers;
+
+    for (unsigned i = 0; i < handler_count(w); i++) {
         struct sim_handler *h = &handlers[i];
 
         *h = (struct sim_handler){.w = w};
         h->handler.m = w->machine;
         h->handler.source = &source;
+        h->handler.spare = w->config->spare_after > 0 ? &handlers[spare].handler : NULL;
+        h->handler.judged_after = w->config->spare_after;
         h->number = mmu_add_bell(mmu_of(w->machine), &h->bell);
         check_always(fault_queue_open(w->machine, &h->handler.queue) == 0);
         disk_queue_bell(h->handler.queue.store, &h->bell);
+        mmu_of(w->machine)->unwatched[h->number] = i == spare;
         h->thread = schedule_start(&w->schedule, "handler", handler_main, h);
         check_always(h->thread != NULL);
     }
@@ -632,12 +664,11 @@ static void handlers_start(struct world *w, struct sim_handler *handlers)
 
 static void handlers_stop(struct world *w, struct sim_handler *handlers)
 {
-    for (unsigned i = 0; i < w->config->handlers; i++) {
+    for (unsigned i = 0; i < handler_count(w); i++) {
         struct sim_handler *h = &handlers[i];
 
         h->stop = true;
-        atomic_fetch_add(&h->bell, 1);
-        schedule_unpark(&w->schedule, &h->bell, INT32_MAX);
+        ring(h);
         schedule_join(&w->schedule, h->thread);
         fault_queue_close(w->machine, &h->handler.queue);
     }
@@ -700,7 +731,7 @@ static void world_main(void *argument)
                                       .mapper_has_cache = c->tunables.mapper == MAPPER_COPY,
                                       .store = disk_store(w->disk),
                                       .pool_queues = c->pool_queues};
-    struct sim_handler handlers[WORLD_HANDLERS_MAX];
+    struct sim_handler handlers[WORLD_HANDLERS_MAX + 1];
     struct user users[WORLD_USERS_MAX];
     struct sync_thread *threads[WORLD_USERS_MAX];
     bool handled = c->tunables.mapper != MAPPER_SOFT && !c->sigbus;

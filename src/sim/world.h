@@ -40,6 +40,7 @@ struct world_config {
     unsigned users, handlers, pages, operations; /* operations of each user */
     uint64_t accesses_max;                       /* of all users: then their operations end */
     unsigned run_max, write_percent;
+    unsigned spare_after;  /* first touches, then the spare handler is called; 0: there is none */
     unsigned pool_queues;  /* fault queues of threads without their own */
     bool large;            /* memory is large enough for large pages, and gone through in rows, */
     bool calm;             /* all of a region, always forward, */

@@ -2,6 +2,11 @@
 
 #include <string.h>
 
+static bool spare_is(const struct handler *h, enum handler_help help)
+{
+    return h->spare == h && atomic_load_explicit(&h->help, memory_order_relaxed) == help;
+}
+
 /* True if the fault is dealt with, false if it lacks a frame. */
 static bool begin(struct handler *h, const struct pending_fault *fault)
 {
@@ -48,12 +53,57 @@ static bool begin_backlog(struct handler *h)
 /* Faults that wait now come to the end of the backlog. */
 static void take_faults(struct handler *h)
 {
-    unsigned taken =
-        h->source->take(h, h->backlog + h->backlog_count, HANDLER_BACKLOG - h->backlog_count);
-    uint64_t now = taken > 0 ? sync_now(&h->m->sync) : 0;
+    unsigned room = HANDLER_BACKLOG - h->backlog_count, taken;
+    uint64_t now;
 
+    if (spare_is(h, SPARE_ASLEEP))
+        return;
+    taken = h->source->take(h, h->backlog + h->backlog_count, room);
+    if (taken == 0 && room > 0 && spare_is(h, SPARE_LEAVING))
+        atomic_store(&h->help, SPARE_ASLEEP);
+    now = taken > 0 ? sync_now(&h->m->sync) : 0;
     for (; taken > 0; taken--)
         h->backlog[h->backlog_count++].started = now;
+}
+
+static void call_spare(struct handler *spare, const struct handler_source *source)
+{
+    unsigned asleep = SPARE_ASLEEP;
+
+    if (atomic_compare_exchange_strong(&spare->help, &asleep, SPARE_CALLED))
+        atomic_store(&spare->help, source->attend(spare, true) ? SPARE_HELPING : SPARE_ASLEEP);
+}
+
+static void leave(struct handler *h)
+{
+    h->source->attend(h, false);
+    atomic_store(&h->help, SPARE_LEAVING);
+}
+
+static void begin_judging(struct handler *h, uint64_t now)
+{
+    h->queue.touches = h->queue.others = 0;
+    h->judged = now;
+    h->slept = 0;
+}
+
+/* Is the spare needed, or is this one, which is the spare, not needed any more? */
+static void judge(struct handler *h)
+{
+    bool filling = h->queue.others == 0;
+    uint64_t now, passed;
+
+    if (filling && h->queue.touches < h->judged_after)
+        return;
+    now = sync_now(&h->m->sync);
+    passed = now - h->judged;
+    if (spare_is(h, SPARE_HELPING)) {
+        if (!filling || h->slept > passed / 4 * 3)
+            leave(h);
+    } else if (h->spare != h && filling && h->slept < passed / 8) {
+        call_spare(h->spare, h->source);
+    }
+    begin_judging(h, now);
 }
 
 /* Nothing is in flight and there is no frame: wait for one, or give the first fault up. */
@@ -66,11 +116,27 @@ static void wait_for_frame(struct handler *h)
     memmove(h->backlog, h->backlog + 1, h->backlog_count * sizeof(h->backlog[0]));
 }
 
+/* True: it is time to end. */
+static bool go_to_sleep(struct handler *h)
+{
+    bool called_first = spare_is(h, SPARE_ASLEEP);
+    uint64_t started = sync_now(&h->m->sync), now;
+    bool end = h->source->sleep(h);
+
+    now = sync_now(&h->m->sync);
+    h->last_sleep = now - started;
+    h->slept += h->last_sleep;
+    if (called_first)
+        begin_judging(h, now);
+    return end;
+}
+
 void handler_run(struct handler *h)
 {
     struct machine *m = h->m;
 
     h->queue.serves = true;
+    h->last_sleep = UINT64_MAX;
     for (;;) {
         bool closing = atomic_load(&m->gate_closing) != 0;
         bool stuck;
@@ -94,11 +160,13 @@ void handler_run(struct handler *h)
             fault_reap(m, &h->queue, true, NULL);
             continue;
         }
-        if (fault_queue_read(&h->queue))
+        if (h->spare != NULL)
+            judge(h);
+        if (fault_queue_read(&h->queue) || spare_is(h, SPARE_LEAVING))
             continue;
         check_debug(h->queue.unsent_count == 0);
         fault_queue_leave(m, &h->queue);
-        if (h->source->sleep(h) && h->queue.in_flight == 0)
+        if (go_to_sleep(h) && h->queue.in_flight == 0)
             return;
     }
 }

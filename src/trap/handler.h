@@ -7,7 +7,22 @@
  * marked in its PTE and forgotten (who is busy wakes it); a fault that finds no frame is kept in
  * the backlog, and the handler waits for a frame only when it has no read in flight.
  *
- * All fields belong to the thread that runs the loop.
+ * All fields belong to the thread that runs the loop, but for `help`.
+ *
+ * One handler may be the spare. It takes faults only while first touches saturate another: mapping
+ * zeroes is all that a handler then does, and two of them get on. Where pages are read, a second one
+ * would only be one more to wake (docs/performance.md).
+ *
+ *   asleep ──▶ called ──▶ helping ──▶ leaving ──▶ asleep
+ *
+ *   asleep    no fault wakes it, and it takes none. Whoever is saturated makes it
+ *   called    (one of them wins), has faults wake it too, and makes it
+ *   helping   a handler like any other. When it is not needed any more, it makes itself
+ *   leaving   and is woken by no more faults. One may have woken it instead of another handler: so it
+ *             takes what waits until nothing does, and only then is asleep.
+ *
+ * Called, it takes faults as when it helps, but leaves only after that: who called it would go on to
+ * have it woken.
  */
 #ifndef VMSM_TRAP_HANDLER_H
 #define VMSM_TRAP_HANDLER_H
@@ -18,6 +33,8 @@
 #include "core/machine.h"
 
 #define HANDLER_BACKLOG 16u
+
+enum handler_help { SPARE_ASLEEP, SPARE_CALLED, SPARE_HELPING, SPARE_LEAVING };
 
 struct pending_fault {
     uintptr_t va;
@@ -33,12 +50,21 @@ struct handler_source {
     unsigned (*take)(struct handler *h, struct pending_fault *faults, unsigned max);
     /* Sleep until a fault waits, a read has completed, or it is time to end; true: end. */
     bool (*sleep)(struct handler *h);
+    /* From now on faults wake the spare, or not. False: they cannot. Called by any handler, or by the
+     * spare itself. */
+    bool (*attend)(struct handler *spare, bool on);
 };
 
 struct handler {
     struct machine *m;
     const struct handler_source *source;
     struct fault_queue queue; /* opened by the owner */
+    struct handler *spare;    /* another, this one, or NULL: there is none; set by the owner */
+    unsigned judged_after;    /* first touches without another fault between; likewise */
+    _Atomic unsigned help;    /* enum handler_help, if it is the spare */
+    uint64_t judged;          /* ns: when it last was, */
+    uint64_t slept;           /* and how long it has slept since, */
+    uint64_t last_sleep;      /* and the last time */
     unsigned backlog_count;
     struct pending_fault backlog[HANDLER_BACKLOG];
 };

@@ -5,6 +5,8 @@
  * There are few of them, one for every two processors, for two reasons: faults that one handler
  * finds together cost one wake-up of a handler and one call for all their reads; and what a handler
  * does for a fault costs no more than what the faulting thread and the kernel do on their side.
+ * First touches are the exception, and what the spare is for (handler.h). The userfaultfd is in its
+ * epoll set only from a call until it leaves.
  *
  * A processor that goes idle is dear to wake, dearest in a virtual machine: a page-in has two such
  * wake-ups more here than in the kernel, the handler's for the fault and for the read. So a
@@ -30,20 +32,20 @@
 #define HANDLERS_MAX 64u
 #define HANDLERS_AUTOMATIC 8u /* at most, if their number is not given */
 #define POLL_READS_MAX 2u
+#define JUDGED_AFTER 16u /* first touches: a millisecond, if each is of 64 pages */
 
 struct handler_thread {
     struct handler handler;
     struct trap_thread *trap;
     struct sync_thread *thread;
     int epoll_fd;
-    /* Owned by the thread: */
-    uint64_t last_wait; /* ns */
-    bool faults_wait;   /* the descriptor has faults, as far as is known */
+    bool faults_wait; /* owned by the thread: the descriptor has faults, as far as is known */
 };
 
 struct trap_thread {
     int stop_fd; /* eventfd: readable when handlers must end */
     unsigned count;
+    /* The spare, if there is one, is the last: it is closed when no other can call it. */
     struct handler_thread handlers[HANDLERS_MAX];
     /* Hints; changed by all handlers without a lock: no harm if one gets the better of another. */
     _Atomic uint32_t faulted_last; /* thread that had the last fault */
@@ -73,7 +75,8 @@ static unsigned take_messages(struct handler *h, struct pending_fault *faults, u
     ssize_t got;
 
     /* While there is work, nobody has looked. */
-    if (max == 0 || !(thread_of(h)->faults_wait || fault_queue_read(&h->queue)))
+    if (max == 0 || !(thread_of(h)->faults_wait || fault_queue_read(&h->queue) ||
+                      atomic_load(&h->help) == SPARE_LEAVING))
         return 0;
     thread_of(h)->faults_wait = false; /* if there are more, the next sleep ends at once */
     got = read(h->m->mapper->fd, messages, max * sizeof(messages[0]));
@@ -108,7 +111,7 @@ static int wait_events(struct handler_thread *h, struct epoll_event *events, int
     struct machine *m = h->handler.m;
     uint64_t poll = m->tunables.fault_poll, started = sync_now(&m->sync);
     uint64_t both = atomic_load_explicit(&h->trap->faulted_both, memory_order_relaxed);
-    bool polling = h->last_wait < poll && started < both + poll &&
+    bool polling = h->handler.last_sleep < poll && started < both + poll &&
                    h->handler.queue.in_flight <= POLL_READS_MAX;
     int count = 0;
 
@@ -121,7 +124,6 @@ static int wait_events(struct handler_thread *h, struct epoll_event *events, int
     if (count == 0)
         count = epoll_wait(h->epoll_fd, events, max, -1);
     check_always(count >= 0 || errno == EINTR);
-    h->last_wait = sync_now(&m->sync) - started;
     return count;
 }
 
@@ -139,8 +141,6 @@ static bool told_to_stop(struct handler *h)
     return stop;
 }
 
-static const struct handler_source uffd_source = {.take = take_messages, .sleep = told_to_stop};
-
 static void handler_main(void *argument)
 {
     struct handler_thread *h = argument;
@@ -157,16 +157,33 @@ static int watch(int epoll_fd, int fd, uint32_t from, uint32_t flags)
     return error_set(-errno, "cannot watch for faults: %s", strerror(errno));
 }
 
-static int handler_open(struct machine *m, struct trap_thread *trap, struct handler_thread *h,
-                        unsigned number)
+/* A fault wakes one of those that watch, not all. */
+static int watch_faults(struct handler_thread *h)
 {
-    char name[16] = "vmsm-fault-";
+    return watch(h->epoll_fd, h->handler.m->mapper->fd, FROM_UFFD, EPOLLEXCLUSIVE);
+}
+
+static bool attend(struct handler *spare, bool on)
+{
+    struct handler_thread *h = thread_of(spare);
+
+    if (on)
+        return watch_faults(h) == 0;
+    check_always(epoll_ctl(h->epoll_fd, EPOLL_CTL_DEL, spare->m->mapper->fd, NULL) == 0);
+    return true;
+}
+
+static const struct handler_source uffd_source = {
+    .take = take_messages, .sleep = told_to_stop, .attend = attend};
+
+static int handler_open(struct machine *m, struct trap_thread *trap, struct handler_thread *h,
+                        const char *name)
+{
     int error, store_fd;
 
     h->handler.m = m;
     h->handler.source = &uffd_source;
     h->trap = trap;
-    h->last_wait = UINT64_MAX;
     h->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
     if (h->epoll_fd < 0)
         return error_set(-errno, "too few file descriptors for handler threads: raise `ulimit -n`");
@@ -175,35 +192,55 @@ static int handler_open(struct machine *m, struct trap_thread *trap, struct hand
         return error;
     store_fd = m->pagefile.store->ops->queue_fd(h->handler.queue.store);
     error = watch(h->epoll_fd, trap->stop_fd, FROM_STOP, 0);
-    if (error == 0) /* a fault wakes one handler, not all */
-        error = watch(h->epoll_fd, m->mapper->fd, FROM_UFFD, EPOLLEXCLUSIVE);
+    if (error == 0 && h->handler.spare != &h->handler)
+        error = watch_faults(h);
     if (error == 0 && store_fd >= 0)
         error = watch(h->epoll_fd, store_fd, FROM_STORE, 0);
     if (error != 0)
         return error;
-    name[11] = (char)('0' + number / 10);
-    name[12] = (char)('0' + number % 10);
     return m->sync.backend->thread_start(&m->sync, name, handler_main, h, &h->thread);
 }
 
-static unsigned handler_count(const struct machine *m)
+/* How many handlers, and is there to be a spare beside them? */
+static unsigned handler_count(const struct machine *m, bool *spare)
 {
+    unsigned processors = 2 * HANDLERS_AUTOMATIC;
     cpu_set_t allowed;
-    unsigned count = HANDLERS_AUTOMATIC;
 
+    *spare = false;
     if (m->tunables.fault_threads > 0)
         return (unsigned)m->tunables.fault_threads;
     if (sched_getaffinity(0, sizeof(allowed), &allowed) == 0) /* fails beyond 1024 processors */
-        count = (unsigned)CPU_COUNT(&allowed) / 2;
-    if (count > HANDLERS_AUTOMATIC)
-        return HANDLERS_AUTOMATIC;
-    return count > 0 ? count : 1;
+        processors = (unsigned)CPU_COUNT(&allowed);
+    if (processors < 2)
+        return 1;
+    *spare = true;
+    return processors < 2 * HANDLERS_AUTOMATIC ? processors / 2 : HANDLERS_AUTOMATIC;
+}
+
+static int handlers_open(struct machine *m, struct trap_thread *trap)
+{
+    bool spare;
+    unsigned count = handler_count(m, &spare);
+    int error = 0;
+
+    for (unsigned i = 0; i < count + spare && error == 0; i++) {
+        char name[16] = "vmsm-fault-";
+
+        name[11] = (char)('0' + i / 10);
+        name[12] = (char)('0' + i % 10);
+        trap->handlers[i].handler.judged_after = JUDGED_AFTER;
+        if (spare)
+            trap->handlers[i].handler.spare = &trap->handlers[count].handler;
+        error = handler_open(m, trap, &trap->handlers[i], i < count ? name : "vmsm-spare");
+        trap->count++;
+    }
+    return error;
 }
 
 int trap_thread_open(struct machine *m, struct trap_thread **out)
 {
     struct trap_thread *trap = m->platform->reserve(sizeof(*trap));
-    unsigned count = handler_count(m);
     int error = 0;
 
     if (trap == NULL)
@@ -213,10 +250,8 @@ int trap_thread_open(struct machine *m, struct trap_thread **out)
     trap->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (trap->stop_fd < 0)
         error = error_set(-errno, "too few file descriptors: raise `ulimit -n`");
-    while (error == 0 && trap->count < count) {
-        error = handler_open(m, trap, &trap->handlers[trap->count], trap->count);
-        trap->count++;
-    }
+    if (error == 0)
+        error = handlers_open(m, trap);
     if (error == 0) {
         *out = trap;
         return 0;
