@@ -16,6 +16,10 @@ static struct {
     _Atomic unsigned idle_in_check;  /* times that it looked for faults with a read in flight while
                                        a check waited: such a sleep ends at once */
     _Atomic unsigned idle_with_read; /* times that it went to sleep with something to map */
+    struct handler other;            /* the spare, where the handler is not it */
+    _Atomic unsigned watched, left;  /* times that faults were to wake the spare, or no more */
+    _Atomic unsigned sleeps_left;    /* how often it had slept then */
+    _Atomic unsigned left_behind; /* times that it went to sleep as a spare, and a fault waited */
     _Atomic bool end;
 } scene;
 
@@ -35,9 +39,24 @@ static bool sleep_until_woken(struct handler *h)
 
     scene.idle_in_check += scene.f.m->gate_closing != 0 && h->queue.in_flight > 0;
     scene.idle_with_read += fault_queue_read(&h->queue);
+    scene.left_behind += scene.left > 0 && scene.taken < scene.given;
     while (scene.wakes < mine && !scene.end)
         sched_yield();
     return scene.end;
+}
+
+/* A fault has woken the spare just before it is to be woken no more. */
+static bool attend(struct handler *spare, bool on)
+{
+    (void)spare;
+    if (on) {
+        scene.watched++;
+        return true;
+    }
+    scene.sleeps_left = scene.sleeps;
+    scene.given++;
+    scene.left++;
+    return true;
 }
 
 static void *run_handler(void *argument)
@@ -53,22 +72,39 @@ static void *check_books(void *argument)
     return NULL;
 }
 
-/* All pages are in the pagefile; a handler runs. */
-static pthread_t open_scene(const char *conf, size_t pages)
+static void prepare_scene(const char *conf, size_t pages)
 {
-    static const struct handler_source source = {.take = take, .sleep = sleep_until_woken};
-    pthread_t id;
+    static const struct handler_source source = {
+        .take = take, .sleep = sleep_until_woken, .attend = attend};
 
     memset(&scene, 0, sizeof(scene));
     set_up(&scene.f, conf);
     scene.base = map_pages(&scene.f, pages);
-    put_all(&scene.f, scene.base, pages, 1);
-    page_out(&scene.f);
     scene.h.m = scene.f.m;
     scene.h.source = &source;
     is(fault_queue_open(scene.f.m, &scene.h.queue), 0, "a handler");
+}
+
+static void page_all_out(size_t pages)
+{
+    put_all(&scene.f, scene.base, pages, 1);
+    page_out(&scene.f);
+}
+
+static pthread_t start_handler(void)
+{
+    pthread_t id;
+
     pthread_create(&id, NULL, run_handler, NULL);
     return id;
+}
+
+/* All pages are in the pagefile; a handler runs. */
+static pthread_t open_scene(const char *conf, size_t pages)
+{
+    prepare_scene(conf, pages);
+    page_all_out(pages);
+    return start_handler();
 }
 
 static void close_scene(pthread_t id)
@@ -168,8 +204,84 @@ static void maps_all(void)
     close_scene(handler);
 }
 
+/* ---- the spare ---- */
+
+static void wait_for_sleeps(unsigned sleeps)
+{
+    while (scene.sleeps <= sleeps)
+        sched_yield();
+}
+
+/* A handler that does nothing but first touches calls the spare, once. */
+static void calls_spare(void)
+{
+    pthread_t handler;
+
+    prepare_scene("touch_window:1,read_window:1", 2 * HANDLER_BACKLOG);
+    scene.h.spare = &scene.other;
+    scene.h.judged_after = HANDLER_BACKLOG;
+    scene.given = HANDLER_BACKLOG;
+    handler = start_handler();
+    wait_for_sleeps(0);
+    is(scene.watched, 1, "first touches call the spare");
+    is(scene.other.help, SPARE_HELPING, "which helps");
+    scene.given = 2 * HANDLER_BACKLOG;
+    wait_for_sleeps(scene.wakes++);
+    is(scene.watched, 1, "who helps already is not called");
+    close_scene(handler);
+}
+
+/* The spare meets a read. */
+static pthread_t open_spare(enum handler_help help)
+{
+    prepare_scene("touch_window:1,read_window:1", 8);
+    page_all_out(8);
+    scene.h.spare = &scene.h;
+    scene.h.judged_after = 4;
+    scene.h.help = help;
+    scene.given = 1;
+    scene.wakes = 1000000;
+    return start_handler();
+}
+
+static void leaves_nothing_behind(void)
+{
+    pthread_t handler = open_spare(SPARE_HELPING);
+    unsigned taken;
+
+    while (scene.left == 0)
+        sched_yield();
+    wait_for_sleeps(scene.sleeps_left);
+    is(scene.left_behind, 0, "a spare that leaves takes the fault that it was woken for");
+    is(scene.h.help, SPARE_ASLEEP, "and is asleep then");
+    taken = scene.taken;
+    scene.given++;
+    wait_for_sleeps(scene.sleeps + 100);
+    is(scene.taken, taken, "asleep, it takes none");
+    close_scene(handler);
+}
+
+static void stays_while_called(void)
+{
+    pthread_t handler = open_spare(SPARE_CALLED);
+
+    while (where(&scene.f, scene.base, 0) != 'a')
+        sched_yield();
+    wait_for_sleeps(scene.sleeps + 100);
+    is(scene.left, 0, "a spare does not leave before who called it has done so");
+    scene.h.help = SPARE_HELPING;
+    scene.given++;
+    while (scene.left == 0)
+        sched_yield();
+    ok(true, "but then");
+    close_scene(handler);
+}
+
 int main(void)
 {
+    calls_spare();
+    leaves_nothing_behind();
+    stays_while_called();
     check_waits_for_read();
     backlog_is_timed();
     maps_all();
