@@ -169,7 +169,7 @@ static void test_values(void)
     sets(&t, "memory", "1.5G", "1536M");
     sets(&t, "memory", "262145", "262145");
     sets(&t, "memory", "256K", "256K");
-    sets(&t, "memory", "64T", "64T");
+    sets(&t, "memory", "8T", "8T");
     sets(&t, "pagefile_size", "0", "0");
     sets(&t, "store_delay", "1500us", "1500us");
     sets(&t, "store_delay", "60s", "1m");
@@ -198,7 +198,7 @@ static void test_refusals(void)
 
     set_refuses("memory", "100K", -ERANGE, "memory: 100K is under the minimum of 256K");
     set_refuses("memory", "0", -ERANGE, "memory: 0 is under the minimum of 256K");
-    set_refuses("memory", "65T", -ERANGE, "memory: 65T is over the maximum of 64T");
+    set_refuses("memory", "9T", -ERANGE, "memory: 9T is over the maximum of 8T");
     set_refuses("memory", "", -EINVAL, "memory: is empty; give a size such as 64K, 256M or 1.5G");
     set_refuses("store_delay", "61s", -ERANGE, "store_delay: 61s is over the maximum of 1m");
     set_refuses("fault_depth", "0", -ERANGE, "fault_depth: 0 is under the minimum of 1");

@@ -26,7 +26,8 @@
     X(UNCHECKED, 4, "nothing was found wrong, but not all pages could be checked")                 \
     X(RUN_FAILED, 125, "run: vmsm itself failed, or the program cannot be managed")                \
     X(RUN_REFUSED, 126, "run: the program cannot be executed")                                     \
-    X(RUN_MISSING, 127, "run: there is no such program; otherwise run's status is the program's")
+    X(RUN_MISSING, 127,                                                                            \
+      "run: there is no such program; all other statuses of run are the program's")
 
 enum status {
 #define STATUS_ENUM(name, value, help) STATUS_##name = value,
@@ -46,9 +47,11 @@ struct option_info {
 struct command {
     const char *name;
     const char *summary;               /* one line */
+    const char *arguments;             /* as in its usage; NULL: "[OPTIONS]" */
     const char *description;           /* a paragraph */
     const struct option_info *options; /* never NULL */
     bool tunables;                     /* takes every tunable as well */
+    bool runs_program;                 /* its statuses are those from 125 on, and a program's */
     const char *const *defaults;       /* tunable, its default here, …, NULL; may be NULL */
     const char *const *examples;       /* command, explanation, …, NULL */
     int (*run)(const struct command *command, int argc, char **argv);

@@ -282,7 +282,7 @@ static const char *const examples[] = {
 
 const struct command doctor_command = {
     .name = "doctor",
-    .summary = "say what this kernel and user may do, and mend what is missing",
+    .summary = "say what this kernel and user may do, and how to mend what is missing",
     .description =
         "Tries every feature that the mappers, traps and the pagefile need, and says for each that "
         "is missing or limited what it is needed for and which command mends it. Changes nothing. "

@@ -101,8 +101,8 @@ void help_command(const struct command *command, FILE *out)
 {
     char label[LABEL_MAX];
 
-    fprintf(out, "vmsm %s: %s\n\nUsage: vmsm %s [OPTIONS]\n\n", command->name, command->summary,
-            command->name);
+    fprintf(out, "vmsm %s: %s\n\nUsage: vmsm %s %s\n\n", command->name, command->summary,
+            command->name, command->arguments != NULL ? command->arguments : "[OPTIONS]");
     print_wrapped(out, command->description, 0, 0);
     fprintf(out, "\nOptions (--name VALUE or --name=VALUE; [default]):\n");
     for (const struct option_info *o = command->options; o->name != NULL; o++) {
@@ -127,9 +127,13 @@ void help_command(const struct command *command, FILE *out)
     for (const char *const *e = command->examples; *e != NULL; e += 2)
         fprintf(out, "  %s\n      %s\n", e[0], e[1]);
     fprintf(out, "\nExit status:\n");
-#define STATUS_HELP(name, value, help) print_entry(out, #value, help, NULL);
+#define STATUS_HELP(name, value, help)                                                             \
+    if ((value >= STATUS_RUN_FAILED) == command->runs_program)                                     \
+        print_entry(out, #value, help, NULL);
     STATUSES(STATUS_HELP)
 #undef STATUS_HELP
+    if (command->runs_program)
+        print_wrapped(out, "All others, and death by a signal, are the program's.", 0, 0);
 }
 
 /* Text for roff: '-' and '\' are escaped, and no line starts with '.' or '\''. */

@@ -332,8 +332,10 @@ static const char *const examples[] = {
 const struct command run_command = {
     .name = "run",
     .summary = "run a program, unmodified, with its memory managed",
+    .arguments = "[OPTIONS] -- PROGRAM [ARGUMENTS]",
+    .runs_program = true,
     .description =
-        "Usage: vmsm run [OPTIONS] -- PROGRAM [ARGUMENTS]. Runs a program, not recompiled, whose "
+        "Runs a program, not recompiled, whose "
         "heap and anonymous private mappings are managed memory: it has all that it asks for, and "
         "at most `memory` of it is in physical memory. The program, and each one that it starts, "
         "has a budget and a pagefile of its own. `pagefile` may name a directory. Exit status, and "

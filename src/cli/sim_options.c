@@ -12,7 +12,7 @@
 
 #include "core/error.h"
 
-#define VIRTUAL_MAX (64 * TUNABLE_TIB)
+#define VIRTUAL_MAX (16 * TUNABLE_TIB) /* what a pagefile can hold */
 #define THREADS_MAX 256
 #define RUN_MAX_LIMIT (UINT64_C(1) << 30)
 #define SECONDS_DEFAULT 10
@@ -30,7 +30,7 @@ static int apply_virtual(void *context, const char *value)
         return error_set(-ERANGE, "virtual: a region of 0 bytes has no page; give at least 4K");
     if (bytes > VIRTUAL_MAX)
         return error_set(
-            -ERANGE, "virtual: " SHOWN " is larger than can be mapped; give at most 64T", value);
+            -ERANGE, "virtual: " SHOWN " is larger than can be mapped; give at most 16T", value);
     s->virtual_bytes = (bytes + VMSM_PAGE_SIZE - 1) & ~(uint64_t)(VMSM_PAGE_SIZE - 1);
     return 0;
 }

@@ -27,7 +27,7 @@
 #define TUNABLE_MEMORY_MIN (256 * TUNABLE_KIB)
 
 #define TUNABLES(X)                                                                                \
-    X(memory, SIZE, "256M", TUNABLE_MEMORY_MIN, 64 * TUNABLE_TIB, "budget of physical memory")     \
+    X(memory, SIZE, "256M", TUNABLE_MEMORY_MIN, 8 * TUNABLE_TIB, "budget of physical memory")      \
     X(pagefile, STRING, "", 0, 0,                                                                  \
       "where pages go: a file (made if missing) or a block device; empty: a nameless "             \
       "file in TMPDIR or /var/tmp")                                                                \
