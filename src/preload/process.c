@@ -237,12 +237,13 @@ static double seconds_since(const struct timespec *start)
 static void report_stats(const struct vmsm_counters *c, long peak_kib)
 {
     log_line(LOG_ERROR,
-             "run: %s (process %d), %.2f s: peak resident %ld MiB; managed memory %" PRIu64
+             "run: %s (process %d), %.2f s: memory %" PRIu64
+             " MiB; peak resident %ld MiB with code and libraries; managed %" PRIu64
              " MiB at its peak; faults: %" PRIu64 " first touches, %" PRIu64 " rescues, %" PRIu64
              " from the pagefile; pagefile: %" PRIu64 " MiB in use, %" PRIu64
              " MiB written, %" PRIu64 " MiB read",
-             program_name(), (int)getpid(), seconds_since(&started), peak_kib / 1024,
-             arena.space.charged_peak / MIB, c->faults_first_touch,
+             program_name(), (int)getpid(), seconds_since(&started), settings.memory / MIB,
+             peak_kib / 1024, arena.space.charged_peak / MIB, c->faults_first_touch,
              c->faults_standby + c->faults_modified + c->faults_writing, c->faults_hard,
              c->slots_used >> 8, c->pages_written >> 8, c->pages_read >> 8);
 }
