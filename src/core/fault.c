@@ -125,6 +125,13 @@ static enum fault_result fetch(struct machine *m, struct fault_queue *queue, str
     return fault_read_begin(m, queue, region, va, word, flags, thread, started);
 }
 
+static enum fault_result met(struct machine *m, struct fault_queue *queue, struct region *region,
+                             uintptr_t va, uint64_t word, unsigned flags, uint64_t started)
+{
+    queue->others += (flags & FAULT_PROTECT) != 0;
+    return fault_valid(m, region, va, word, flags, started);
+}
+
 static enum fault_result touch(struct machine *m, struct fault_queue *queue, struct region *region,
                                uintptr_t va, uint64_t word, uint32_t thread, uint64_t started)
 {
@@ -152,7 +159,7 @@ static enum fault_result fault_dispatch(struct machine *m, struct fault_queue *q
             return FAULT_BUSY;
         }
         if (word & PTE_VALID)
-            result = fault_valid(m, region, va, word, flags, started);
+            result = met(m, queue, region, va, word, flags, started);
         else if ((word & PTE_BAD) && !(flags & FAULT_EXPLICIT))
             result = fault_bad(m, pte, va, word, flags);
         else if ((word & PTE_FORMAT) == PTE_UNTOUCHED)

@@ -23,10 +23,15 @@
 __attribute__((visibility("default"), used)) const char *malloc_conf =
     "dirty_decay_ms:1000,muzzy_decay_ms:0,dss:disabled,thp:never,metadata_thp:disabled";
 
-/* What jemalloc maps is promised, whatever it says of reserving. */
+/* What jemalloc maps is promised, whatever it says of reserving. If it cannot have what it begins
+ * with, it crashes (5.3). */
 void *heap_mmap(void *address, size_t length, int protection, int flags, int fd, off_t offset)
 {
-    return memory_map(address, length, protection, flags & ~MAP_NORESERVE, fd, offset);
+    void *memory = memory_map(address, length, protection, flags & ~MAP_NORESERVE, fd, offset);
+
+    if (memory == MAP_FAILED && process.unmanageable)
+        _exit(125);
+    return memory;
 }
 
 int heap_munmap(void *address, size_t length)

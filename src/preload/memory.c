@@ -6,7 +6,6 @@
  * and how the kernel protects.
  */
 #include <errno.h>
-#include <inttypes.h>
 #include <stdarg.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
@@ -14,7 +13,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "core/error.h"
 #include "internal.h"
 #include "preload/guard.h"
 #include "preload/kernel.h"
@@ -43,19 +41,11 @@ size_t memory_moving;
 
 int memory_may_charge(size_t bytes)
 {
-    static bool said; /* (gate) */
     uint64_t pages = (arena.space.charged + bytes - memory_moving) / MEMORY_PAGE;
-    uint64_t limit = process_promise_limit();
 
-    if (pages <= limit)
+    if (pages <= process_promise_limit())
         return 0;
-    if (!said)
-        log_line(LOG_WARNING,
-                 "run: the program gets no more memory: with %zu MiB more it would have %" PRIu64
-                 " MiB, and memory and pagefile have room for %" PRIu64
-                 " MiB: give more --memory, or a --pagefile where there is more room",
-                 bytes >> 20, pages >> 8, limit >> 8);
-    said = true;
+    process.refused++;
     return -ENOMEM;
 }
 

@@ -101,12 +101,14 @@ struct process {
     _Atomic bool active; /* under `vmsm run`; set at the start */
     bool stats;          /* a line at the end on standard error as it was at the start */
     size_t early_most;   /* bytes that may be mapped before there is a manager */
+    bool unmanageable;   /* (gate) there was to be a manager, and there is none */
+    uint64_t refused;    /* (gate) requests for memory, since there was no room */
 };
 extern struct process process;
 /* Is this another process that has the same memory (a child by vfork())? */
 bool process_is_shared(void);
-/* Make the manager, if there is none. The gate is held. 0, or -EAGAIN: not now, there is a fork, or
- * not here, for process_is_shared(). If it cannot be made, the process says so and ends. */
+/* Make the manager, if there is none. The gate is held. 0; -ENOMEM, and then it is logged; or
+ * -EAGAIN: not now, there is a fork, or not here, for process_is_shared(). */
 int process_manage(void);
 /* Count what was mapped before; true: it is time for a manager. */
 bool process_early(size_t length);

@@ -132,6 +132,8 @@ int process_manage(void)
 
     if (atomic_load_explicit(&arena.managed, memory_order_relaxed))
         return 0;
+    if (process.unmanageable)
+        return -ENOMEM;
     if (!may_manage())
         return -EAGAIN;
     counted = atomic_load(&early); /* more than early_most, if there were forks or by a child */
@@ -151,10 +153,10 @@ int process_manage(void)
         log_show_advice(false); /* a fork opens another pagefile */
         return 0;
     }
-    /* A heap that cannot have what it begins with crashes (jemalloc 5.3). */
+    process.unmanageable = true;
     log_line(LOG_ERROR, "run: %s (process %d) cannot be managed: %s", program_name(), (int)getpid(),
              error_last());
-    _exit(125);
+    return -ENOMEM;
 }
 
 /* ---- forks without a manager ---- */
@@ -246,6 +248,12 @@ static void report_stats(const struct vmsm_counters *c, long peak_kib)
              peak_kib / 1024, arena.space.charged_peak / MIB, c->faults_first_touch,
              c->faults_standby + c->faults_modified + c->faults_writing, c->faults_hard,
              c->slots_used >> 8, c->pages_written >> 8, c->pages_read >> 8);
+    if (process.refused > 0)
+        log_line(LOG_ERROR,
+                 "run: %s (process %d): memory was refused %" PRIu64
+                 " times, for memory and pagefile have room for %" PRIu64
+                 " MiB: give more --memory, or a --pagefile where there is more room",
+                 program_name(), (int)getpid(), process.refused, process_promise_limit() >> 8);
 }
 
 /* One line of JSON, added to the file by one write, since several processes may share it. */
@@ -260,11 +268,12 @@ static void report_file(const struct vmsm_counters *c, long peak_kib)
                  strerror(errno));
         return;
     }
-    used = snprintf(line, sizeof(line),
-                    "{\"process\": %d, \"managed\": %s, \"seconds\": %.3f, \"memory\": %" PRIu64
-                    ", \"peak_resident\": %ld, \"peak_managed\": %" PRIu64,
-                    (int)getpid(), arena.managed ? "true" : "false", seconds_since(&started),
-                    settings.memory, peak_kib * 1024, arena.space.charged_peak);
+    used =
+        snprintf(line, sizeof(line),
+                 "{\"process\": %d, \"managed\": %s, \"seconds\": %.3f, \"memory\": %" PRIu64
+                 ", \"peak_resident\": %ld, \"peak_managed\": %" PRIu64 ", \"refused\": %" PRIu64,
+                 (int)getpid(), arena.managed ? "true" : "false", seconds_since(&started),
+                 settings.memory, peak_kib * 1024, arena.space.charged_peak, process.refused);
 #define REPORT_COUNTER(name, kind, help)                                                           \
     used +=                                                                                        \
         snprintf(line + used, sizeof(line) - (size_t)used, ", \"" #name "\": %" PRIu64, c->name);
@@ -386,8 +395,7 @@ static void choose_pagefile(void)
         settings.pagefile[0] = '\0';
 }
 
-/* Programs that this one starts are to find the environment as it was. */
-/* Not by setenv() and unsetenv(): programs have some of their own (bash). */
+/* Not by unsetenv(): programs have one of their own (bash). */
 static void forget_variable(const char *name)
 {
     size_t length = strlen(name), kept = 0;
@@ -399,6 +407,7 @@ static void forget_variable(const char *name)
     environ[kept] = NULL;
 }
 
+/* Programs that this one starts are to find the environment as it was. */
 static void restore_environment(void)
 {
     const char *before = getenv(RUN_ENV_BEFORE);

@@ -76,8 +76,8 @@ static void call_spare(struct handler *spare, const struct handler_source *sourc
 
 static void leave(struct handler *h)
 {
-    h->source->attend(h, false);
-    atomic_store(&h->help, SPARE_LEAVING);
+    if (h->source->attend(h, false))
+        atomic_store(&h->help, SPARE_LEAVING);
 }
 
 static void begin_judging(struct handler *h, uint64_t now)
@@ -137,6 +137,7 @@ void handler_run(struct handler *h)
 
     h->queue.serves = true;
     h->last_sleep = UINT64_MAX;
+    begin_judging(h, sync_now(&m->sync));
     for (;;) {
         bool closing = atomic_load(&m->gate_closing) != 0;
         bool stuck;

@@ -50,8 +50,8 @@ struct handler_source {
     unsigned (*take)(struct handler *h, struct pending_fault *faults, unsigned max);
     /* Sleep until a fault waits, a read has completed, or it is time to end; true: end. */
     bool (*sleep)(struct handler *h);
-    /* From now on faults wake the spare, or not. False: they cannot. Called by any handler, or by the
-     * spare itself. */
+    /* From now on faults wake the spare, or not. False: that cannot be, and all stays as it is. Called by
+     * any handler, or by the spare itself. */
     bool (*attend)(struct handler *spare, bool on);
 };
 

@@ -45,8 +45,8 @@ struct handler_thread {
 struct trap_thread {
     int stop_fd; /* eventfd: readable when handlers must end */
     unsigned count;
-    /* The spare, if there is one, is the last: it is closed when no other can call it. */
     struct handler_thread handlers[HANDLERS_MAX];
+    struct handler_thread spare; /* no thread: there is none. Closed when no other can call it */
     /* Hints; changed by all handlers without a lock: no harm if one gets the better of another. */
     _Atomic uint32_t faulted_last; /* thread that had the last fault */
     _Atomic uint64_t faulted_both; /* ns; when two faults in a row were of different threads */
@@ -111,7 +111,8 @@ static int wait_events(struct handler_thread *h, struct epoll_event *events, int
     struct machine *m = h->handler.m;
     uint64_t poll = m->tunables.fault_poll, started = sync_now(&m->sync);
     uint64_t both = atomic_load_explicit(&h->trap->faulted_both, memory_order_relaxed);
-    bool polling = h->handler.last_sleep < poll && started < both + poll &&
+    bool asleep = h == &h->trap->spare && atomic_load(&h->handler.help) == SPARE_ASLEEP;
+    bool polling = !asleep && h->handler.last_sleep < poll && started < both + poll &&
                    h->handler.queue.in_flight <= POLL_READS_MAX;
     int count = 0;
 
@@ -169,8 +170,7 @@ static bool attend(struct handler *spare, bool on)
 
     if (on)
         return watch_faults(h) == 0;
-    check_always(epoll_ctl(h->epoll_fd, EPOLL_CTL_DEL, spare->m->mapper->fd, NULL) == 0);
-    return true;
+    return epoll_ctl(h->epoll_fd, EPOLL_CTL_DEL, spare->m->mapper->fd, NULL) == 0;
 }
 
 static const struct handler_source uffd_source = {
@@ -218,21 +218,46 @@ static unsigned handler_count(const struct machine *m, bool *spare)
     return processors < 2 * HANDLERS_AUTOMATIC ? processors / 2 : HANDLERS_AUTOMATIC;
 }
 
+static void handler_close(struct machine *m, struct handler_thread *h)
+{
+    if (h->thread != NULL)
+        m->sync.backend->thread_join(&m->sync, h->thread);
+    if (h->epoll_fd >= 0)
+        close(h->epoll_fd);
+    fault_queue_close(m, &h->handler.queue);
+}
+
+/* It is there before who may call it. Without one, filling is slower. */
+static struct handler *spare_open(struct machine *m, struct trap_thread *trap)
+{
+    struct handler_thread *h = &trap->spare;
+
+    h->handler.judged_after = JUDGED_AFTER;
+    h->handler.spare = &h->handler;
+    if (handler_open(m, trap, h, "vmsm-spare") == 0)
+        return &h->handler;
+    log_line(LOG_ADVICE, "no spare handler of faults, memory is filled slower: %s", error_last());
+    handler_close(m, h);
+    *h = (struct handler_thread){.epoll_fd = -1};
+    return NULL;
+}
+
 static int handlers_open(struct machine *m, struct trap_thread *trap)
 {
-    bool spare;
-    unsigned count = handler_count(m, &spare);
+    bool wants_spare;
+    unsigned count = handler_count(m, &wants_spare);
+    struct handler *spare = wants_spare ? spare_open(m, trap) : NULL;
     int error = 0;
 
-    for (unsigned i = 0; i < count + spare && error == 0; i++) {
+    while (trap->count < count && error == 0) {
+        struct handler_thread *h = &trap->handlers[trap->count];
         char name[16] = "vmsm-fault-";
 
-        name[11] = (char)('0' + i / 10);
-        name[12] = (char)('0' + i % 10);
-        trap->handlers[i].handler.judged_after = JUDGED_AFTER;
-        if (spare)
-            trap->handlers[i].handler.spare = &trap->handlers[count].handler;
-        error = handler_open(m, trap, &trap->handlers[i], i < count ? name : "vmsm-spare");
+        name[11] = (char)('0' + trap->count / 10);
+        name[12] = (char)('0' + trap->count % 10);
+        h->handler.judged_after = JUDGED_AFTER;
+        h->handler.spare = spare;
+        error = handler_open(m, trap, h, name);
         trap->count++;
     }
     return error;
@@ -247,6 +272,7 @@ int trap_thread_open(struct machine *m, struct trap_thread **out)
         return error_set(-ENOMEM, "no memory for handler threads");
     for (unsigned i = 0; i < HANDLERS_MAX; i++)
         trap->handlers[i].epoll_fd = -1;
+    trap->spare.epoll_fd = -1;
     trap->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     if (trap->stop_fd < 0)
         error = error_set(-errno, "too few file descriptors: raise `ulimit -n`");
@@ -266,15 +292,9 @@ void trap_thread_close(struct machine *m, struct trap_thread *trap)
 
     if (trap->stop_fd >= 0 && write(trap->stop_fd, &one, sizeof(one)) != (ssize_t)sizeof(one))
         log_line(LOG_ERROR, "cannot stop handler threads: %s", strerror(errno));
-    for (unsigned i = 0; i < trap->count; i++) {
-        struct handler_thread *h = &trap->handlers[i];
-
-        if (h->thread != NULL)
-            m->sync.backend->thread_join(&m->sync, h->thread);
-        if (h->epoll_fd >= 0)
-            close(h->epoll_fd);
-        fault_queue_close(m, &h->handler.queue);
-    }
+    for (unsigned i = 0; i < trap->count; i++)
+        handler_close(m, &trap->handlers[i]);
+    handler_close(m, &trap->spare);
     if (trap->stop_fd >= 0)
         close(trap->stop_fd);
     m->platform->release(trap, sizeof(*trap));
