@@ -101,10 +101,12 @@ static long move_managed(const uintptr_t *a, struct space_what what)
     move_content(a[0], (uintptr_t)to, a[1] < a[2] ? a[1] : a[2]);
     if (what.protection != writable)
         protect_moved((uintptr_t)to, (uintptr_t)to + a[2], what);
-    if (a[4] & MREMAP_DONTUNMAP)
+    if (a[4] & MREMAP_DONTUNMAP) {
         empty_old_place(a[0], a[0] + a[1], what);
-    else
-        memory_unmap_inside((uintptr_t[]){a[0], a[0] + a[1]});
+    } else if (memory_unmap_inside((uintptr_t[]){a[0], a[0] + a[1]}) != 0) {
+        what.protection = PROT_NONE; /* the kernel does not give it up, but it has gone */
+        empty_old_place(a[0], a[0] + a[1], what);
+    }
     return to;
 }
 
