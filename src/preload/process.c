@@ -338,6 +338,7 @@ static void report(void)
 void process_forked(void)
 {
     atomic_store(&reported, false);
+    process.refused = 0;
     first = false;
     log_show_advice(false);
     self = getpid();
