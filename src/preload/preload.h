@@ -101,8 +101,9 @@ struct process {
     _Atomic bool active; /* under `vmsm run`; set at the start */
     bool stats;          /* a line at the end on standard error as it was at the start */
     size_t early_most;   /* bytes that may be mapped before there is a manager */
-    bool unmanageable;   /* (gate) there was to be a manager, and there is none */
-    uint64_t refused;    /* (gate) requests for memory, since there was no room */
+    /* There was to be a manager, and there is none: set with the gate, for good. */
+    _Atomic bool unmanageable;
+    uint64_t refused; /* (gate) requests for memory, since there was no room */
 };
 extern struct process process;
 /* Is this another process that has the same memory (a child by vfork())? */
