@@ -577,8 +577,9 @@ int memory_advise(void *address, size_t length, int advice)
         return kernel_madvise(address, length, advice);
     if (!whole_range(start, length, &end))
         return memory_failed(-EINVAL);
-    if (kernel_madvise(address, 0, advice) != 0)
-        return -1; /* no advice at all, whatever is there */
+    /* Is it any advice at all, whatever is there? (What heaps purge with is.) */
+    if (advice != MADV_DONTNEED && advice != MADV_FREE && kernel_madvise(address, 0, advice) != 0)
+        return -1;
     if (start < arena.base || end > arena.end)
         return memory_failed(-ENOMEM);
     if (advice == MADV_POPULATE_READ || advice == MADV_POPULATE_WRITE)
