@@ -85,12 +85,11 @@ struct fault_queue {
     unsigned unsent_count; /* reads prepared and not yet with the store */
     /* In flight, all reads reaped, to be mapped: with a page that was asked for; and read-ahead. */
     struct fault_list read, read_ahead;
-    unsigned in_flight; /* faults begun and not finished, */
-    unsigned ahead;     /* and of those, read-ahead */
-    unsigned touches;   /* first touches done, until the owner sets it back, */
-    unsigned
-        others;  /* and faults that were to be read or rescued, had no frame, or met a protection */
-    bool serves; /* its thread serves on: what others wait for may be read on */
+    unsigned in_flight;       /* faults begun and not finished, */
+    unsigned ahead;           /* and of those, read-ahead */
+    unsigned touches;         /* first touches done, until the owner sets it back, */
+    unsigned others;          /* and faults read or rescued, without a frame, or on a protection */
+    bool serves;              /* its thread serves on: what others wait for may be read on */
     bool gate_held;           /* the machine's gate is held shared while anything is in flight */
     struct fault_queue *next; /* in the machine's pool */
 };
