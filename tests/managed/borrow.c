@@ -12,8 +12,8 @@
 #include <unistd.h>
 
 #include "../tap.h"
+#include "content.h"
 
-#define PAGE ((size_t)4096)
 #define MIB (1024UL * 1024)
 #define SIZE                                                                                       \
     (144 * MIB) /* more than the test is run with: 128 MiB; with less it has a manager at once */
@@ -30,28 +30,6 @@ static const struct way *way;
 static char *volatile left; /* what the child leaves */
 static volatile bool break_was_quick;
 static char stack[STACK] __attribute__((aligned(16)));
-
-static char *map(void)
-{
-    char *memory = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-
-    return memory == MAP_FAILED ? NULL : memory;
-}
-
-static void fill(char *memory, uint64_t salt)
-{
-    for (size_t at = 0; at < SIZE; at += PAGE)
-        *(uint64_t *)(void *)(memory + at) = (at + 1) * 0x9e3779b97f4a7c15u ^ salt;
-}
-
-static bool holds(const char *memory, uint64_t salt)
-{
-    for (size_t at = 0; at < SIZE; at += PAGE)
-        if (*(const uint64_t *)(const void *)(memory + at) !=
-            ((at + 1) * 0x9e3779b97f4a7c15u ^ salt))
-            return false;
-    return true;
-}
 
 /* It may fail, but not wait. */
 static bool break_is_quick(void)
@@ -70,9 +48,9 @@ static int borrow(void *unused)
 
     (void)unused;
     break_was_quick = break_is_quick();
-    left = way->by_malloc ? malloc(SIZE) : map();
+    left = way->by_malloc ? malloc(SIZE) : content_map(SIZE);
     if (left != NULL)
-        fill(left, 1);
+        content_fill(left, SIZE, 1);
     if (way->execs)
         execve(nothing[0], nothing, environ);
     _exit(left != NULL ? 0 : 1);
@@ -108,16 +86,17 @@ static int live(void)
         return 1;
     if (!break_was_quick)
         return 2;
-    if (!holds(left, 1))
+    if (!content_holds(left, SIZE, 1))
         return 3;
-    own = map();
+    own = content_map(SIZE);
     more = malloc(SIZE / 4);
     if (own == NULL || more == NULL)
         return 4;
     memset(more, 7, SIZE / 4);
-    fill(own, 2);
-    fill(left, 3);
-    if (!holds(own, 2) || !holds(left, 3) || memcmp(more, more + 1, SIZE / 4 - 1) != 0)
+    content_fill(own, SIZE, 2);
+    content_fill(left, SIZE, 3);
+    if (!content_holds(own, SIZE, 2) || !content_holds(left, SIZE, 3) ||
+        memcmp(more, more + 1, SIZE / 4 - 1) != 0)
         return 5;
     return sbrk((intptr_t)PAGE) != (void *)-1 ? 0 : 6;
 }
