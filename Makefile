@@ -257,7 +257,7 @@ check: ## install what is missing (as root), build, and run all tests
 
 # Each run has a directory of its own, and `latest` is the last.
 BENCH_RESULTS ?= $(BUILD)/bench-results
-bench: ## measure beside swap, zram and a mapped file (as root): 3 minutes; FULL=1: 60
+bench: ## measure beside swap, zram and a mapped file (as root): 3 minutes; FULL=1: 50 to 75
 	$(Q)scripts/install-deps.sh bench || scripts/install-deps.sh build
 	$(Q)$(MAKE) $(PARALLEL) benches
 	$(Q)mkdir -p $(BENCH_RESULTS)
