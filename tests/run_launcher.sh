@@ -292,9 +292,15 @@ ok $? "the break stays where it was when a program first asked"
 LD_PRELOAD='' run --no-children -- sh -c 'echo "[$LD_PRELOAD] [$VMSM_RUN_CONF]"'
 grep -qx '\[\] \[\]' "$dir/out"
 ok $? "--no-children: programs that it starts find the environment as it was"
+run --no-children -- bash -c 'grep -c libvmsm-preload /proc/self/maps; true'
+[ "$(cat "$dir/out")" = 0 ]
+ok $? "so do those of a shell that keeps an environment of its own"
 run -- sh -c 'env | grep -c libvmsm-preload'
 [ "$(cat "$dir/out")" = 1 ]
 ok $? "without it they are managed"
+(ulimit -v 600000; run --memory 32M -- "${eats[@]}"; exit $status)
+status=$?
+said 125 'cannot be managed' "too few addresses for a manager: status 125"
 VMSM_CONF=memory:5M run --report "$dir/report" -- "${eats[@]}"
 grep -q '"memory": 5242880' "$dir/report"
 ok $? "VMSM_CONF is read"

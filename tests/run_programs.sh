@@ -16,11 +16,12 @@ scale=${SCALE:-1}
 repeats=${REPEATS:-1}
 patience=${PATIENCE:-$((100 * scale))} # seconds that a run may take
 chosen="$*"
+known= # of those
 
 # has PROGRAM…: is the first one wanted, and are all there? If not, a check is skipped.
 has() {
     case " ${chosen:-$1} " in
-    *" ${1##*/} "*) ;;
+    *" ${1##*/} "*) known="$known ${1##*/} " ;;
     *) [ -z "$chosen" ] || return 1 ;;
     esac
     for program in "$@"; do
@@ -416,4 +417,10 @@ if [ -n "$chosen" ] && has postgres initdb pgbench psql setpriv; then
     ended "postgres: it ends well"
 fi
 
+for program in $chosen; do
+    case "$known" in
+    *" $program "*) ;;
+    *) ok 1 "there is a test of $program" ;;
+    esac
+done
 finish
