@@ -206,11 +206,14 @@ quiet() {
     shift
     for i in $(seq 0 $((repeats - 1))); do
         vary "$i"
+        rm -f report
         timeout "$patience" "$vmsm" run $SETTINGS --memory 6M --report report -- "$@" >err 2>&1
         status=$?
         drop_advice err
         [ $status -eq 0 ] && ! grep -qi 'fail\|vmsm:' err
         ok $? "$name: nothing is wrong${VMSM_CONF:+, $VMSM_CONF}"
+        paged
+        ok $? "$name: it used its pagefile"
     done
     unset VMSM_CONF
 }
