@@ -16,7 +16,7 @@ scale=${SCALE:-1}
 repeats=${REPEATS:-1}
 patience=${PATIENCE:-$((100 * scale))} # seconds that a run may take
 chosen="$*"
-known= # of those
+known= # those of them that there is a test of
 
 # has PROGRAM…: is the first one wanted, and are all there? If not, a check is skipped.
 has() {
